@@ -1,0 +1,81 @@
+"""The records one sample passes through: `Sample` (one person, one frame) and `Batch` (what a training step eats)."""
+
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unihpe_fast.data.camera import Camera
+
+MODALITIES = ("image", "pose2d", "pose3d")
+
+
+@dataclass
+class Sample:
+    """One person in one frame, as a source yields it; what the source lacks is None.
+
+    bbox: [3] float32, centre x, y and side in px of the full image.
+    keypoints_2d: [17, 3] float32, px of the full image and confidence in [0, 1] (0: missing).
+    joints_3d: [17, 4] float32, camera-space mm (not root-centred) and validity 0/1.
+    image: JPEG bytes of the crop with margin; crop: [2, 3] float32 takes full-image px to crop px.
+    """
+
+    bbox: np.ndarray
+    keypoints_2d: np.ndarray | None = None
+    joints_3d: np.ndarray | None = None
+    camera: Camera | None = None
+    image: bytes | None = None
+    crop: np.ndarray | None = None
+    subject: str = ""
+    action: str = ""
+    camera_id: str = ""
+    frame: int = 0
+
+
+@dataclass
+class Batch:
+    """B samples ready for the model, after cropping and augmentation. Absent parts are zero, and False in `present`.
+
+    image: [B, 3, S, S] float32 RGB, ImageNet mean and standard deviation taken out.
+    keypoints_2d: [B, 17, 3] the 2D encoder's input: (px - bbox centre) / (side / 2), so the crop spans [-1, 1], with
+        confidence; carries the simulated detector noise. Joints of confidence 0 have coordinates 0.
+    target_2d: [B, 17, 3] the same without noise: what the image's 2D head should say.
+    joints_3d: [B, 17, 4] root-relative camera-space mm and validity; invalid joints are 0.
+    root: [B, 3] camera-space mm of joint 0.
+    camera: [B, 9] of unihpe_fast.data.camera, after augmentation; NaN where unknown.
+    crop: [B, 2, 3] full-image px (after augmentation) to network-input px, pixel centres at integers:
+        input x = -0.5 .. S - 0.5 spans the bbox.
+    box: [B, 3] ((bbox centre - principal point) / focal length, side / focal length), the CLIFF context
+        (Li et al. 2022, eq. 5); an unknown camera counts as one of focal length sqrt(w^2 + h^2).
+    present: [3, B] bool in MODALITIES order. weights: [B]. index: [B] int64, row in the dataset.
+    scale_2d: [B] px of the full image for one unit of keypoints_2d (half the bbox side).
+    subject, action: B names.
+    """
+
+    image: Tensor
+    keypoints_2d: Tensor
+    target_2d: Tensor
+    joints_3d: Tensor
+    root: Tensor
+    camera: Tensor
+    crop: Tensor
+    box: Tensor
+    present: Tensor
+    weights: Tensor
+    index: Tensor
+    scale_2d: Tensor
+    subject: list[str] = field(default_factory=list)
+    action: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.keypoints_2d.shape[0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return replace(self, **{name: x.to(device, non_blocking=True) for name, x in self.tensors().items()})
+
+    def pin_memory(self) -> "Batch":
+        return replace(self, **{name: x.pin_memory() for name, x in self.tensors().items()})
