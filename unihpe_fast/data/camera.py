@@ -47,3 +47,22 @@ def project(points: Tensor, camera: Tensor) -> Tensor:
     powers = torch.cat([r2, r2 * r2, r2 * r2 * r2], dim=-1)
     factor = 1 + (radial * powers).sum(-1, keepdim=True) + (tangential * u).sum(-1, keepdim=True)
     return focal * (u * factor + tangential * r2) + center
+
+
+def look_at(eye: Tensor, target: Tensor, roll: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Rotation [..., 3, 3] and translation [..., 3] from a world with Z up to a camera at `eye` that faces `target`.
+
+    eye, target: [..., 3] mm. roll: [...] radians, how far the camera is turned clockwise about its viewing axis, seen
+    from behind. Raises ValueError where the camera would look straight up or down.
+    """
+    forward = torch.nn.functional.normalize(target - eye, dim=-1)
+    up = torch.tensor([0.0, 0.0, 1.0], dtype=eye.dtype, device=eye.device).expand_as(forward)
+    across = torch.linalg.cross(forward, up)
+    if not bool((across.norm(dim=-1) > 1e-6).all()):
+        raise ValueError("look_at: the camera is at its target or looks straight up or down")
+    right = torch.nn.functional.normalize(across, dim=-1)
+    down = torch.linalg.cross(forward, right)
+    angle = torch.as_tensor(roll, dtype=eye.dtype, device=eye.device)[..., None]
+    cos, sin = angle.cos(), angle.sin()
+    rotation = torch.stack([cos * right + sin * down, cos * down - sin * right, forward], dim=-2)
+    return rotation, -(rotation @ eye[..., None])[..., 0]
