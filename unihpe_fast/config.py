@@ -1,7 +1,11 @@
 """Every option of a run, as nested dataclasses, and the named presets."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import cattrs
+import yaml
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class ImageEncoderConfig:
     """channels of the fused map"""
     heatmap_stride: int = 4
     """input px a heatmap cell, for the 2D head"""
+    head_width: int = 512
+    head_depth: int = 2
+    """residual blocks between the pooled features and the embedding"""
 
 
 @dataclass(frozen=True)
@@ -156,3 +163,129 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+class ConfigError(ValueError):
+    """A configuration file or value that cannot be used; the message names it."""
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration as YAML that `read_config` takes back."""
+    return yaml.safe_dump(cattrs.unstructure(config), sort_keys=False)
+
+
+def read_config(path: str | Path) -> Config:
+    """A config.yaml as a run folder holds it; missing options take their defaults, unknown ones raise ConfigError."""
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: found {type(raw).__name__}, wanted a mapping with the sections of Config")
+    try:
+        return check(_converter().structure(raw, Config))
+    except cattrs.BaseValidationError as error:
+        raise ConfigError(f"{path}: {'; '.join(cattrs.transform_error(error))}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+
+    def strict(value: Any, wanted: type) -> Any:
+        # bool is an int, and int("3") would hide a typing error in the file
+        if wanted is float and type(value) is int:
+            return float(value)
+        if type(value) is not wanted:
+            raise ValueError(f"found {value!r}, wanted {wanted.__name__}")
+        return value
+
+    def listed(value: Any, wanted: Any) -> tuple:
+        # a string is a sequence too, of its letters
+        if not isinstance(value, list):
+            raise ValueError(f"found {value!r}, wanted a list")
+        return tuple(converter.structure(item, get_args(wanted)[0]) for item in value)
+
+    for kind in (bool, int, float, str):
+        converter.register_structure_hook(kind, strict)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, listed)
+    return converter
+
+
+def check(config: Config) -> Config:
+    """The configuration itself, if its values make sense together; ConfigError that names the option otherwise."""
+    positive = {
+        "data.batch_size": config.data.batch_size,
+        "data.val_batch_size": config.data.val_batch_size,
+        "optim.steps": config.optim.steps,
+        "optim.accumulate": config.optim.accumulate,
+        "model.width": config.model.width,
+        "run.log_every": config.run.log_every,
+        "run.checkpoint_every": config.run.checkpoint_every,
+        "run.keep": config.run.keep,
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise ConfigError(f"--{name} {value}: wanted at least 1")
+    modalities = config.model.modalities
+    if not modalities or len(set(modalities)) < len(modalities) or not set(modalities) <= {"image", "pose2d", "pose3d"}:
+        raise ConfigError(f"--model.modalities {modalities}: wanted some of image, pose2d, pose3d, each once")
+    if "image" in modalities and config.data.image_size == 0:
+        raise ConfigError("--data.image-size 0 leaves the image encoder without images: leave image out of modalities")
+    weights = config.data.train_weights
+    if weights and (len(weights) != len(config.data.train) or min(weights) < 0 or sum(weights) <= 0):
+        raise ConfigError(
+            f"--data.train-weights {weights}: wanted one non-negative share for each of {config.data.train}"
+        )
+    if not 0 <= config.optim.ema < 1:
+        raise ConfigError(f"--optim.ema {config.optim.ema}: wanted 0 <= decay < 1")
+    return config
+
+
+_SMALL_IMAGE = ImageEncoderConfig(
+    backbone="resnet10t", backbone_args={"channels": "[32, 64, 128, 256]", "stem_width": "16"}
+)
+
+PRESETS: dict[str, Config] = {
+    # minutes on two CPU cores, no file needed
+    "synthetic": Config(
+        data=DataConfig(image_size=96, augment=AugmentConfig(rotate=10, scale=0.1, shift=0.03, color=0.1, noise=0.005)),
+        model=ModelConfig(image=_SMALL_IMAGE),
+        optim=OptimConfig(steps=1000),
+    ),
+    "cmu-lifting": Config(
+        data=DataConfig(
+            train=("cmu-train.h5",),
+            val=("cmu-val.h5",),
+            image_size=0,
+            batch_size=512,
+            val_batch_size=1024,
+            val_samples=4096,
+            augment=AugmentConfig(rotate=10, scale=0.05, turn=True, bone_scale=0.1),
+        ),
+        model=ModelConfig(modalities=("pose2d", "pose3d")),
+        optim=OptimConfig(steps=4000),
+    ),
+    "cmu-images": Config(
+        data=DataConfig(
+            train=("cmu-train.h5",),
+            val=("cmu-val.h5",),
+            image_size=96,
+            augment=AugmentConfig(rotate=15, scale=0.1, shift=0.03, color=0.1, noise=0.005),
+        ),
+        model=ModelConfig(image=_SMALL_IMAGE),
+        optim=OptimConfig(steps=1500),
+    ),
+    # the paper's backbones; for a GPU
+    "hrnet-w32": Config(
+        data=DataConfig(image_size=256),
+        model=ModelConfig(width=512, image=ImageEncoderConfig("hrnet_w32", {"feature_location": "''"}, fuse_width=256)),
+        optim=OptimConfig(steps=20000, lr=5e-4, warmup=1000),
+    ),
+    "hrnet-w48": Config(
+        data=DataConfig(image_size=256),
+        model=ModelConfig(width=512, image=ImageEncoderConfig("hrnet_w48", {"feature_location": "''"}, fuse_width=256)),
+        optim=OptimConfig(steps=20000, lr=5e-4, warmup=1000),
+    ),
+}

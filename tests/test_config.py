@@ -1,0 +1,59 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from unihpe_fast.config import PRESETS, AugmentConfig, Config, ConfigError, DataConfig, check, read_config, to_yaml
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_sound_and_survives_its_own_yaml(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(check(PRESETS[name])))
+    assert read_config(file) == PRESETS[name]
+
+
+def test_missing_options_take_their_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("data: {batch_size: 7, augment: {rotate: 3}}")
+    wanted = Config(data=DataConfig(batch_size=7, augment=AugmentConfig(rotate=3.0)))
+    assert read_config(file) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("optim: {steps: x}", "optim.steps"),
+        ("optim: {steps: '3'}", "optim.steps"),
+        ("optim: {lr: true}", "optim.lr"),
+        ("learning: {}", "learning"),
+        ("data: {train: synthetic}", "data.train"),
+        ("data: {batch_size: 0}", "data.batch_size"),
+        ("data: {image_size: 0}", "image-size"),
+        ("loss: {negatives: some}", "some"),
+        ("model: {modalities: [sound]}", "modalities"),
+        ("model: {modalities: [pose2d, pose2d]}", "modalities"),
+        ("optim: {ema: 1.0}", "ema"),
+        ("data: {train_weights: [1.0, 2.0]}", "train-weights"),
+        ("- 1", "mapping"),
+        ("{", "YAML"),
+        ("!!python/object/apply:os.system ['true']", "YAML"),
+    ],
+)
+def test_a_bad_file_is_refused_naming_file_and_option(text: str, named: str, tmp_path: Path) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=named) as raised:
+        read_config(file)
+    assert "odd.yaml" in str(raised.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        read_config(tmp_path / "nowhere.yaml")
+
+
+def test_check_looks_at_what_the_command_line_set() -> None:
+    config = Config(optim=dataclasses.replace(Config().optim, accumulate=0))
+    with pytest.raises(ConfigError, match=r"optim\.accumulate 0"):
+        check(config)
