@@ -1,6 +1,8 @@
 """The records one sample passes through: `Sample` (one person, one frame) and `Batch` (what a training step eats)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +77,11 @@ class Batch:
         return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
 
     def to(self, device: torch.device | str) -> "Batch":
-        return replace(self, **{name: x.to(device, non_blocking=True) for name, x in self.tensors().items()})
+        return self._map(lambda x: x.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        return replace(self, **{name: x.pin_memory() for name, x in self.tensors().items()})
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[str, Any] = {name: change(x) for name, x in self.tensors().items()}
+        return replace(self, **changed)
