@@ -1,1 +1,20 @@
+"""Unified 2D and 3D human pose from image, 2D keypoints and 3D joints, aligned by a singular-value contrastive loss."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unihpe_fast.losses import SingularValueContrastiveLoss
+    from unihpe_fast.models.unihpe import UniHPE
+
+__all__ = ["SingularValueContrastiveLoss", "UniHPE"]
+
+_HOMES = {"SingularValueContrastiveLoss": "unihpe_fast.losses", "UniHPE": "unihpe_fast.models.unihpe"}
+
+
+def __getattr__(name: str) -> Any:
+    # on first use: the loss needs torch alone, the model also what the extra `train` installs
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -71,11 +71,12 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True)
 class PoseEncoderConfig:
-    kind: Literal["transformer", "mlp"] = "transformer"
-    """one token a joint with attention, or a plain residual MLP (Martinez et al. 2017)"""
-    width: int = 128
+    kind: Literal["transformer", "mlp"] = "mlp"
+    """a plain residual MLP (Martinez et al. 2017), or one token a joint with attention: several times the work"""
+    width: int = 512
     depth: int = 3
     heads: int = 4
+    """of the transformer"""
     dropout: float = 0.0
 
 
@@ -96,7 +97,7 @@ class ModelConfig:
     """add a learned token of the source modality to an embedding before decoding (UniHPR)"""
     image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     pose2d: PoseEncoderConfig = field(default_factory=PoseEncoderConfig)
-    pose3d: PoseEncoderConfig = field(default_factory=PoseEncoderConfig)
+    pose3d: PoseEncoderConfig = field(default_factory=lambda: PoseEncoderConfig(width=256, depth=2))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 

@@ -1,0 +1,147 @@
+"""UniHPE's lifting against the SimpleBaseline MLP, trained on the same batches in one run, scored on the same samples.
+
+    python -m benchmarks.lifting --train cmu-train.h5 --val cmu-val.h5 --json benchmarks/results/lifting.json
+
+The peer is the network of Martinez et al. 2017, "A simple yet effective baseline for 3d human pose estimation": two
+residual blocks of two 1024-wide linear layers with batch norm and ReLU, with the published dropout of 0.5 and, because
+that much holds a short run back, without. Every network sees the same input, optimiser, schedule and step count.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from unihpe_fast.data.loader import mean_pose, train_batches, val_batches
+from unihpe_kernels import mpjpe, pa_mpjpe
+
+from benchmarks.provenance import provenance
+from unihpe_fast.config import PRESETS, Config
+from unihpe_fast.data.types import Batch
+from unihpe_fast.engine.loop import Trainer, learning_rate
+from unihpe_fast.engine.runtime import choose_runtime
+from unihpe_fast.fileio import write_text
+
+
+class SimpleBaseline(nn.Module):
+    """keypoints_2d [B, 17, 3], box [B, 3] -> root-relative joints_3d [B, 17, 3] mm."""
+
+    def __init__(self, mean: Tensor, *, width: int = 1024, dropout: float = 0.5) -> None:
+        super().__init__()
+
+        def layer(inputs: int) -> list[nn.Module]:
+            return [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout)]
+
+        self.register_buffer("mean", mean)
+        self.first = nn.Sequential(*layer(17 * 3 + 3))
+        self.blocks = nn.ModuleList(nn.Sequential(*layer(width), *layer(width)) for _ in range(2))
+        self.last = nn.Linear(width, 17 * 3)
+
+    def forward(self, keypoints_2d: Tensor, box: Tensor) -> Tensor:
+        x = self.first(torch.cat([keypoints_2d.flatten(1), box], dim=1))
+        for block in self.blocks:
+            x = x + block(x)
+        joints = self.last(x).unflatten(1, (17, 3)) * 1000 + self.mean
+        return joints - joints[:, :1]
+
+
+class Peer:
+    """One network with the pipeline's optimiser and schedule."""
+
+    def __init__(self, config: Config, mean: Tensor, dropout: float) -> None:
+        torch.manual_seed(config.run.seed)
+        self.config, self.step = config.optim, 0
+        self.net = SimpleBaseline(mean, dropout=dropout)
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True
+        )
+
+    def advance(self, batch: Batch) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        target, valid = batch.joints_3d[..., :3], batch.joints_3d[..., 3]
+        distance = (self.net(batch.keypoints_2d, batch.box) - target).norm(dim=-1) / 1000
+        ((distance * valid).sum() / valid.sum()).backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def predict(self, batch: Batch) -> Tensor:
+        return self.net(batch.keypoints_2d, batch.box)
+
+
+def _scores(predict: Any, config: Config) -> dict[str, float]:
+    errors, aligned = [], []
+    with torch.inference_mode():
+        for batch in val_batches(config.data, limit=0):
+            target, weights = batch.joints_3d[..., :3], batch.joints_3d[..., 3]
+            prediction = predict(batch)
+            errors.append(mpjpe(prediction, target, weights=weights))
+            aligned.append(pa_mpjpe(prediction, target, weights=weights))
+    return {"mpjpe": torch.cat(errors).mean().item(), "pa_mpjpe": torch.cat(aligned).mean().item()}
+
+
+def run(config: Config) -> dict[str, Any]:
+    trainer = Trainer(config, choose_runtime(config.run))
+    mean = mean_pose(config.data, seed=config.run.seed)
+    trainer.model.set_mean_pose(mean)
+    peers = {f"SimpleBaseline, dropout {p}": Peer(config, mean.float(), p) for p in (0.5, 0.0)}
+    seconds = dict.fromkeys(["UniHPE", *peers], 0.0)
+    trainer.model.train()
+    batches = train_batches(config.data, seed=config.run.seed, start_step=0, steps=config.optim.steps)
+    for number, batch in enumerate(batches, 1):
+        start = time.perf_counter()
+        terms, _ = trainer.advance(iter([batch]))
+        seconds["UniHPE"] += time.perf_counter() - start
+        for name, peer in peers.items():
+            start = time.perf_counter()
+            peer.advance(batch)
+            seconds[name] += time.perf_counter() - start
+        if number % 200 == 0:
+            print(f"step {number}/{config.optim.steps} loss {terms['loss'].item():.4f}", flush=True)
+
+    model = trainer.best_model.eval()
+
+    def ours(batch: Batch) -> Tensor:
+        return model.decode(model.encode_pose2d(batch.keypoints_2d, batch.box), "pose2d")
+
+    results = {"UniHPE": _scores(ours, config)}
+    for name, peer in peers.items():
+        peer.net.eval()
+        results[name] = _scores(peer.predict, config)
+    return {name: {**values, "step_seconds": seconds[name]} for name, values in results.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", default="cmu-train.h5")
+    parser.add_argument("--val", default="cmu-val.h5")
+    parser.add_argument("--preset", default="cmu-lifting")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    config = PRESETS[options.preset]
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, train=(options.train,), val=(options.val,)),
+        optim=dataclasses.replace(config.optim, steps=options.steps or config.optim.steps),
+        run=dataclasses.replace(config.run, seed=options.seed),
+    )
+    results = run(config)
+    for name, row in results.items():
+        print(
+            f"{name:28s} MPJPE {row['mpjpe']:6.2f} mm  PA-MPJPE {row['pa_mpjpe']:6.2f} mm  {row['step_seconds']:.0f} s"
+        )
+    if options.json:
+        record = {**provenance(), "steps": config.optim.steps, "batch_size": config.data.batch_size, "results": results}
+        write_text(options.json, json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Argument checks shared by every operation: each raises naming the argument, what came and what was wanted."""
+
+import importlib.util
+import os
+from types import EllipsisType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Backend = Literal["auto", "triton", "torch"]
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# Operations that have Triton kernels, and the dtypes those take; "auto" picks Triton for CUDA tensors of these alone.
+TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {}
+
+# Read once: triton itself fixes the interpreter when the kernel modules are imported.
+_TRITON_FOUND = importlib.util.find_spec("triton") is not None
+_TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def check_tensor(
+    name: str,
+    value: object,
+    shape: tuple[int | str | EllipsisType, ...],
+    *,
+    dtypes: tuple[torch.dtype, ...] = FLOATING,
+    like: Tensor | None = None,
+) -> None:
+    """Raise unless `value` is a tensor of the wanted shape and dtype, on the device of `like` if that is given.
+
+    Args:
+        name: how the caller knows the argument.
+        shape: an int must match, a str is a free size with a name for the message, a leading `...` is any batch.
+        dtypes: the dtypes allowed.
+        like: a tensor whose device must be shared.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor of shape {_show(shape)}, got {type(value).__name__}")
+    batched = bool(shape) and shape[0] is ...
+    tail = shape[1:] if batched else shape
+    fits = value.dim() >= len(tail) if batched else value.dim() == len(tail)
+    if fits:
+        sizes = value.shape[value.dim() - len(tail) :]
+        for size, want in zip(sizes, tail, strict=True):
+            if not isinstance(want, str) and size != want:
+                fits = False
+    if not fits:
+        raise ValueError(f"{name} must have shape {_show(shape)}, got {_show(tuple(value.shape))}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} must have dtype {' or '.join(str(d) for d in dtypes)}, got {value.dtype}")
+    if like is not None and value.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} with the other arguments, got {value.device}")
+
+
+def check_backend(backend: str, tensor: Tensor, op: str) -> Literal["triton", "torch"]:
+    """Resolve `backend` for an operation on `tensor`: the backend that will run.
+
+    "auto" is Triton for CUDA tensors where the operation has kernels for their dtype, torch otherwise.
+
+    Raises:
+        ValueError: the name is unknown, or "triton" was asked for and cannot run; the message says why.
+    """
+    if backend == "torch":
+        return "torch"
+    if backend not in ("auto", "triton"):
+        raise ValueError(f'backend must be "auto", "triton" or "torch", got {backend!r}')
+    obstacle = _triton_obstacle(tensor, op)
+    if obstacle is None and (backend == "triton" or tensor.device.type == "cuda"):
+        return "triton"
+    if backend == "triton":
+        raise ValueError(f'backend="triton" cannot run {op}: {obstacle}; use backend="torch" or "auto"')
+    return "torch"
+
+
+def _triton_obstacle(tensor: Tensor, op: str) -> str | None:
+    dtypes = TRITON_KERNELS.get(op)
+    if dtypes is None:
+        return "it has no Triton kernels in this version"
+    if not _TRITON_FOUND:
+        return "the triton package is not installed"
+    if tensor.dtype not in dtypes:
+        return f"its Triton kernels take {', '.join(str(d) for d in dtypes)}, got {tensor.dtype}"
+    if tensor.device.type != "cuda" and not (_TRITON_INTERPRETED and tensor.device.type == "cpu"):
+        return f"Triton needs CUDA tensors (or TRITON_INTERPRET=1 set before the import), got {tensor.device.type}"
+    return None
+
+
+def _show(shape: tuple[object, ...]) -> str:
+    return "[" + ", ".join("..." if size is ... else str(size) for size in shape) + "]"

@@ -1,0 +1,162 @@
+"""The public alignment and pose errors: arguments checked, then one operator call."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unihpe_kernels.checks import FLOATING, Backend, check_backend, check_tensor
+from unihpe_kernels.procrustes import op
+from unihpe_kernels.small_linalg.lanes import compute_dtype
+
+
+class Similarity(NamedTuple):
+    """x -> scale * rotation @ x + translation, a batch of them.
+
+    rotation: [..., 3, 3], det +1. scale: [...]. translation: [..., 3], unit of the target.
+    """
+
+    rotation: Tensor
+    scale: Tensor
+    translation: Tensor
+
+    def apply(self, points: Tensor) -> Tensor:
+        """[..., P, 3] -> [..., P, 3], float64 if the points or the similarity are, else float32."""
+        batch = self.scale.shape
+        check_tensor("points", points, (*batch, "P", 3), like=self.scale)
+        turned = points.to(compute_dtype(points, self.scale)) @ self.rotation.mT.to(compute_dtype(points, self.scale))
+        return self.scale[..., None, None] * turned + self.translation[..., None, :]
+
+
+def procrustes(
+    pred: Tensor, target: Tensor, *, weights: Tensor | None = None, scale: bool = True, backend: Backend = "auto"
+) -> Similarity:
+    """The similarity that takes each predicted pose closest to its target (Umeyama 1991).
+
+    It minimises sum over j of w_j |s R X_j + t - Y_j|^2 over rotations R (det +1: mirrored poses get the best rotation,
+    never the reflection), scales s >= 0 and translations t.
+
+    Where the optimum is not unique (collinear poses, a single joint) one of the optima is returned, finite. A prediction
+    without variance, which means within rounding of its coordinates, gets R = I, s = 1; a target without variance gets
+    s = 0, R = I. All weights 0 give the identity. Coordinates are to be either 0 or within 1e-15 and 1e15 in float32,
+    as their squares are summed.
+
+    Differentiable in pred and target, not in weights. The gradient divides by sums of singular values of the covariance
+    only, and is finite everywhere: a rotation about an axis that the poses leave undetermined is held fixed, and
+    so are the R and s of a prediction without variance. There is no second derivative.
+
+    Args:
+        pred: X, [..., J, 3] with J >= 1, any unit and strides; float32, float64, bfloat16 or float16.
+        target: Y, of the shape of pred; its dtype may differ.
+        weights: [..., J], floating point or bool, not negative; a joint of weight 0 is not looked at and may be NaN.
+        scale: False holds s at 1.
+        backend: "auto", "torch" or "triton".
+
+    Returns:
+        Similarity(rotation [..., 3, 3], scale [...], translation [..., 3]): float64 if an input is, else float32. A NaN
+        spoils its own sample only.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described; the message names it.
+    """
+    batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
+    resolved = check_backend(backend, pred, "procrustes")
+    rotation, size, translation, _ = op.procrustes(flat_pred, flat_target, flat_weights, bool(scale), resolved)
+    return Similarity(rotation.reshape(*batch, 3, 3), size.reshape(batch), translation.reshape(*batch, 3))
+
+
+def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, backend: Backend = "auto") -> Tensor:
+    """Mean per-joint position error after Procrustes alignment, one a pose.
+
+    The (weighted) mean over joints of |s R X_j + t - Y_j|, with the similarity of `procrustes`. All weights 0 give 0, with a
+    gradient of 0: leave such poses out of the mean over a data set. A single joint, or a target without variance,
+    gives 0 to rounding; a prediction without variance gives the target's mean distance from its centre.
+
+    Differentiable in pred and target through the alignment too (it minimises squares, this is a mean of norms), finite
+    everywhere. A joint's residual below 16 eps of the target's size and distance from the origin counts as 0 and has no
+    gradient, so that perfect alignments give 0 and not the direction of a rounding error.
+
+    Args, Raises: as for `procrustes`.
+
+    Returns:
+        [...], in the unit of the input: float64 if an input is, else float32. A NaN spoils its own sample only.
+    """
+    batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
+    resolved = check_backend(backend, pred, "pa_mpjpe")
+    return op.pa_mpjpe(flat_pred, flat_target, flat_weights, resolved)[0].reshape(batch)
+
+
+def n_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: int | None = 0) -> Tensor:
+    """Mean per-joint position error after alignment of the scale alone (Rhodin et al. 2018), one a pose.
+
+    Both poses are centred on joint `root`, then X is scaled by s = sum w_j X_j . Y_j / sum w_j X_j . X_j, and by 1 where
+    that is 0 / 0.
+
+    Args, Returns, Raises: as for `mpjpe`.
+    """
+    x, y, w = _centred(pred, target, weights, root)
+    over, under = (w * (x * y).sum(-1)).sum(-1), (w * (x * x).sum(-1)).sum(-1)
+    empty = (under == 0).to(under.dtype)
+    return _mean_distance(x * ((over + empty) / (under + empty))[..., None, None], y, w)
+
+
+def mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: int | None = 0) -> Tensor:
+    """Mean per-joint position error, one a pose: the mean over joints of |X_j - Y_j| with both poses centred on a root.
+
+    Args:
+        pred: X, [..., J, 3] with J >= 1, any unit and strides; float32, float64, bfloat16 or float16.
+        target: Y, of the shape of pred; its dtype may differ.
+        weights: [..., J], floating point or bool, not negative, without gradient; a joint of weight 0 is left out of the
+            mean and may be NaN, but the root is subtracted whatever its weight. All 0: the error is 0.
+        root: the joint to centre on, negative counts from the end; None: the poses stay where they are.
+
+    Returns:
+        [...], in the unit of the input: float64 if an input is, else float32. A NaN spoils its own sample only.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described; the message names it.
+    """
+    return _mean_distance(*_centred(pred, target, weights, root))
+
+
+def _check(
+    pred: Tensor, target: Tensor, weights: Tensor | None
+) -> tuple[torch.Size, tuple[Tensor, Tensor, Tensor | None]]:
+    """The batch shape, and the arguments with one batch dimension."""
+    check_tensor("pred", pred, (..., "J", 3))
+    check_tensor("target", target, tuple(pred.shape), like=pred)
+    *batch, joints, _ = pred.shape
+    if joints == 0:
+        raise ValueError(f"pred must have at least one joint, got shape {list(pred.shape)}")
+    samples = math.prod(batch)
+    if weights is not None:
+        check_tensor("weights", weights, (*batch, joints), dtypes=(*FLOATING, torch.bool), like=pred)
+        if weights.requires_grad:
+            raise ValueError("weights must not require a gradient: the errors are differentiated in the poses only")
+        weights = weights.reshape(samples, joints)
+    flat = (pred.reshape(samples, joints, 3), target.reshape(samples, joints, 3), weights)
+    return torch.Size(batch), flat
+
+
+def _centred(pred: Tensor, target: Tensor, weights: Tensor | None, root: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Both poses in the compute dtype, centred on the root, 0 at missing joints; and their weights."""
+    _check(pred, target, weights)
+    joints = pred.shape[-2]
+    if root is not None and not -joints <= root < joints:
+        raise ValueError(f"root must be None or a joint from {-joints} to {joints - 1}, got {root}")
+    dtype = compute_dtype(pred, target, weights)
+    x, y = pred.to(dtype), target.to(dtype)
+    if root is not None:
+        x, y = x - x[..., root, None, :], y - y[..., root, None, :]
+    if weights is None:
+        return x, y, x.new_ones(()).expand(x.shape[:-1])
+    w = weights.to(dtype).clamp_min(0)
+    missing = (w == 0)[..., None]
+    return x.masked_fill(missing, 0), y.masked_fill(missing, 0), w
+
+
+def _mean_distance(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """[..., J, 3] twice, [..., J] -> [...]; a distance of 0 has the gradient 0."""
+    total = w.sum(-1)
+    return (w * torch.linalg.vector_norm(x - y, dim=-1)).sum(-1) / (total + (total == 0))

@@ -1,0 +1,110 @@
+"""One-sided Jacobi (Hestenes 1958) for lanes of 3x3 matrices: the numerics under `svd3x3` and `polar`.
+
+Plane rotations V make the columns of A V orthogonal; their lengths are then the singular values. Nothing is squared
+and nothing is divided by a difference, so that small singular values keep the accuracy of the input. Branch-free: every
+lane takes the same steps.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unihpe_kernels.small_linalg.lanes import cross, dot
+
+# Sweeps over the three pairs of columns. Measured on 3e6 matrices (Gaussian, graded, near-repeated, near-singular) in
+# float64: the largest remaining angle is 0.1 after two, 2.4e-5 after three, below rounding after four.
+SWEEPS = 4
+SWEEPS_BEFORE_CORRECTION = 3
+
+_PAIRS = ((0, 1), (0, 2), (1, 2))
+
+
+@dataclass
+class Frame:
+    """A V = U S up to `inner`, in lanes. A is taken divided by `size`, its largest entry.
+
+    v, u: three columns [3, n] each, right-handed; u is orthonormal to rounding whatever A is.
+    s: three rows [n], s[0] >= s[1] >= |s[2]|; s[2] < 0 where det A < 0.
+    size: [n].
+    inner: u[0] . a and u[0] . b, [n] each, a and b the second and third column of A V: what the sweeps left over.
+    """
+
+    v: list[Tensor]
+    u: list[Tensor]
+    s: list[Tensor]
+    size: Tensor
+    inner: tuple[Tensor, Tensor]
+
+
+def jacobi_frame(matrix: Tensor, sweeps: int) -> Frame:
+    """[3, 3, n] column first -> Frame. A zero matrix has u = v = identity."""
+    limits = torch.finfo(matrix.dtype)
+    size = matrix.abs().amax((0, 1)).clamp_min_(limits.tiny)  # squares neither overflow nor underflow after this
+    stack = matrix.new_empty((3, 6, matrix.shape[-1]))  # every column of A above its column of V
+    torch.div(matrix, size, out=stack[:, :3])
+    stack[:, 3:] = torch.eye(3, dtype=matrix.dtype, device=matrix.device)[..., None]
+    half = (stack[:, :3] * stack[:, :3]).sum(1).mul_(0.5)  # [3, n] half of the squared lengths
+    one, tiny = matrix.new_ones(()), matrix.new_full((), limits.tiny)
+    columns, halves = list(stack.unbind(0)), list(half.unbind(0))
+    for sweep in range(sweeps):
+        for p, q in _PAIRS:
+            _rotate(columns, halves, p, q, one, tiny, sort=sweep == sweeps - 1)
+    return _complete(columns, size, one)
+
+
+def _rotate(columns: list[Tensor], halves: list[Tensor], p: int, q: int, one: Tensor, tiny: Tensor, sort: bool) -> None:
+    """Make columns p and q orthogonal by the smaller angle; `sort`: by the one that leaves the longer column at p."""
+    a, b = columns[p], columns[q]
+    inner = dot(a[:3], b[:3])
+    gap = halves[q] - halves[p]
+    # tan(angle) = inner / (gap + sign(gap) sqrt(gap^2 + inner^2)); `tiny` keeps 0/0 at 0
+    root = torch.addcmul(tiny, gap, gap).addcmul_(inner, inner).sqrt_()
+    tan = inner / torch.copysign(root, gap).add_(gap)
+    cos = torch.addcmul(one, tan, tan).rsqrt_()
+    sin = cos * tan
+    change = tan.mul_(inner)
+    if sort:
+        swap = (gap > 0).to(gap.dtype)  # lerp with a weight of 0 or 1 is exact
+        shorter, longer = halves[p].sub_(change, alpha=0.5), halves[q].add_(change, alpha=0.5)
+        halves[p], halves[q] = torch.lerp(shorter, longer, swap), torch.lerp(longer, shorter, swap)
+        cos, sin = torch.lerp(cos, sin, swap), torch.lerp(sin, -cos, swap)
+    else:
+        halves[p].sub_(change, alpha=0.5)
+        halves[q].add_(change, alpha=0.5)
+    columns[p] = (a * cos).addcmul_(b, sin, value=-1)
+    columns[q] = b.mul_(cos).addcmul_(a, sin)
+
+
+def _complete(columns: list[Tensor], size: Tensor, one: Tensor) -> Frame:
+    """Orthonormal right-handed u for columns sorted by length, any of which may vanish."""
+    a, b, c = (column[:3] for column in columns)
+    least = torch.finfo(size.dtype).eps ** 2  # a length far below rounding, whose square is still a normal number
+    a[0].add_(least)  # a has a length of at least 1 / sqrt(3), unless the matrix is zero
+    inverse = dot(a, a).rsqrt_()
+    first = a * inverse
+    s0 = dot(first, a)
+
+    inner_b = dot(first, b)
+    b = torch.addcmul(b, first, inner_b, value=-1)
+    # A vanished column takes any direction across the first one; the sign keeps the two from cancelling.
+    across = _perpendicular(first, one)
+    b.addcmul_(across, torch.copysign(one * least, dot(b, across)))
+    second = b * dot(b, b).rsqrt_()
+    second.addcmul_(first, dot(first, second), value=-1)  # once more: b may be all rounding
+    second.mul_(dot(second, second).rsqrt_())
+    s1 = dot(second, b)
+
+    third = cross(first, second)
+    s2 = dot(third, c)
+    return Frame(
+        [column[3:] for column in columns], [first, second, third], [s0, s1, s2], size, (inner_b, dot(first, c))
+    )
+
+
+def _perpendicular(unit: Tensor, one: Tensor) -> Tensor:
+    """[3, n] unit vectors -> unit vectors across them, (0, 1, 0) for (1, 0, 0) (Duff et al. 2017, without branches)."""
+    x, y, z = unit.unbind(0)
+    sign = torch.copysign(one, z)
+    a = (sign + z).reciprocal_().mul_(-1)
+    return torch.stack([x * y * a, torch.addcmul(sign, y * y, a), -y])

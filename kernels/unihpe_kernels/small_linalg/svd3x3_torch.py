@@ -1,0 +1,45 @@
+"""The torch backend of `svd3x3`: Jacobi in lanes forward, the closed formula backward."""
+
+import torch
+from torch import Tensor
+
+from unihpe_kernels.small_linalg.jacobi import SWEEPS, jacobi_frame
+from unihpe_kernels.small_linalg.lanes import chunks, compute_dtype, from_lanes, to_lanes
+
+
+def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, 3, 3] -> U [N, 3, 3], S [N, 3], Vh [N, 3, 3]."""
+    samples, dtype = a.shape[0], compute_dtype(a)
+    u = a.new_empty((samples, 3, 3), dtype=dtype)
+    s = a.new_empty((samples, 3), dtype=dtype)
+    vh = a.new_empty((samples, 3, 3), dtype=dtype)
+    for part in chunks(samples, a.device):
+        # [3, 3, n] column first: rows of the transposed matrices
+        frame = jacobi_frame(to_lanes(a[part].mT.reshape(-1, 9), dtype).view(3, 3, -1), SWEEPS)
+        s0, s1, s2 = frame.s
+        frame.u[2].mul_(torch.copysign(s2.new_ones(()), s2))
+        s1 = torch.minimum(s0, s1)  # rounding may have left equal values out of order
+        s2 = torch.minimum(s1, s2.abs())
+        u[part] = from_lanes(torch.stack(frame.u, dim=1).view(9, -1)).view(-1, 3, 3)
+        vh[part] = from_lanes(torch.stack(frame.v).view(9, -1)).view(-1, 3, 3)
+        s[part] = from_lanes(torch.stack([s0, s1, s2]) * frame.size)
+    return u, s, vh
+
+
+def backward(d_u: Tensor, d_s: Tensor, d_vh: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
+    """Gradients of the outputs -> gradient of the matrices, [N, 3, 3]; `svd3x3` documents the damping."""
+    turn_u, turn_v = u.mT @ d_u, vh @ d_vh.mT
+    turn_u, turn_v = turn_u - turn_u.mT, turn_v - turn_v.mT
+    # relative to the largest: the squares of tiny singular values would underflow
+    largest = s[:, :1, None].clamp_min(torch.finfo(s.dtype).tiny)
+    relative = s[:, :, None] / largest
+    inner = (turn_u + turn_v) * _damped_inverse(relative.mT - relative)
+    inner += (turn_u - turn_v) * _damped_inverse(relative.mT + relative)
+    inner = inner / (2 * largest)
+    inner = inner + torch.diag_embed(d_s)
+    return u @ inner @ vh
+
+
+def _damped_inverse(x: Tensor) -> Tensor:
+    damping = 8 * torch.finfo(x.dtype).eps
+    return x / (x * x + damping**2)

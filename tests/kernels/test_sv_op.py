@@ -1,0 +1,187 @@
+"""Registration, compilation, memory and argument checks of the loss."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
+
+from tests.kernels.sv_cases import random_embeddings, value_and_gradients
+
+OPTIONS = [
+    {"negatives": "all"},
+    {"negatives": "paired"},
+    {"negatives": "paired", "weights": torch.linspace(0.5, 1.5, 7)},
+    {"negatives": "all", "weights": torch.linspace(0.5, 1.5, 7), "present": torch.arange(21).view(3, 7) % 5 > 0},
+]
+
+
+def operator_arguments(options, dtype=torch.float32, grad=True):
+    embeddings = [e.requires_grad_(grad) for e in random_embeddings(3, 7, 5, dtype)]
+    weights = options.get("weights")
+    if weights is not None:
+        weights = weights.clone().requires_grad_(grad)
+    temperature = torch.tensor(0.1, requires_grad=grad)
+    return embeddings, temperature, weights, options.get("present"), options["negatives"], True, "torch"
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_opcheck(options, dtype):
+    torch.library.opcheck(sv_contrastive, operator_arguments(options, dtype))
+    arguments = operator_arguments(options, dtype, grad=False)
+    _, normalisers, sample_loss = sv_contrastive(*arguments)
+    grad = torch.ones((), dtype=sample_loss.dtype).expand(())
+    backward_arguments = (grad, *arguments[:4], normalisers, sample_loss, *arguments[4:])
+    torch.library.opcheck(sv_contrastive_backward, backward_arguments)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_full_graph_matches_eager(options, autocast):
+    """Compiled as part of a model, with gradients of every leaf; other batch sizes must not compile again."""
+    compiles = []
+
+    def backend(graph, inputs):
+        compiles.append(graph)
+        return graph.forward
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=backend)
+    def compiled(leaves, **extra):
+        return model(leaves, **extra)
+
+    def model(leaves, **extra):
+        return singular_value_contrastive_loss([2 * leaf for leaf in leaves], **extra) * 3
+
+    for batch in (7, 11, 13):
+        embeddings = random_embeddings(3, batch, 5, torch.float32)
+        extra = {**options, "temperature": torch.tensor(0.1)}
+        if "weights" in options:
+            extra["weights"] = torch.linspace(0.5, 1.5, batch)
+        if "present" in options:
+            extra["present"] = torch.arange(3 * batch).view(3, batch) % 5 > 0
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            eager = value_and_gradients(model, embeddings, **extra)
+            graph = value_and_gradients(compiled, embeddings, **extra)
+        assert eager[0] == graph[0]
+        for gradient, wanted in zip(graph[1], eager[1], strict=True):
+            assert torch.equal(gradient, wanted)
+    assert len(compiles) == 1
+
+
+def test_full_graph_through_aot_autograd():
+    """The joint graph, with the operator's registered backward and shapes."""
+    compiled = torch.compile(singular_value_contrastive_loss, fullgraph=True, backend="aot_eager")
+    embeddings = random_embeddings(3, 7, 5, torch.float32)
+    for negatives in ("all", "paired"):
+        eager = value_and_gradients(singular_value_contrastive_loss, embeddings, negatives=negatives)
+        graph = value_and_gradients(compiled, embeddings, negatives=negatives)
+        assert eager[0] == graph[0]
+        for gradient, wanted in zip(graph[1], eager[1], strict=True):
+            assert torch.equal(gradient, wanted)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any operation gave back; looks into the operators too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
+        return result
+
+
+def largest_tensor(count: int, batch: int, negatives: str) -> int:
+    from unihpe_kernels.sv_contrastive import torch_backend
+
+    embeddings = [e.detach() for e in random_embeddings(count, batch, 8, torch.float32)]
+    temperature = torch.tensor(0.1)
+    with LargestTensor() as largest:
+        _, normalisers, sample_loss = torch_backend.forward(embeddings, temperature, None, None, negatives, True)
+        torch_backend.backward(
+            torch.ones(()), embeddings, temperature, None, None, normalisers, sample_loss, negatives, True
+        )
+    return largest.elements
+
+
+def test_memory_of_all_is_quadratic(monkeypatch):
+    monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 16384)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    # five tile buffers in one store, beside the B^2 = 65,536 of a Gram matrix; B^3 would be 16.8 million
+    assert 256 * 256 <= largest_tensor(3, 256, "all") <= 5 * 256 * 256
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_memory_of_paired_is_linear(monkeypatch, count):
+    monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 16384)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    # five tile buffers in one store; the members' stack is B (M - 1) D = 24,576; B^2 would be 1,048,576
+    assert largest_tensor(count, 1024, "paired") <= 5 * 16384
+
+
+@pytest.mark.parametrize("negatives", ["all", "paired"])
+def test_runs_repeat_bit_for_bit(negatives):
+    embeddings = random_embeddings(3, 23, 8, torch.float32)
+    first = value_and_gradients(singular_value_contrastive_loss, embeddings, negatives=negatives)
+    second = value_and_gradients(singular_value_contrastive_loss, embeddings, negatives=negatives)
+    assert first[0] == second[0]
+    assert all(torch.equal(a, b) for a, b in zip(first[1], second[1], strict=True))
+
+
+def good():
+    return [torch.ones(4, 3) for _ in range(3)]
+
+
+BAD = [
+    (TypeError, "embeddings must be a sequence", lambda: {"embeddings": torch.ones(3, 4, 3)}),
+    (TypeError, r"embeddings\[0\] must be a torch.Tensor", lambda: {"embeddings": [1, 2]}),
+    (ValueError, "2 to 8 tensors", lambda: {"embeddings": [torch.ones(4, 3)]}),
+    (ValueError, "2 to 8 tensors", lambda: {"embeddings": [torch.ones(4, 3)] * 9}),
+    (ValueError, "2 to 3 tensors", lambda: {"embeddings": [torch.ones(4, 3)] * 4, "negatives": "all"}),
+    (ValueError, r"embeddings\[0\] must have shape \[B, D\], got \[4\]", lambda: {"embeddings": [torch.ones(4)] * 3}),
+    (
+        ValueError,
+        r"embeddings\[1\] must have shape \[4, 3\], got \[4, 2\]",
+        lambda: {"embeddings": [torch.ones(4, 3), torch.ones(4, 2)]},
+    ),
+    (TypeError, "dtype", lambda: {"embeddings": [torch.ones(4, 3, dtype=torch.int64)] * 3}),
+    (ValueError, "on cpu", lambda: {"embeddings": [torch.ones(4, 3), torch.ones(4, 3, device="meta")]}),
+    (ValueError, "negatives must be", lambda: {"negatives": "some"}),
+    (ValueError, "temperature must be finite", lambda: {"temperature": 0.0}),
+    (ValueError, "temperature must be finite", lambda: {"temperature": -1}),
+    (ValueError, "temperature must be finite", lambda: {"temperature": float("nan")}),
+    (ValueError, "temperature must be finite", lambda: {"temperature": float("inf")}),
+    (TypeError, "temperature must be a float", lambda: {"temperature": "0.1"}),
+    (TypeError, "temperature must be a float", lambda: {"temperature": True}),
+    (ValueError, r"temperature must have shape \[\]", lambda: {"temperature": torch.ones(1)}),
+    (TypeError, "temperature must have dtype", lambda: {"temperature": torch.tensor(1)}),
+    (ValueError, r"weights must have shape \[4\], got \[3\]", lambda: {"weights": torch.ones(3)}),
+    (TypeError, "weights must have dtype", lambda: {"weights": torch.ones(4, dtype=torch.bool)}),
+    (ValueError, r"present must have shape \[3, 4\], got \[4, 3\]", lambda: {"present": torch.ones(4, 3) > 0}),
+    (TypeError, "present must have dtype torch.bool", lambda: {"present": torch.ones(3, 4)}),
+    (ValueError, "backend must be", lambda: {"backend": "cuda"}),
+    (ValueError, 'backend="triton" cannot run singular_value_contrastive_loss', lambda: {"backend": "triton"}),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "arguments"), BAD)
+def test_bad_arguments_are_named(error, message, arguments):
+    options = {"embeddings": good(), **arguments()}
+    with pytest.raises(error, match=message):
+        singular_value_contrastive_loss(options.pop("embeddings"), **options)
+
+
+def test_group_of_several_ranks_is_refused(monkeypatch):
+    for size in (1, 2):
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda group, size=size: size)
+        if size == 1:
+            assert singular_value_contrastive_loss(good(), group=object()).isfinite()
+        else:
+            with pytest.raises(ValueError, match="group must be None or hold one rank, got 2"):
+                singular_value_contrastive_loss(good(), group=object())

@@ -1,0 +1,186 @@
+"""sigma_1 and its gradient by the closed form and by the arrowhead solver, where eigenvalues meet."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unihpe_kernels.sv_contrastive.closed_form import Operand, TripleTile
+from unihpe_kernels.sv_contrastive.scorers import ArrowheadScorer, ClosedFormScorer
+
+SIGMA_TOLERANCE = {torch.float32: 5e-7, torch.float64: 3e-15}
+# |d sigma_1 / d a| sigma_1 is the product of two entries of a unit vector, at most 1/2; two roundings on top
+RATIO_BOUND = {torch.float32: 0.5 + 2.4e-7, torch.float64: 0.5 + 4.5e-16}
+
+
+def closed_form(triples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N, 3] -> sigma_1 [N] and its gradients [N, 3]; the buffers start as NaN."""
+    columns = triples.unbind(1)
+    tile = TripleTile(len(triples), columns[0])
+    tile._store.fill_(torch.nan)
+    sigma = tile.sigma(*(Operand.of(column.contiguous()) for column in columns), (len(triples),)).clone()
+    gradients = torch.stack([g.clone() for g in tile.gradients(torch.ones_like(sigma))], 1)
+    return sigma, gradients
+
+
+def by_eigenvalues(triples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """sigma_1 [N], gradients [N, 3] and the gap of the two largest eigenvalues [N], in float64."""
+    a, b, c = triples.double().unbind(1)
+    one = torch.ones_like(a)
+    gram = torch.stack([torch.stack(row, -1) for row in ((one, a, b), (a, one, c), (b, c, one))], -2)
+    values, vectors = torch.linalg.eigh(gram)
+    sigma = values[:, 2].clamp(min=1).sqrt()
+    x, y, z = vectors[:, :, 2].unbind(1)
+    return sigma, torch.stack([x * y, x * z, y * z], 1) / sigma[:, None], values[:, 2] - values[:, 1]
+
+
+def check_triples(triples: torch.Tensor) -> None:
+    sigma, gradients = closed_form(triples)
+    exact, exact_gradients, gap = by_eigenvalues(triples)
+    assert (sigma.double() - exact).abs().max() <= SIGMA_TOLERANCE[triples.dtype]
+    assert gradients.isfinite().all()
+    assert (gradients * sigma[:, None]).abs().max() <= RATIO_BOUND[triples.dtype]
+    # an eigenvector is known to rounding over the gap; products below 1e-10 are as good as nothing
+    eps = torch.finfo(triples.dtype).eps
+    error = (gradients.double() - exact_gradients).abs().amax(1) * gap
+    sizeable = triples.double().abs().amax(1) > 1e-10
+    assert (error[sizeable] <= 16 * eps).all()
+
+
+def spread(kind: str, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Triples [count, 3] of one hard kind, float64."""
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    values, small = 2 * uniform(count, 3) - 1, 10 ** (-12 * uniform(count, 1))
+    if kind == "uniform":
+        return values
+    if kind == "of unit vectors":
+        x = torch.nn.functional.normalize(torch.randn(count, 3, 4, generator=generator, dtype=torch.float64), dim=-1)
+        gram = x @ x.mT
+        return torch.stack([gram[:, 0, 1], gram[:, 0, 2], gram[:, 1, 2]], 1)
+    if kind == "small":
+        return values * small
+    if kind == "near double":  # a = b = c < 0, and the same with two signs turned
+        signs = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])[torch.arange(count) % 4]
+        return (-0.5 * uniform(count, 1) * signs + small * values).clamp(-1, 1)
+    if kind == "near aligned":
+        return 1 - small * uniform(count, 3)
+    if kind == "one large":
+        return values * torch.tensor([1, 1e-6, 1e-6])
+    raise ValueError(kind)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["uniform", "of unit vectors", "small", "near double", "near aligned", "one large"])
+def test_closed_form_of_hard_triples(kind, dtype):
+    check_triples(spread(kind, 200_000, torch.Generator().manual_seed(0)).to(dtype))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["uniform", "of unit vectors", "small", "near double", "near aligned", "one large"])
+def test_closed_form_of_ten_million_triples(kind):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(17):
+        check_triples(spread(kind, 100_000, generator).float())
+
+
+EXACT = [(-0.5, -0.5, -0.5), (0.5, 0.5, -0.5), (0, 0, 0), (1, 1, 1), (1, -1, -1), (1, 0, 0), (0, -1, 0), (-1, -1, -1)]
+EXACT += [(1e-12, 1e-12, 1e-12), (-1e-12, -1e-12, -1e-12), (0, 1e-12, 0), (1e-30, -1e-30, 1e-30), (0.6, 0.8, 0.48)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("triple", EXACT)
+def test_closed_form_of_exact_triples(triple, dtype):
+    check_triples(torch.tensor([triple], dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_closed_form_of_nothing_pulls_nowhere(dtype):
+    sigma, gradients = closed_form(torch.zeros(5, 3, dtype=dtype))
+    assert torch.equal(sigma, torch.ones(5, dtype=dtype))
+    assert torch.equal(gradients, torch.zeros(5, 3, dtype=dtype))
+
+
+PRODUCT = st.floats(-1, 1, width=32)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    base=PRODUCT,
+    signs=st.sampled_from([(1, 1, 1), (1, -1, -1)]),
+    offsets=st.tuples(*[PRODUCT] * 3),
+    power=st.integers(0, 12),
+)
+def test_closed_form_near_a_symmetric_triple(base, signs, offsets, power):
+    values = [
+        max(-1.0, min(1.0, base * sign + offset * 10.0**-power)) for sign, offset in zip(signs, offsets, strict=True)
+    ]
+    for dtype in (torch.float32, torch.float64):
+        check_triples(torch.tensor([values], dtype=dtype))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.tuples(PRODUCT, PRODUCT, PRODUCT))
+def test_closed_form_of_any_triple(triple):
+    for dtype in (torch.float32, torch.float64):
+        check_triples(torch.tensor([triple], dtype=dtype))
+
+
+def stacks(count: int, kind: str, dtype: torch.dtype, samples: int = 2000, width: int = 6) -> torch.Tensor:
+    """[samples, count, width] unit rows of one hard kind."""
+    generator = torch.Generator().manual_seed(count)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    rows = normal(samples, count, width)
+    if kind == "clusters":  # rows that agree to 1 .. 1e-8 with one of two directions
+        centres = normal(samples, 2, width)
+        pick = torch.randint(0, 2, (samples, count, 1), generator=generator).expand(-1, -1, width)
+        rows = centres.gather(1, pick) + rows * 10 ** (-8 * torch.rand(samples, count, 1, generator=generator))
+    elif kind == "anchor nearly orthogonal":
+        rows[..., 0] = 0
+        rows[:, 0] *= 10 ** (-10 * torch.rand(samples, 1, generator=generator))
+        rows[:, 0, 0] = 1
+    elif kind == "all orthogonal":
+        rows = torch.linalg.qr(normal(samples, max(count, width), max(count, width)))[0][:, :count]
+    elif kind == "all parallel":
+        rows = normal(samples, 1, width).expand(-1, count, -1) * (1 - 2.0 * (rows[..., :1] > 0))
+    return torch.nn.functional.normalize(rows, dim=-1).to(dtype)
+
+
+KINDS = ["random", "clusters", "anchor nearly orthogonal", "all orthogonal", "all parallel"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", range(2, 9))
+@pytest.mark.parametrize("kind", KINDS)
+def test_scorers_against_svd(count, kind, dtype):
+    """Each sample's own stack against the SVD; the gradient finite and in bound also where it is not unique."""
+    rows = stacks(count, kind, dtype)
+    anchor, *members = rows.unbind(1)
+    scorers = [ArrowheadScorer(members)]
+    if count == 3:
+        scorers.append(ClosedFormScorer(members, len(rows)))
+    exact = torch.linalg.svd(rows.double(), full_matrices=False)
+    eps = torch.finfo(dtype).eps
+    for scorer in scorers:
+        products = [(anchor * direction).sum(1)[None] for direction in scorer.directions]
+        sigma = scorer.scores(products, slice(None))[0].clone()
+        # products and Gram entries carry a few roundings each, M^2 of them; in float64 so does the SVD
+        assert (sigma.double() - exact.S[:, 0]).abs().max() <= 4 * count * eps
+
+        d_products = [d.T for d in scorer.backward(torch.ones(1, len(rows), dtype=dtype))]
+        d_anchor = sum(d * direction for d, direction in zip(d_products, scorer.directions, strict=True))
+        d_members = scorer.member_gradients([d * anchor for d in d_products])
+        gradient = torch.stack([d_anchor, *d_members], 1).double()
+        assert gradient.isfinite().all()
+        # d sigma_1 = u^T dZ v, each row of length |u_m| <= 1 before it is projected
+        tangent = gradient - (gradient * rows).sum(-1, keepdim=True) * rows
+        assert tangent.norm(dim=-1).max() <= 1 + 1e-5
+        wanted = exact.U[:, :, :1] * exact.Vh[:, :1]
+        wanted = wanted - (wanted * rows).sum(-1, keepdim=True) * rows
+        gap = exact.S[:, 0] - (exact.S[:, 1] if exact.S.shape[1] > 1 else 0)
+        error = (tangent - wanted).abs().amax((1, 2)) * gap
+        assert error.max() <= 16 * count * eps

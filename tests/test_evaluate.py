@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data.people import samples
+from tests.engine.tiny import tiny
+from tests.fakes import STANDING
+from unihpe_fast.config import to_yaml
+from unihpe_fast.data.store import write_store
+from unihpe_fast.engine.checkpoint import CONFIG, WEIGHTS, save_weights
+from unihpe_fast.evaluate import main
+from unihpe_fast.fileio import write_text
+from unihpe_fast.models.unihpe import UniHPE
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that was trained with other data, on a device that this machine need not have."""
+    config = tiny(data={"val": ("gone.h5",)}, run={"device": "cuda"})
+    torch.manual_seed(0)
+    model = UniHPE(config.model, image_size=0)
+    model.set_mean_pose(STANDING)
+    folder = tmp_path / "run"
+    write_text(folder / CONFIG, to_yaml(config))
+    save_weights(folder, model.state_dict())
+    return folder
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    path = tmp_path / "val.h5"
+    write_store(path, samples(30), dataset="test", split="val")
+    return path
+
+
+def test_a_run_is_scored_on_the_file_given(
+    run: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "scores.json"
+    assert main([str(run), "--data", str(prepared), "--json", str(out), "--device", "cpu"]) == 0
+    scores = json.loads(out.read_text())
+    # more than val_samples: the whole file
+    assert scores["n"] == 30
+    assert scores["image"] is None
+    assert scores["pose2d"]["mpjpe"] > 0
+    assert scores["mean_pose"]["mpjpe"] > 0
+    assert json.loads((run / "summary.json").read_text()) == scores
+    assert {p.name for p in (run / "plots").iterdir()} == {"predictions.png", "neighbours.png"}
+    printed = capsys.readouterr().out
+    assert f"{scores['pose2d']['mpjpe']:.1f}" in printed
+    assert "image: not scored, the model has no image encoder" in printed
+    assert str(out) in printed
+
+
+def test_plots_can_be_left_out_and_scores_repeat(run: Path, prepared: Path) -> None:
+    summaries = []
+    for _ in range(2):
+        assert main([str(run), "--data", str(prepared), "--no-plots", "--device", "cpu"]) == 0
+        summaries.append((run / "summary.json").read_bytes())
+    assert summaries[0] == summaries[1]
+    assert not (run / "plots").exists()
+
+
+def test_what_cannot_be_read_is_named_with_a_failing_exit(
+    run: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    garbage = tmp_path / "garbage.h5"
+    garbage.write_bytes(b"not HDF5")
+    for arguments, named in (
+        (["nowhere", "--data", str(prepared)], "nowhere"),
+        ([str(run), "--data", "missing.h5"], "missing.h5"),
+        ([str(run), "--data", str(garbage)], "garbage.h5"),
+        ([str(run), "--data", str(prepared), "--device", "abacus"], "--device abacus"),
+    ):
+        assert main([*arguments, "--no-plots"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert named in error
+    (run / WEIGHTS).write_bytes(b"cut short")
+    assert main([str(run), "--data", str(prepared), "--no-plots"]) == 2
+    assert WEIGHTS in capsys.readouterr().err
+    assert not (run / "summary.json").exists()

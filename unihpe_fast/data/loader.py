@@ -1,0 +1,229 @@
+"""Batches of prepared files and synthetic people, the same ones whatever the number of loader processes.
+
+Batch k of a run is a pure function of (seed, k): which samples it has comes from data/order.py, how they are augmented
+from a generator seeded with both. A run that is resumed at step k therefore goes on exactly as it would have.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unihpe_fast.config import AugmentConfig, DataConfig
+from unihpe_fast.data import augment as aug
+from unihpe_fast.data.assemble import assemble, compose, input_crop, inverse, merge
+from unihpe_fast.data.images import normalized, warp_jpeg
+from unihpe_fast.data.order import Order
+from unihpe_fast.data.store import Columns, Store, StoreError
+from unihpe_fast.data.synthetic_dataset import SyntheticDataset
+from unihpe_fast.data.types import Batch
+
+SYNTHETIC = "synthetic"
+# the fixed synthetic people are the same in every run
+_VALIDATION_SEED = 0
+# keeps the augmentation's random streams apart from those of data/order.py
+_DOMAIN = 2
+
+
+class PoseDataset(Protocol):
+    """Samples by row number."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> Batch:
+        """Rows `indices` [B] as a Batch, augmented with numbers from `rng`; None: as they are."""
+        ...
+
+
+class FileDataset:
+    """The samples of a prepared file, see data/store.py."""
+
+    def __init__(self, path: str, *, image_size: int, augment: AugmentConfig | None = None) -> None:
+        self.store, self.image_size, self.augment = Store(path), image_size, augment
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> Batch:
+        """See PoseDataset. Raises StoreError for a picture that cannot be decoded, naming the file and the row."""
+        columns = self.store.read(indices, images=self.image_size > 0)
+        present = columns.present & np.array([[self.image_size > 0], [True], [True]])
+        people = _people(columns, free=~present[0])
+        colors: tuple[np.ndarray, ...] = ()
+        if rng is not None and self.augment is not None:
+            people = aug.augment(people, self.augment, rng)
+            colors = aug.color_jitter(len(columns.index), self.augment, rng)
+        return assemble(
+            people,
+            self._pictures(columns, people, present[0], colors),
+            present=present,
+            index=columns.index,
+            subject=columns.subject,
+            action=columns.action,
+            detector=self.augment,
+            rng=rng,
+        )
+
+    def _pictures(
+        self, columns: Columns, people: aug.People, present: np.ndarray, colors: tuple[np.ndarray, ...]
+    ) -> Tensor:
+        """[B, 3, S, S] float32, zero where there is no picture."""
+        rows = np.flatnonzero(present)
+        pixels = np.empty((len(rows), self.image_size, self.image_size, 3), dtype=np.uint8)
+        taken = inverse(columns.crop[rows])
+        matrices = compose(compose(input_crop(people.bbox[rows], self.image_size), people.affine[rows]), taken)
+        for row, matrix, out in zip(rows, matrices, pixels, strict=True):
+            try:
+                warp_jpeg(columns.images[row], matrix, out)
+            except ValueError as error:
+                raise StoreError(f"{self.store.path}: image: row {columns.index[row]}: {error}") from error
+        drawn = normalized(torch.from_numpy(pixels).permute(0, 3, 1, 2), *(c[rows] for c in colors))
+        if len(rows) == len(present):
+            return drawn
+        image = torch.zeros(len(present), 3, self.image_size, self.image_size)
+        image[torch.from_numpy(rows)] = drawn
+        return image
+
+
+def _people(columns: Columns, free: np.ndarray) -> aug.People:
+    return aug.People(
+        keypoints_2d=columns.keypoints_2d.astype(np.float64),
+        joints_3d=columns.joints_3d.astype(np.float64),
+        camera=columns.camera,
+        size=columns.size.astype(np.float64),
+        up=aug.camera_up(columns.rotation),
+        bbox=columns.bbox.astype(np.float64),
+        affine=np.tile(np.eye(2, 3), (len(free), 1, 1)),
+        free=free,
+    )
+
+
+def open_source(name: str, *, image_size: int, seed: int, augment: AugmentConfig | None = None) -> PoseDataset:
+    """A prepared file by its path, or "synthetic".
+
+    image_size: side of the network input in px; 0: no images. seed: of the fixed synthetic people that are given
+    without a generator. augment: what is done to samples that are given with one. A file is opened at first use.
+    """
+    if name == SYNTHETIC:
+        return SyntheticDataset(image_size=image_size, seed=seed, augment=augment)
+    return FileDataset(name, image_size=image_size, augment=augment)
+
+
+class _TrainSteps(Dataset[Batch]):
+    """Step number -> training batch."""
+
+    def __init__(self, sources: Sequence[PoseDataset], order: Order, batch_size: int, rank: int, world: int) -> None:
+        self.sources, self.order, self.batch_size, self.rank, self.world = sources, order, batch_size, rank, world
+
+    def __getitem__(self, step: int) -> Batch:
+        start = (step * self.world + self.rank) * self.batch_size
+        source, row = self.order.at(start, start + self.batch_size)
+        batches = []
+        for number in np.unique(source).tolist():
+            rng = np.random.default_rng([_DOMAIN, self.order.seed, step, self.rank, number])
+            batches.append(self.sources[number].batch(row[source == number], rng))
+        return merge(batches)
+
+
+class _ValidationBlocks(Dataset[Batch]):
+    """Block number -> batch of the next `batch_size` of the chosen rows, in order, without augmentation."""
+
+    def __init__(self, sources: Sequence[PoseDataset], rows: np.ndarray, batch_size: int) -> None:
+        self.sources, self.rows, self.batch_size = sources, rows, batch_size
+        self.starts = np.cumsum([0, *map(len, sources)])
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __getitem__(self, block: int) -> Batch:
+        rows = self.rows[block * self.batch_size : (block + 1) * self.batch_size]
+        source = np.searchsorted(self.starts, rows, side="right") - 1
+        return merge(
+            [
+                self.sources[number].batch(rows[source == number] - self.starts[number], None)
+                for number in np.unique(source).tolist()
+            ]
+        )
+
+
+def train_batches(
+    config: DataConfig, *, seed: int, start_step: int, steps: int, rank: int = 0, world_size: int = 1
+) -> Iterable[Batch]:
+    """Batches start_step .. steps - 1 of a run, of config.batch_size samples each, for one of world_size processes.
+
+    Samples come in the shuffled order of data/order.py, those of one source next to each other. Raises ValueError for
+    bad options, and StoreError or FileNotFoundError for a file that cannot be used.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
+    sources = [
+        open_source(name, image_size=config.image_size, seed=seed, augment=config.augment) for name in config.train
+    ]
+    order = Order([len(source) for source in sources], config.train_weights, seed)
+    dataset = _TrainSteps(sources, order, config.batch_size, rank, world_size)
+    return _loader(dataset, range(start_step, steps), config.workers)
+
+
+def val_batches(config: DataConfig, *, limit: int) -> Iterable[Batch]:
+    """`limit` validation samples (0: all), spread evenly over config.val, each once, in order and not augmented.
+
+    They may be gone through again and again. The last batch may be smaller. Raises as `train_batches` does.
+    """
+    if limit < 0:
+        raise ValueError(f"limit: found {limit}, wanted 0 (all) or more")
+    sources = [
+        _fixed_synthetic(config.image_size)
+        if name == SYNTHETIC
+        else open_source(name, image_size=config.image_size, seed=_VALIDATION_SEED)
+        for name in config.val
+    ]
+    total = sum(map(len, sources))
+    count = min(limit, total) if limit else total
+    dataset = _ValidationBlocks(sources, np.arange(count) * total // count, config.val_batch_size)
+    # pictures of synthetic people are kept in this process
+    workers = config.workers if set(config.val) != {SYNTHETIC} else 0
+    return _loader(dataset, range(len(dataset)), workers)
+
+
+@lru_cache(maxsize=1)
+def _fixed_synthetic(image_size: int) -> PoseDataset:
+    """One for all validations of a process, so that its pictures are drawn once."""
+    return open_source(SYNTHETIC, image_size=image_size, seed=_VALIDATION_SEED)
+
+
+def mean_pose(config: DataConfig, *, seed: int, limit: int = 20_000) -> Tensor:
+    """[17, 3] float32 mm, the mean root-relative pose of the first `limit` training samples of a run, not augmented.
+
+    Only valid joints count; a joint that is never valid is 0.
+    """
+    sources = [open_source(name, image_size=0, seed=seed) for name in config.train]
+    order = Order([len(source) for source in sources], config.train_weights, seed)
+    dataset = _TrainSteps(sources, order, min(limit, order.epoch_length), 0, 1)
+    joints = dataset[0].joints_3d.double()
+    # invalid joints are 0
+    return (joints[..., :3].sum(0) / joints[..., 3:].sum(0).clamp(min=1)).float()
+
+
+def _loader(dataset: Dataset[Batch], sampler: range, workers: int) -> DataLoader[Batch]:
+    # crops are too small to share among threads. Not set in the workers: a forked process that changes the number when
+    # its parent's pool was busy waits forever for threads that it does not have
+    cv2.setNumThreads(0)
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        # the loader takes a number from its generator; torch's own must not depend on how many loaders there were
+        generator=torch.Generator(),
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,75 @@
+"""What a prepared file holds: one HDF5 file a dataset split.
+
+attributes    format, schema_version, dataset, split, joint_set, unit, source_files (JSON: name -> bytes), licence
+keypoints_2d  [N, 17, 3] float32   px of the full image, confidence
+joints_3d     [N, 17, 4] float32   camera-space mm, validity
+bbox          [N, 3] float32       centre x, y and side, px of the full image
+camera        [N] int32            row of cameras/*, -1 where there is none
+image         [N] bytes            JPEG of the crop with margin
+crop          [N, 2, 3] float32    full-image px to px of that JPEG
+present       [N, 3] bool          which of image, keypoints_2d, joints_3d the sample has; absent ones are zero, empty
+subject, action, camera_id  [N] int32, rows of names/*; frame [N] int64
+cameras/      vector [C, 9] float64 of data/camera.py, NaN where only the size is known; size [C, 2] int32 width and
+              height; rotation [C, 3, 3], translation [C, 3] float64 world to camera, NaN where unknown; name [C] text
+names/        subject, action, camera_id: text
+"""
+
+import h5py
+import numpy as np
+
+from unihpe_fast.data.camera import CAMERA_SIZE
+from unihpe_fast.data.skeleton import JOINT_SET, NUM_JOINTS
+from unihpe_fast.data.types import MODALITIES
+
+# attributes that say whether a reader can understand the file
+FIXED_ATTRIBUTES = {"format": "unihpe-fast prepared file", "schema_version": 1, "joint_set": JOINT_SET, "unit": "mm"}
+# column -> dtype and shape of one sample, or of one camera
+ROWS: dict[str, tuple[type, tuple[int, ...]]] = {
+    "keypoints_2d": (np.float32, (NUM_JOINTS, 3)),
+    "joints_3d": (np.float32, (NUM_JOINTS, 4)),
+    "bbox": (np.float32, (3,)),
+    "crop": (np.float32, (2, 3)),
+    "camera": (np.int32, ()),
+    "present": (np.bool_, (len(MODALITIES),)),
+    "subject": (np.int32, ()),
+    "action": (np.int32, ()),
+    "camera_id": (np.int32, ()),
+    "frame": (np.int64, ()),
+}
+CAMERAS: dict[str, tuple[type, tuple[int, ...]]] = {
+    "vector": (np.float64, (CAMERA_SIZE,)),
+    "size": (np.int32, (2,)),
+    "rotation": (np.float64, (3, 3)),
+    "translation": (np.float64, (3,)),
+}
+NAMES = ("subject", "action", "camera_id")
+JPEG = h5py.vlen_dtype(np.uint8)
+TEXT = h5py.string_dtype()
+
+WANTED = {
+    "keypoints_2d": "finite px and confidences in [0, 1]",
+    "joints_3d": "finite mm and validities 0 or 1",
+    "bbox": "a finite centre and a positive side",
+    "crop": "a finite, invertible affine map",
+    "vector": "finite numbers with positive focal lengths, or NaN throughout where only the size is known",
+    "size": "a positive width and height",
+}
+
+
+def wrong_rows(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """For each sample column that WANTED says something about, which rows [N] are not like that."""
+    confidence, validity = rows["keypoints_2d"][..., 2], rows["joints_3d"][..., 3]
+    right = {
+        "keypoints_2d": (confidence >= 0).all(1) & (confidence <= 1).all(1),
+        "joints_3d": ((validity == 0) | (validity == 1)).all(1),
+        "bbox": rows["bbox"][:, 2] > 0,
+        "crop": ~rows["present"][:, 0] | (np.abs(np.linalg.det(rows["crop"][..., :2])) > 1e-12),
+    }
+    return {key: ~(ok & np.isfinite(rows[key]).all(tuple(range(1, rows[key].ndim)))) for key, ok in right.items()}
+
+
+def wrong_cameras(cameras: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """For each camera column that WANTED says something about, which rows [C] are not like that."""
+    vector = cameras["vector"]
+    known = np.isfinite(vector).all(1) & (vector[:, :2] > 0).all(1)
+    return {"vector": ~(known | np.isnan(vector).all(1)), "size": ~(cameras["size"] > 0).all(1)}

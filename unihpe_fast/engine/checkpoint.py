@@ -1,0 +1,88 @@
+"""Checkpoints that are whole or not there, and what a run folder needs to be read back."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from unihpe_fast.config import Config, read_config
+from unihpe_fast.fileio import atomic_path
+from unihpe_fast.models.unihpe import UniHPE
+
+CONFIG, WEIGHTS, METRICS, SUMMARY = "config.yaml", "model.safetensors", "metrics.jsonl", "summary.json"
+
+
+class CheckpointError(ValueError):
+    """A run folder, checkpoint or weights file that cannot be used; the message names the file."""
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The run's checkpoints, newest first."""
+    found = (run_dir / "checkpoints").glob("step_*.pt")
+    return sorted((p for p in found if re.fullmatch(r"step_\d+\.pt", p.name)), key=lambda p: p.name, reverse=True)
+
+
+def save_checkpoint(run_dir: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
+    """Write `state` (tensors and plain Python values) as the checkpoint of `step`; keep only the newest `keep`."""
+    path = run_dir / "checkpoints" / f"step_{step:08d}.pt"
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)
+    for old in checkpoints(run_dir)[max(keep, 1) :]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_latest(run_dir: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, on the CPU; None when the run has none.
+
+    A damaged one is skipped after `warn` was told; raises CheckpointError when there are some and none can be read.
+    Nothing but tensors and plain values is ever unpickled.
+    """
+    found = checkpoints(run_dir)
+    for path in found:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (
+            RuntimeError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+            EOFError,
+            OSError,
+            ValueError,
+            KeyError,
+        ) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            warn(f"{path}: damaged, going back to the one before ({reason})")
+    if found:
+        raise CheckpointError(f"{run_dir}: none of its {len(found)} checkpoints can be read")
+    return None
+
+
+def save_weights(run_dir: Path, state: Mapping[str, Tensor]) -> None:
+    with atomic_path(run_dir / WEIGHTS) as temporary:
+        safetensors.torch.save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, temporary)
+
+
+def load_model(run_dir: str | Path, device: torch.device | str = "cpu") -> tuple[UniHPE, Config]:
+    """The trained model of a run folder, in evaluation mode, and the run's options.
+
+    Raises CheckpointError where the folder lacks config.yaml or model.safetensors, or where they do not fit together.
+    """
+    run_dir = Path(run_dir)
+    for name in (CONFIG, WEIGHTS):
+        if not (run_dir / name).is_file():
+            raise CheckpointError(f"{run_dir}: no {name} there; wanted the folder of a finished run")
+    config = read_config(run_dir / CONFIG)
+    model = UniHPE(config.model, image_size=config.data.image_size)
+    try:
+        model.load_state_dict(safetensors.torch.load_file(run_dir / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{run_dir / WEIGHTS}: {error}") from error
+    return model.to(device).eval(), config

@@ -1,0 +1,78 @@
+"""What a run says while it goes: a progress bar or plain lines, metrics.jsonl, TensorBoard by option."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from unihpe_fast.engine.checkpoint import METRICS
+
+
+class RunLog:
+    """Progress on the console and one JSON line a logging step in the run's metrics.jsonl.
+
+    offset: bytes of metrics.jsonl that belong to the steps before this one (0 for a new run); a resumed run drops what
+    the interrupted one had written after its last checkpoint, so that no step stands there twice.
+    """
+
+    def __init__(
+        self, run_dir: Path, steps: int, step: int, *, offset: int, tensorboard: bool, console: Console
+    ) -> None:
+        self.console = console
+        self._file = open(run_dir / METRICS, "ab")  # noqa: SIM115 (closed in close)
+        self._file.truncate(offset)
+        self._steps = steps
+        self._progress: Progress | None = None
+        if console.is_terminal:
+            columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, TextColumn("{task.description}"), console=console)
+            self._task = self._progress.add_task("", total=steps, completed=step)
+            self._progress.start()
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step)
+        self._line_due = time.monotonic()
+
+    @property
+    def offset(self) -> int:
+        """Bytes written to metrics.jsonl so far."""
+        self._file.flush()
+        return self._file.seek(0, 2)
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """One logging step: values are scalars by name."""
+        self._write({"step": step, **values})
+        terms = " ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
+        text = f"loss {values['loss']:.3f} ({terms}) {values['images_per_s']:.0f}/s wait {values['data_wait']:.0%}"
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, description=text)
+        elif time.monotonic() >= self._line_due or step >= self._steps:
+            # a log file wants a line now and then, not one every logging step
+            self.console.print(f"step {step}/{self._steps} {text}", highlight=False, soft_wrap=True)
+            self._line_due = time.monotonic() + 10
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def validation(self, step: int, scores: dict[str, Any]) -> None:
+        self._write({"step": step, "val": scores})
+        for name in ("image", "pose2d", "pose3d"):
+            if self._board is not None and scores.get(name):
+                for metric, value in scores[name].items():
+                    self._board.add_scalar(f"val/{name}/{metric}", value, step)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if self._board is not None:
+            self._board.close()
+        self._file.close()

@@ -1,0 +1,147 @@
+"""What a run leaves for people: the printed scores, summary.json and plots/."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from unihpe_fast.config import Config
+from unihpe_fast.data.loader import val_batches
+from unihpe_fast.data.types import MODALITIES
+from unihpe_fast.engine.checkpoint import METRICS
+from unihpe_fast.engine.evaluation import Scorable, predict
+from unihpe_fast.engine.runtime import Runtime
+from unihpe_fast.fileio import write_text
+from unihpe_fast.metrics import PCK_BBOX, POSE_METRICS, mean_over_actions
+from unihpe_fast.models.unihpe import UniHPE
+from unihpe_fast.plots import LABELS, plot_curves, plot_neighbours, plot_predictions
+from unihpe_fast.retrieval import GALLERY_SIZE
+
+# samples, spread over the validation data, that the plots choose from
+PLOTTED = 128
+_HEADERS = {
+    "mpjpe": "MPJPE\nmm",
+    "pa_mpjpe": "PA-MPJPE\nmm",
+    "n_mpjpe": "N-MPJPE\nmm",
+    "pck150": "PCK@150mm\n%",
+    "auc": "AUC\n%",
+}
+
+
+def write_summary(path: str | Path, scores: Mapping[str, Any]) -> None:
+    """The scores as JSON, whole or not at all. Raises ValueError for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _cells(values: Mapping[str, float] | None, names: Sequence[str]) -> list[str]:
+    return [_number((values or {}).get(name)) for name in names]
+
+
+def _table(title: str, first: str, others: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(first, no_wrap=True)
+    for header in others:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def _pose_table(scores: Mapping[str, Any]) -> Table:
+    table = _table("3D pose", "read from", [_HEADERS[name] for name in POSE_METRICS])
+    table.add_row("nothing (mean pose)", *_cells(scores["mean_pose"], POSE_METRICS))
+    for modality in MODALITIES:
+        # what the 3D encoder was given is the answer: how well the embedding holds a pose
+        label = "3D pose (auto-encoded)" if modality == "pose3d" else LABELS[modality]
+        table.add_row(label, *_cells(scores[modality], POSE_METRICS))
+    return table
+
+
+def _action_table(scores: Mapping[str, Any], modalities: Sequence[str]) -> Table:
+    per_action = scores["per_action"]
+    table = _table("per action: MPJPE / PA-MPJPE, mm", "action", ["samples", *(LABELS[m] for m in modalities)])
+
+    def row(name: str, count: str, of: Mapping[str, Any]) -> None:
+        table.add_row(name, count, *(" / ".join(_cells(of[m], ("mpjpe", "pa_mpjpe"))) for m in modalities))
+
+    for action, values in per_action.items():
+        row(action, str(values["n"]), values)
+    table.add_section()
+    means = {m: mean_over_actions([values[m] for values in per_action.values()]) for m in modalities}
+    row("mean of the actions", "", means)
+    return table
+
+
+def _retrieval_table(scores: Mapping[str, Any]) -> Table:
+    table = _table("retrieval", "query → gallery", ["R@1", "R@5", "MPJPE of the first\nmm"])
+    for direction, values in scores["retrieval"].items():
+        if values is not None:
+            a, b = direction.split("->")
+            recall = [f"{values[name]:.3f}" for name in ("r1", "r5")]
+            table.add_row(f"{LABELS[a]} → {LABELS[b]}", *recall, _number(values["mpjpe"]))
+    return table
+
+
+def print_report(
+    scores: Mapping[str, Any], *, console: Console | None = None, rows: Mapping[str, Scorable] | None = None
+) -> None:
+    """The scores of `engine.evaluation.score` as tables, with what was averaged over what.
+
+    rows: of `engine.evaluation.scorable`; with it the report says how many samples each row has, or why there is none.
+    """
+    console = console or Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    console.print(_pose_table(scores))
+    say("Root-centred; mean over a sample's valid joints (all 17, the root too), then over samples.")
+    say("AUC: mean of the PCK at 0, 5, .. 150 mm.")
+    say(f"{scores['n']} samples; a row takes those that have its modality and a 3D pose.")
+    if scores["keypoints2d"] is not None:
+        px, pck = scores["keypoints2d"]["px"], scores["keypoints2d"]["pck"]
+        say(f"\n2D keypoints from image: {px:.2f} px of the full image, PCK@{PCK_BBOX} of the bbox side {pck:.1f} %")
+        say("(mean over a sample's valid joints, then over samples).")
+    scored = [m for m in MODALITIES if scores[m] is not None]
+    if any(values is not None for values in scores["retrieval"].values()):
+        console.print()
+        console.print(_retrieval_table(scores))
+        say(f"Found among {GALLERY_SIZE} samples (all where there are fewer), drawn at random without overlap;")
+        say("equally similar ones rank at random, so chance is R@1 1 / their number.")
+        say("MPJPE: the query's true pose against that of the first found, mean over queries.")
+    if scores["per_action"] and scored:
+        console.print()
+        console.print(_action_table(scores, scored))
+        say("Mean over an action's samples; last row: unweighted mean of the actions.")
+    if rows is not None:
+        console.print()
+        for name in (*MODALITIES, "keypoints2d"):
+            count = int(rows[name].keep.sum())
+            say(f"{name}: " + (f"{count} samples" if count else f"not scored, {rows[name].why_not}"))
+
+
+def draw_plots(run_dir: Path, config: Config, model: UniHPE, runtime: Runtime) -> list[Path]:
+    """Draw curves.png (where the run has metrics), predictions.png and neighbours.png into RUN/plots.
+
+    The samples are spread over config.data.val. Returns the paths of what was drawn.
+    """
+    drawn = []
+    folder = run_dir / "plots"
+    if (run_dir / METRICS).is_file():
+        drawn.append(plot_curves(run_dir / METRICS, folder / "curves.png"))
+    data = dataclasses.replace(config.data, val_batch_size=PLOTTED, workers=0)
+    batch = next(iter(val_batches(data, limit=PLOTTED)))
+    predictions = predict(model, [batch], device=runtime.device, dtype=runtime.dtype)
+    drawn.append(plot_predictions(batch, predictions, folder / "predictions.png"))
+    if len(model.modalities) > 1:
+        # the pair that crosses furthest: from the first of image, 2D, 3D to the last
+        query, *_, gallery = (m for m in MODALITIES if m in model.modalities)
+        neighbours = plot_neighbours(batch, predictions, folder / "neighbours.png", query=query, gallery=gallery)
+        drawn += [] if neighbours is None else [neighbours]
+    return drawn

@@ -1,0 +1,95 @@
+"""What a run computes on: device, dtype, compile mode and kernel backend, each chosen once, with the reason."""
+
+import os
+import shutil
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from unihpe_fast.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """device: where tensors live; dtype: of autocast (float32: none); compile_mode: of torch.compile, None: eager;
+    backend: of the kernels; reasons: for each of the four, why."""
+
+    device: torch.device
+    dtype: torch.dtype
+    compile_mode: str | None
+    backend: Literal["auto", "torch", "triton"]
+    reasons: dict[str, str]
+
+    def lines(self) -> list[str]:
+        chosen = {
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "compile": self.compile_mode or "off",
+            "kernels": self.backend,
+        }
+        return [f"{name}: {value} ({self.reasons[name]})" for name, value in chosen.items()]
+
+
+def _device(wanted: str) -> tuple[torch.device, str]:
+    if wanted != "auto":
+        device = torch.device(wanted)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"--run.device {wanted}: torch {torch.__version__} sees no CUDA device here")
+        return device, "asked for"
+    if torch.cuda.is_available():
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", index), torch.cuda.get_device_name(index)
+    return torch.device("cpu"), "no CUDA device"
+
+
+def _dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+    if wanted != "auto":
+        return getattr(torch, wanted), "asked for"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return torch.bfloat16, "this GPU has bfloat16"
+        return torch.float32, "this GPU has no bfloat16"
+    return torch.float32, "on a CPU, small models gain little from bfloat16"
+
+
+def compiler_missing() -> str | None:
+    """Why torch.compile cannot build C++ for the CPU here, or None when it can."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return f"no C++ compiler ({compiler}) found"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "Python.h is missing (Debian: python3-dev)"
+    return None
+
+
+def _compile_mode(wanted: str, device: torch.device) -> tuple[str | None, str]:
+    if wanted == "off":
+        return None, "asked for"
+    if wanted != "auto":
+        return wanted, "asked for"
+    if device.type == "cpu" and (missing := compiler_missing()):
+        return None, missing
+    return "default", "the whole model-plus-loss step is one graph"
+
+
+def _backend(
+    wanted: Literal["auto", "torch", "triton"], device: torch.device
+) -> tuple[Literal["auto", "torch", "triton"], str]:
+    if wanted != "auto":
+        return wanted, "asked for"
+    if device.type == "cuda":
+        return "auto", "CUDA tensors: the fastest that the kernels have"
+    return "torch", "CPU tensors"
+
+
+def choose_runtime(config: RunConfig) -> Runtime:
+    """Resolve the "auto" options of a run. Raises ValueError for a device that is not there."""
+    device, why_device = _device(config.device)
+    dtype, why_dtype = _dtype(config.dtype, device)
+    compile_mode, why_compile = _compile_mode(config.compile, device)
+    backend, why_backend = _backend(config.backend, device)
+    reasons = {"device": why_device, "dtype": why_dtype, "compile": why_compile, "kernels": why_backend}
+    return Runtime(device, dtype, compile_mode, backend, reasons)

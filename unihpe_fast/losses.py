@@ -1,0 +1,241 @@
+"""The training losses. `SingularValueContrastiveLoss` and `PairwiseInfoNCE` need torch alone."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
+
+if TYPE_CHECKING:
+    from unihpe_fast.config import LossConfig
+    from unihpe_fast.models.unihpe import Outputs
+
+Backend = Literal["auto", "torch", "triton"]
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
+# finite, so that a row without any candidate gives a gradient of 0 and not NaN
+MASKED_LOGIT = -1e9
+MM_PER_METRE = 1000.0
+
+
+class Temperature(nn.Module):
+    """A temperature in [0.01, 1], learned through its logarithm (Radford et al. 2021) or fixed.
+
+    The gradient passes the clamp unchanged, so that a temperature pushed out of the range can come back.
+    """
+
+    def __init__(self, value: float, learnable: bool) -> None:
+        super().__init__()
+        if not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
+            raise ValueError(f"temperature must be in [{MIN_TEMPERATURE}, {MAX_TEMPERATURE}], got {value}")
+        log = torch.tensor(math.log(value))
+        self.log_temperature = nn.Parameter(log, requires_grad=learnable)
+
+    def forward(self) -> Tensor:
+        clamped = self.log_temperature.clamp(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
+        return (self.log_temperature + (clamped - self.log_temperature).detach()).exp()
+
+
+class SingularValueContrastiveLoss(nn.Module):
+    """`unihpe_kernels.singular_value_contrastive_loss` with a temperature that is learned.
+
+    temperature: start value, in [0.01, 1]. negatives: "paired", or "all" for two or three modalities. normalize:
+    L2-normalise the embeddings. backend: "auto", "torch" or "triton".
+    The loss is blind to the sign of a whole modality: train it together with a pairwise term (`PairwiseInfoNCE`), as
+    UniHPR's two steps do.
+    Source: UniHPE (arXiv 2311.16477), UniHPR (arXiv 2510.19078).
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        learnable_temperature: bool = True,
+        negatives: Literal["paired", "all"] = "paired",
+        normalize: bool = True,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        if negatives not in ("paired", "all"):
+            raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
+        self.temperature = Temperature(temperature, learnable_temperature)
+        self.negatives, self.normalize, self.backend = negatives, normalize, backend
+
+    def forward(self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        """Two or more embeddings [B, D], usually image, pose2d, pose3d. weights: [B]; present: bool [M, B], which
+        modality each sample has (all when None). Returns a scalar."""
+        return singular_value_contrastive_loss(
+            embeddings,
+            temperature=self.temperature(),
+            negatives=self.negatives,
+            weights=weights,
+            present=present,
+            normalize=self.normalize,
+            backend=self.backend,
+        )
+
+
+class PairwiseInfoNCE(nn.Module):
+    """Symmetric cosine InfoNCE (Radford et al. 2021) over every two modalities; memory O(B^2).
+
+    temperature: start value, in [0.01, 1].
+    """
+
+    def __init__(self, temperature: float = 0.07, learnable_temperature: bool = True) -> None:
+        super().__init__()
+        self.temperature = Temperature(temperature, learnable_temperature)
+
+    def forward(self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        """Two or more embeddings [B, D]; weights: [B]; present: bool [M, B].
+
+        A sample is an anchor of a pair where it has both modalities, and a candidate where it has the one looked for.
+        Returns the weighted mean over anchors and directions; 0 where there are none.
+        """
+        if len(embeddings) < 2:
+            raise ValueError(f"embeddings must be two or more tensors [B, D], got {len(embeddings)}")
+        shapes = {tuple(x.shape) for x in embeddings}
+        if len(shapes) > 1 or embeddings[0].dim() != 2:
+            raise ValueError(f"embeddings must share one shape [B, D], got {[list(x.shape) for x in embeddings]}")
+        batch = embeddings[0].shape[0]
+        if present is None:
+            present = torch.ones(len(embeddings), batch, dtype=torch.bool, device=embeddings[0].device)
+        elif present.shape != (len(embeddings), batch) or present.dtype != torch.bool:
+            raise ValueError(
+                f"present must be bool [{len(embeddings)}, {batch}], got {present.dtype} {list(present.shape)}"
+            )
+        if weights is None:
+            weights = torch.ones(batch, device=embeddings[0].device)
+        elif weights.shape != (batch,):
+            raise ValueError(f"weights must have shape [{batch}], got {list(weights.shape)}")
+        # half precision cannot tell near neighbours apart; what an absent modality left may not even be finite
+        wide = [x.float() if x.dtype.itemsize < 4 else x for x in embeddings]
+        unit = [F.normalize(torch.where(has[:, None], x, 0), dim=-1) for has, x in zip(present, wide, strict=True)]
+        inverse_temperature = 1 / self.temperature()
+        total, count = unit[0].new_zeros(()), unit[0].new_zeros(())
+        for a, b in combinations(range(len(unit)), 2):
+            logits = unit[a] @ unit[b].T * inverse_temperature
+            anchors = weights * (present[a] & present[b])
+            positives = logits.diagonal()
+            for rows, candidates in ((logits, present[b]), (logits.T, present[a])):
+                spread = rows.masked_fill(~candidates, MASKED_LOGIT).logsumexp(1)
+                # where, not the product: a masked row's loss is huge
+                total = total + (anchors * torch.where(anchors > 0, spread - positives, 0)).sum()
+                count = count + anchors.sum()
+        return total / count.clamp(min=torch.finfo(count.dtype).tiny)
+
+
+class Criterion(nn.Module):
+    """Every term of `LossConfig` with a weight above 0, and their weighted sum.
+
+    modalities: those of the model, in its order. backend: of the contrastive kernel. The contrastive terms want two
+    modalities or more and the 2D term an image encoder: a model without them trains without those terms.
+    """
+
+    def __init__(self, config: "LossConfig", modalities: Sequence[str], *, backend: Backend = "auto") -> None:
+        super().__init__()
+        # here, because the losses above work without numpy, which the records need
+        from unihpe_fast.data.types import MODALITIES
+
+        self.rows = [MODALITIES.index(modality) for modality in modalities]
+        self.image_row, self.pose2d_row, self.pose3d_row = (MODALITIES.index(m) for m in ("image", "pose2d", "pose3d"))
+        self.weights = {f.name: getattr(config, f.name) for f in fields(config) if f.name in _TERMS}
+        if min(self.weights.values()) < 0:
+            raise ValueError(f"loss weights must not be negative, got {self.weights}")
+        if len(self.rows) < 2:
+            self.weights.update(singular_value=0, pairwise=0)
+        if self.image_row not in self.rows:
+            self.weights.update(joints_2d=0)
+        if self.weights["singular_value"]:
+            self.singular_value = SingularValueContrastiveLoss(
+                config.temperature, config.learnable_temperature, config.negatives, backend=backend
+            )
+        if self.weights["pairwise"]:
+            self.pairwise = PairwiseInfoNCE(config.temperature, config.learnable_temperature)
+
+    def forward(self, outputs: "Outputs", target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """outputs: of the model; target: `Batch.tensors()`. Returns the total and its terms, unweighted and detached.
+
+        A sample trains with what it has: a term counts it only where its modalities are present and its joints valid,
+        and what stands elsewhere (even NaN) changes nothing. A term that no sample can train is 0. Computed in fp32,
+        also under autocast; shapes do not depend on the data.
+        """
+        with torch.autocast(outputs.embeddings.device.type, enabled=False):
+            terms = {name: _TERMS[name](self, outputs, target) for name, weight in self.weights.items() if weight}
+            total = outputs.embeddings.new_zeros((), dtype=torch.float32)
+            for name, value in terms.items():
+                total = total + self.weights[name] * value
+        return total, {name: value.detach() for name, value in terms.items()}
+
+    def _singular_value(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
+        return self.singular_value(
+            *outputs.embeddings.float(), weights=target["weights"], present=self._present(target)
+        )
+
+    def _pairwise(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
+        return self.pairwise(*outputs.embeddings.float(), weights=target["weights"], present=self._present(target))
+
+    def _joints_3d(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
+        weights = self._joint_weights(target)
+        return _mean_distance(outputs.joints_3d / MM_PER_METRE, target["joints_3d"][..., :3] / MM_PER_METRE, weights)
+
+    def _pa_mpjpe(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
+        weights = self._joint_weights(target)  # [M, B, 17]
+        poses = weights.amax(-1)
+        truth = torch.where(weights[..., None] > 0, target["joints_3d"][..., :3] / MM_PER_METRE, 0)
+        return _weighted_mean(pa_mpjpe(outputs.joints_3d / MM_PER_METRE, truth, weights=weights), poses)
+
+    def _present(self, target: dict[str, Tensor]) -> Tensor:
+        """[M, B]: the rows of the model's modalities. Stacked: an index list would be copied to the GPU each step."""
+        return torch.stack([target["present"][row] for row in self.rows])
+
+    def _joint_weights(self, target: dict[str, Tensor]) -> Tensor:
+        """[M, B, 17]: the sample's weight at valid joints of samples that have the modality and a 3D pose, else 0."""
+        samples = self._present(target) & target["present"][self.pose3d_row]  # [M, B]
+        seen = samples[..., None] & (target["joints_3d"][..., 3] > 0)
+        return torch.where(seen, target["weights"][:, None], 0)
+
+    def _joints_2d(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
+        present, truth = target["present"], target["target_2d"]
+        samples = present[self.image_row] & present[self.pose2d_row]
+        seen = samples[:, None] & (truth[..., 2] > 0)
+        weights = torch.where(seen, truth[..., 2] * target["weights"][:, None], 0)
+        assert outputs.keypoints_2d is not None
+        return _mean_distance(outputs.keypoints_2d, truth[..., :2], weights)
+
+
+_TERMS: dict[str, Callable[[Any, Any, dict[str, Tensor]], Tensor]] = {
+    "singular_value": Criterion._singular_value,
+    "pairwise": Criterion._pairwise,
+    "joints_3d": Criterion._joints_3d,
+    "joints_2d": Criterion._joints_2d,
+    "pa_mpjpe": Criterion._pa_mpjpe,
+}
+
+
+def _mean_distance(pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean Euclidean distance of [..., C]; coordinates of weight 0 are not read. weights: [...]."""
+    offset = torch.where(weights[..., None] > 0, pred - target, 0)
+    return _weighted_mean(torch.linalg.vector_norm(offset, dim=-1), weights)
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """0 where all weights are 0."""
+    return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def parameter_groups(model: nn.Module, criterion: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups: the weights of linear layers and convolutions decay; norms, biases, learned tokens and
+    temperatures do not. Parameters that need no gradient are left out."""
+    decayed = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and module.weight is not None
+    }
+    trained = [p for p in (*model.parameters(), *criterion.parameters()) if p.requires_grad]
+    return [
+        {"params": [p for p in trained if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
+    ]

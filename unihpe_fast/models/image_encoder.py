@@ -1,0 +1,109 @@
+"""The image encoder: any timm backbone, a fused feature map, a 2D head and a pooled embedding."""
+
+from typing import Any, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from unihpe_fast.config import ImageEncoderConfig
+from unihpe_fast.data.skeleton import NUM_JOINTS
+from unihpe_fast.models.heatmap import soft_argmax
+from unihpe_fast.models.layers import FullPrecisionLinear, ResidualMLP
+
+SIZE_STEP = 32
+# of the features read at a joint, before all joints are put side by side
+JOINT_FEATURES = 32
+
+
+class ImageFeatures(NamedTuple):
+    """embedding: [B, D]. keypoints_2d: [B, 17, 2] in crop units, the crop spans [-1, 1]."""
+
+    embedding: Tensor
+    keypoints_2d: Tensor
+
+
+class ImageEncoder(nn.Module):
+    """Crops [B, 3, S, S] and box context [B, 3] -> `ImageFeatures`.
+
+    The maps of all scales are brought to one width and added up from the coarsest to the heatmap's stride (Lin et al.
+    2017). One softmax heatmap a joint gives the 2D keypoints (soft-argmax) and says where the fused map is read for
+    that joint, so the embedding knows both where each joint is and what is seen there, besides the pooled last map.
+    """
+
+    def __init__(self, config: ImageEncoderConfig, *, image_size: int, width: int) -> None:
+        super().__init__()
+        if image_size < SIZE_STEP or image_size % SIZE_STEP:
+            raise ValueError(f"image_size must be a positive multiple of {SIZE_STEP} px, got {image_size}")
+        if config.heatmap_stride < 1 or image_size % config.heatmap_stride:
+            raise ValueError(f"heatmap_stride must divide image_size {image_size}, got {config.heatmap_stride}")
+        self.image_size = image_size
+        self.backbone = _build_backbone(config, image_size)
+        self.channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC")
+        info: Any = self.backbone.feature_info
+        channels, strides = info.channels(), info.reduction()
+        self.scales = _chosen_scales(strides, config)
+        self.grid = image_size // config.heatmap_stride
+        self.laterals = nn.ModuleList(nn.Conv2d(channels[i], config.fuse_width, 1) for i in self.scales)
+        self.norm = nn.BatchNorm2d(config.fuse_width)
+        self.heatmaps = nn.Conv2d(config.fuse_width, NUM_JOINTS, 1)
+        self.joint_features = nn.Linear(config.fuse_width, JOINT_FEATURES)
+        pooled = channels[-1] + NUM_JOINTS * (JOINT_FEATURES + 2) + 3
+        self.mlp = ResidualMLP(pooled, config.head_width, config.head_depth)
+        self.head = FullPrecisionLinear(config.head_width, width)
+
+    def forward(self, image: Tensor, box: Tensor) -> ImageFeatures:
+        maps = self.backbone(image)
+        if self.channels_last:
+            maps = [x.permute(0, 3, 1, 2) for x in maps]
+        fused = self._fuse(maps)
+        logits = self.heatmaps(fused)
+        # fp32: thousands of small numbers are added up
+        heatmaps = logits.flatten(2).float().softmax(-1)
+        keypoints = soft_argmax(heatmaps.unflatten(-1, logits.shape[-2:]))
+        # [B, 17, HW] x [B, HW, C]: the fused map read at each joint
+        joints = self.joint_features(heatmaps.to(fused.dtype) @ fused.flatten(2).transpose(1, 2))
+        pooled = maps[-1].mean((-2, -1))
+        x = torch.cat([pooled.float(), joints.flatten(1).float(), keypoints.flatten(1), box], dim=1)
+        return ImageFeatures(self.head(self.mlp(x)), keypoints)
+
+    def _fuse(self, maps: list[Tensor]) -> Tensor:
+        fused: Tensor | None = None
+        for i, lateral in zip(self.scales, self.laterals, strict=True):
+            x = lateral(maps[i])
+            fused = x if fused is None else x + _resize(fused, x.shape[-2:])
+        assert fused is not None
+        return F.relu(self.norm(_resize(fused, (self.grid, self.grid))))
+
+
+def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _chosen_scales(strides: list[int], config: ImageEncoderConfig) -> list[int]:
+    """Indices of the maps to fuse, coarsest first; those finer than the heatmap are left out."""
+    if not config.fuse:
+        return [len(strides) - 1]
+    order = sorted(range(len(strides)), key=lambda i: strides[i], reverse=True)
+    return [i for i in order if strides[i] >= config.heatmap_stride] or order[:1]
+
+
+def _build_backbone(config: ImageEncoderConfig, image_size: int) -> nn.Module:
+    arguments: dict[str, Any] = {}
+    for name, text in config.backbone_args.items():
+        try:
+            arguments[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"backbone_args[{name!r}] must be a YAML literal, got {text!r}: {error}") from error
+    if not timm.is_model(config.backbone):
+        raise ValueError(f"backbone must be the name of a timm model (timm.list_models()), got {config.backbone!r}")
+    pretrained_config = timm.get_pretrained_cfg(config.backbone, allow_unregistered=True)
+    if pretrained_config is not None and pretrained_config.fixed_input_size:
+        # vision transformers are built for one size of input
+        arguments.setdefault("img_size", image_size)
+    try:
+        return timm.create_model(config.backbone, pretrained=config.pretrained, features_only=True, **arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"backbone {config.backbone!r} cannot be built with {arguments}: {error}") from error

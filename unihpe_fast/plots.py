@@ -1,0 +1,380 @@
+"""Pictures of a run: training curves, predicted skeletons over the true ones, nearest neighbours across modalities.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart: blue is the person's left, vermilion the right,
+black the middle. A true pose is a wide pale line, a predicted one a thin dark line with dots: they differ without
+colour.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+from unihpe_kernels import mpjpe
+
+from unihpe_fast.data.images import MEAN, STD
+from unihpe_fast.data.skeleton import BONES, LEFT, RIGHT
+from unihpe_fast.data.types import MODALITIES, Batch
+from unihpe_fast.engine.evaluation import Predictions
+from unihpe_fast.fileio import atomic_path
+
+BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+BLACK, GREY = "#222222", "#8a8a8a"
+LIMBS = {"left limbs": BLUE, "right limbs": VERMILION, "spine and head": BLACK}
+# one look a modality, the same in every picture
+LOOKS = {"image": (BLUE, "o"), "pose2d": (VERMILION, "s"), "pose3d": (GREEN, "^")}
+LABELS = {"image": "image", "pose2d": "2D pose", "pose3d": "3D pose"}
+# what a picture holds at most
+SAMPLES = 8
+QUERIES = 6
+NEIGHBOURS = 5
+# a true and a predicted bone
+TRUE: dict[str, Any] = {"lw": 5.0, "alpha": 0.42}
+PREDICTED: dict[str, Any] = {"lw": 1.6}
+STYLE: Any = {"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
+PADDING: Any = {"w_pad": 0.08, "h_pad": 0.08}
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(**PADDING))
+
+
+def _save(figure: Figure, out_png: str | Path) -> Path:
+    with atomic_path(out_png) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return Path(out_png)
+
+
+# --- training curves --------------------------------------------------------------------------------------------------
+
+
+def read_metrics(metrics_jsonl: str | Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl that have a step; a last line cut short by a kill is left out."""
+    records = []
+    for line in Path(metrics_jsonl).read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and "step" in record:
+            records.append(record)
+    return records
+
+
+def _series(records: Iterable[dict[str, Any]], *path: str) -> tuple[list[float], list[float]]:
+    """Steps and finite values of one number, given by its path of keys; what lacks it is left out."""
+    steps, values = [], []
+    for record in records:
+        value: Any = record
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, int | float) and math.isfinite(value):
+            steps.append(record["step"])
+            values.append(value)
+    return steps, values
+
+
+def _note(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _draw_losses(axes: Axes, records: list[dict[str, Any]]) -> None:
+    axes.set_title("training loss and its terms (unweighted)")
+    terms = sorted({key for record in records for key in record if key.startswith("loss/")})
+    dashes = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+    drawn: list[float] = []
+    steps, values = _series(records, "loss")
+    if values:
+        axes.plot(steps, values, color=BLACK, lw=2, label="total")
+        drawn += values
+    for number, key in enumerate(terms):
+        steps, values = _series(records, key)
+        if values:
+            color = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)[number % 6]
+            axes.plot(steps, values, color=color, ls=dashes[number % 4], lw=1.5, label=key.removeprefix("loss/"))
+            drawn += values
+    if not drawn:
+        return _note(axes, "no loss logged")
+    if min(drawn) > 0:
+        axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize=8)
+    return None
+
+
+def _draw_validation(axes: Axes, records: list[dict[str, Any]]) -> None:
+    axes.set_title("validation MPJPE, mm (mean over samples)")
+    lines = 0
+    for name, (color, marker) in LOOKS.items():
+        steps, values = _series(records, "val", name, "mpjpe")
+        if values:
+            axes.plot(steps, values, color=color, marker=marker, ms=5, lw=1.5, label=f"from {LABELS[name]}")
+            lines += 1
+    steps, values = _series(records, "val", "mean_pose", "mpjpe")
+    if values:
+        axes.plot(steps, values, color=GREY, ls="--", lw=1.5, marker="_", label="mean pose")
+        lines += 1
+    if not lines:
+        return _note(axes, "no validation while training")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+    return None
+
+
+def plot_curves(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
+    """Loss terms, learning rate, validation error and speed over the steps of a metrics.jsonl; what it lacks says so.
+
+    Raises FileNotFoundError without the file.
+    """
+    records = read_metrics(metrics_jsonl)
+    with mpl.rc_context(STYLE):
+        figure = _figure(11, 7)
+        panels = figure.subplots(2, 2)
+        _draw_losses(panels[0, 0], records)
+        _draw_validation(panels[0, 1], records)
+        simple = (
+            (panels[1, 0], "lr", "learning rate", 1.0),
+            (panels[1, 1], "images_per_s", "training speed, samples/s", 1.0),
+        )
+        for axes, key, title, factor in simple:
+            axes.set_title(title)
+            steps, values = _series(records, key)
+            if not values:
+                _note(axes, f"no {key} logged")
+                continue
+            axes.plot(steps, [factor * value for value in values], color=BLUE, lw=1.5)
+            axes.set_ylim(bottom=0)
+        steps, values = _series(records, "data_wait")
+        if values:
+            wait = 100 * float(np.mean(values))
+            panels[1, 1].set_title(f"training speed, samples/s ({wait:.0f} % of the time spent waiting for data)")
+        for axes in panels.flat:
+            if axes.get_lines():
+                axes.set_xlabel("step")
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+                axes.grid(alpha=0.25)
+        return _save(figure, out_png)
+
+
+# --- skeletons --------------------------------------------------------------------------------------------------------
+
+
+def _side(child: int) -> str:
+    return "left limbs" if child in LEFT else "right limbs" if child in RIGHT else "spine and head"
+
+
+def draw_skeleton(axes: Axes, points: np.ndarray, valid: np.ndarray, *, predicted: bool, shade: bool = False) -> None:
+    """points: [17, 2] in the units of the axes; bones with an end that is not valid ([17] bool) are left out.
+
+    shade: white edges, for drawing on a photograph.
+    """
+    look, order = (PREDICTED, 4) if predicted else (TRUE, 2)
+    for parent, child in BONES:
+        if valid[parent] and valid[child]:
+            x, y = points[[parent, child]].T
+            if shade:
+                axes.plot(x, y, color="white", lw=look["lw"] + 1.6, solid_capstyle="round", zorder=order)
+            axes.plot(x, y, color=LIMBS[_side(child)], solid_capstyle="round", zorder=order + 1, **look)
+    if predicted:
+        axes.scatter(points[valid, 0], points[valid, 1], s=9, color=BLACK, edgecolors="white", linewidths=0.5, zorder=6)
+
+
+def _legend(figure: Figure, first: Sequence[Line2D]) -> None:
+    sides = [Line2D([], [], color=color, label=name, **TRUE) for name, color in LIMBS.items()]
+    handles = [*first, *sides]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+
+
+def photograph(batch: Batch, row: int) -> np.ndarray:
+    """[S, S, 3] RGB in [0, 1] of one network input."""
+    image = batch.image[row].float().cpu().numpy().transpose(1, 2, 0)
+    return np.clip(image * STD + MEAN, 0, 1)
+
+
+def _has(batch: Batch, modality: str, row: int) -> bool:
+    return bool(batch.present[MODALITIES.index(modality), row])
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(visible=True, color="#cccccc")
+
+
+def _draw_crop(axes: Axes, batch: Batch, row: int, *, photo: bool) -> None:
+    """Axes in half bbox sides that span the crop, with its photograph or blank."""
+    if photo:
+        axes.imshow(photograph(batch, row), extent=(-1, 1, 1, -1), interpolation="bilinear")
+    axes.set(xlim=(-1, 1), ylim=(1, -1), aspect="equal")
+    _bare(axes)
+
+
+def _draw_views(panels: Sequence[Axes], poses: Sequence[tuple[np.ndarray, np.ndarray, bool]]) -> None:
+    """The camera's view, and that along the camera's x axis; poses: ([17, 3] mm, [17] valid, predicted)."""
+    shown = np.concatenate([pose[valid] for pose, valid, _ in poses])
+    centre = (shown.min(0) + shown.max(0)) / 2
+    # one scale for both views: a limb keeps its length
+    half = 1.08 * max(float((shown.max(0) - shown.min(0)).max()) / 2, 1.0)
+    for axes, across in zip(panels, (0, 2), strict=False):
+        for pose, valid, predicted in poses:
+            draw_skeleton(axes, pose[:, [across, 1]], valid, predicted=predicted)
+        low, high = centre[across] - half, centre[across] + half
+        # camera y points down, and so does the page's
+        axes.set(xlim=(low, high), ylim=(centre[1] + half, centre[1] - half), aspect="equal")
+        _bare(axes)
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int))
+
+
+def _mpjpe(pred: Tensor, target: Tensor, valid: Tensor) -> float:
+    return mpjpe(pred, target, weights=valid).item()
+
+
+def _check_rows(batch: Batch, predictions: Predictions) -> None:
+    if len(batch) != len(predictions) or not batch.index.cpu().equal(predictions.index):
+        raise ValueError(
+            f"predictions: wanted those of the {len(batch)} samples of the batch, row by row, "
+            f"found {len(predictions)} of other samples"
+        )
+
+
+def plot_predictions(batch: Batch, predictions: Predictions, out_png: str | Path) -> Path:
+    """Up to eight samples, spread over the batch: the crop with the 2D skeleton, and the 3D one from two sides.
+
+    predictions: of the batch's rows. The 3D prediction comes from the image where the sample and the model have one,
+    else from the 2D pose, else from the 3D pose; the title says which, and its error. Without an image the true 2D pose
+    stands alone.
+    """
+    _check_rows(batch, predictions)
+    rows = _spread(len(batch), SAMPLES)
+    with mpl.rc_context(STYLE):
+        columns = 2 if len(rows) > 1 else 1
+        lines = math.ceil(len(rows) / columns)
+        figure = _figure(6.9 * columns, 2.85 * lines + 0.5)
+        outer = GridSpec(lines, columns, figure=figure)
+        for number, row in enumerate(rows):
+            cell = figure.add_subfigure(outer[number // columns, number % columns])
+            _draw_sample(cell, batch, predictions, int(row), first=number < columns)
+        true = Line2D([], [], color=BLACK, label="true", **TRUE)
+        predicted = Line2D([], [], color=BLACK, marker="o", ms=4, label="predicted", **PREDICTED)
+        _legend(figure, [true, predicted])
+        return _save(figure, out_png)
+
+
+def _draw_sample(cell: Any, batch: Batch, predictions: Predictions, row: int, *, first: bool) -> None:
+    panels = cell.subplots(1, 3)
+    target, valid = predictions.target_3d[row, :, :3], predictions.valid_3d[row]
+    source = next((m for m in MODALITIES if m in predictions.joints_3d and _has(batch, m, row)), None)
+    title = _shorten(batch.action[row], 30) or f"sample {int(batch.index[row])}"
+    poses = [(target.numpy(), valid.numpy(), False)] if valid.any() else []
+    if source is not None:
+        pred = predictions.joints_3d[source][row]
+        # all joints are predicted, also those without a true position; a model that diverged may say NaN
+        if (finite := pred.isfinite().all(-1)).any():
+            poses.append((pred.numpy(), finite.numpy(), True))
+        title += f" · 3D from {LABELS[source]}"
+        if valid.any():
+            title += f": MPJPE {_mpjpe(pred, target, valid):.0f} mm"
+    cell.suptitle(title, fontsize=9.5, fontweight="bold")
+
+    photo = _has(batch, "image", row)
+    _draw_crop(panels[0], batch, row, photo=photo)
+    if _has(batch, "pose2d", row):
+        points, known = batch.target_2d[row, :, :2].cpu().numpy(), predictions.valid_2d[row].numpy()
+        draw_skeleton(panels[0], points, known, predicted=False, shade=photo)
+    if photo and predictions.keypoints_2d is not None:
+        points = predictions.keypoints_2d[row].numpy()
+        draw_skeleton(panels[0], points, np.isfinite(points).all(-1), predicted=True, shade=True)
+    if poses:
+        _draw_views(panels[1:], poses)
+    else:
+        for axes in panels[1:]:
+            _note(axes, "no 3D pose")
+    if first:
+        names = ("image and 2D" if photo else "2D", "3D from the camera", "3D from the side")
+        for axes, name in zip(panels, names, strict=True):
+            axes.set_title(name, color=GREY)
+
+
+# --- nearest neighbours -----------------------------------------------------------------------------------------------
+
+
+def _draw_modality(axes: Axes, batch: Batch, predictions: Predictions, row: int, modality: str) -> None:
+    """One sample as the encoder of the modality sees it."""
+    if modality == "pose3d":
+        pose, valid = predictions.target_3d[row, :, :3].numpy(), predictions.valid_3d[row].numpy()
+        _draw_views([axes], [(pose, valid, False)])
+        return
+    _draw_crop(axes, batch, row, photo=modality == "image")
+    if modality == "pose2d":
+        points = batch.keypoints_2d[row].cpu().numpy()
+        draw_skeleton(axes, points[:, :2], points[:, 2] > 0, predicted=False)
+
+
+def plot_neighbours(
+    batch: Batch, predictions: Predictions, out_png: str | Path, *, query: str, gallery: str
+) -> Path | None:
+    """Up to six queries of one modality, and the five samples of another whose embeddings are most similar to each.
+
+    query, gallery: two of the model's modalities. The candidates are the batch's samples that have both. The right one
+    is framed; each carries its cosine and the MPJPE between the query's true pose and its own. Returns None, and draws
+    nothing, where fewer than two samples have both.
+    """
+    _check_rows(batch, predictions)
+    for name, modality in (("query", query), ("gallery", gallery)):
+        if modality not in predictions.embeddings:
+            raise ValueError(f"{name}: wanted one of {tuple(predictions.embeddings)}, found {modality!r}")
+    both = predictions.present[MODALITIES.index(query)] & predictions.present[MODALITIES.index(gallery)]
+    pool = both.nonzero()[:, 0]
+    if len(pool) < 2:
+        return None
+    found = F.normalize(predictions.embeddings[gallery][pool], dim=-1)
+    chosen = pool[_spread(len(pool), QUERIES)]
+    cosine = F.normalize(predictions.embeddings[query][chosen], dim=-1) @ found.T
+    top, order = cosine.topk(min(NEIGHBOURS, len(pool)), dim=-1)
+    with mpl.rc_context(STYLE):
+        columns = 1 + order.shape[1]
+        figure = _figure(2 * columns, 2.3 * len(chosen) + 1)
+        panels = figure.subplots(len(chosen), columns, squeeze=False)
+        figure.suptitle(f"{LABELS[query]} → nearest {LABELS[gallery]} among {len(pool)} samples", fontweight="bold")
+        for line, row in zip(range(len(chosen)), chosen.tolist(), strict=True):
+            _draw_modality(panels[line, 0], batch, predictions, row, query)
+            panels[line, 0].set_title(_shorten(f"query: {batch.action[row]}", 20), fontweight="bold")
+            for place in range(order.shape[1]):
+                axes, other = panels[line, 1 + place], int(pool[order[line, place]])
+                _draw_modality(axes, batch, predictions, other, gallery)
+                axes.set_title(_caption(predictions, row, other, place, top[line, place].item()))
+                if other == row:
+                    for spine in axes.spines.values():
+                        spine.set(color=GREEN, linewidth=3.5)
+        frame = Line2D([], [], ls="", marker="s", ms=11, mfc="none", mec=GREEN, mew=2.5, label="the query's own sample")
+        _legend(figure, [frame])
+        return _save(figure, out_png)
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def _caption(predictions: Predictions, row: int, other: int, place: int, cosine: float) -> str:
+    text = f"{place + 1}. cos {cosine:.2f}"
+    valid = predictions.valid_3d[row] & predictions.valid_3d[other]
+    if valid.any():
+        pose = predictions.target_3d[..., :3]
+        text += f", {_mpjpe(pose[row], pose[other], valid):.0f} mm"
+    return text
