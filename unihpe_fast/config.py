@@ -251,9 +251,9 @@ _SMALL_IMAGE = ImageEncoderConfig(
 PRESETS: dict[str, Config] = {
     # minutes on two CPU cores, no file needed
     "synthetic": Config(
-        data=DataConfig(image_size=96, augment=AugmentConfig(rotate=10, scale=0.1, shift=0.03, color=0.1, noise=0.005)),
+        data=DataConfig(image_size=64, augment=AugmentConfig(rotate=10, scale=0.1, shift=0.03, color=0.1, noise=0.005)),
         model=ModelConfig(image=_SMALL_IMAGE),
-        optim=OptimConfig(steps=1000),
+        optim=OptimConfig(steps=1400),
     ),
     "cmu-lifting": Config(
         data=DataConfig(
@@ -272,11 +272,12 @@ PRESETS: dict[str, Config] = {
         data=DataConfig(
             train=("cmu-train.h5",),
             val=("cmu-val.h5",),
-            image_size=96,
+            image_size=64,
+            val_samples=2048,
             augment=AugmentConfig(rotate=15, scale=0.1, shift=0.03, color=0.1, noise=0.005),
         ),
         model=ModelConfig(image=_SMALL_IMAGE),
-        optim=OptimConfig(steps=1500),
+        optim=OptimConfig(steps=900),
     ),
     # the paper's backbones; for a GPU
     "hrnet-w32": Config(

@@ -9,7 +9,8 @@ from unihpe_fast.config import DecoderConfig, ImageEncoderConfig, ModelConfig, P
 
 SIZE = 64
 
-TINY_BACKBONE = {"channels": "[8, 8, 16, 16]", "stem_width": "8"}
+# blocks that start as nothing would have gradients of nothing
+TINY_BACKBONE = {"channels": "[8, 8, 16, 16]", "stem_width": "8", "zero_init_last": "false"}
 TINY_IMAGE = ImageEncoderConfig(
     "resnet10t", TINY_BACKBONE, fuse_width=16, heatmap_stride=4, head_width=32, head_depth=1
 )

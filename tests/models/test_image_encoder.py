@@ -39,7 +39,6 @@ def test_backbones_train_end_to_end(name: str) -> None:
     assert without == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["hrnet_w32", "hrnet_w48"])
 @pytest.mark.parametrize("arguments", [{}, {"feature_location": "''"}])
 def test_hrnet_as_the_presets_use_it(backbone: str, arguments: dict[str, str]) -> None:
@@ -96,8 +95,7 @@ def test_a_bright_spot_can_be_found_to_a_tenth_of_a_cell() -> None:
             error.mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-    # the mean distance between two random points of the crop is ten times that
-    assert error.mean() < 0.08
+    assert error.mean() < 0.1 * 2 * 4 / SIZE
 
 
 def test_soft_argmax_against_numpy() -> None:

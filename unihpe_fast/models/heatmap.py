@@ -16,4 +16,5 @@ def soft_argmax(heatmaps: Tensor) -> Tensor:
     """
     x = cell_centers(heatmaps.shape[-1], heatmaps.device, heatmaps.dtype)
     y = cell_centers(heatmaps.shape[-2], heatmaps.device, heatmaps.dtype)
-    return torch.stack([heatmaps.sum(-2) @ x, heatmaps.sum(-1) @ y], dim=-1)
+    # sums of products, not matrix products: autocast would round those to half precision
+    return torch.stack([(heatmaps.sum(-2) * x).sum(-1), (heatmaps.sum(-1) * y).sum(-1)], dim=-1)

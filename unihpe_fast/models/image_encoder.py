@@ -46,9 +46,10 @@ class ImageEncoder(nn.Module):
         channels, strides = info.channels(), info.reduction()
         self.scales = _chosen_scales(strides, config)
         self.grid = image_size // config.heatmap_stride
-        self.laterals = nn.ModuleList(nn.Conv2d(channels[i], config.fuse_width, 1) for i in self.scales)
+        # no biases where BatchNorm or a softmax over cells follows: they would change nothing
+        self.laterals = nn.ModuleList(nn.Conv2d(channels[i], config.fuse_width, 1, bias=False) for i in self.scales)
         self.norm = nn.BatchNorm2d(config.fuse_width)
-        self.heatmaps = nn.Conv2d(config.fuse_width, NUM_JOINTS, 1)
+        self.heatmaps = nn.Conv2d(config.fuse_width, NUM_JOINTS, 1, bias=False)
         self.joint_features = nn.Linear(config.fuse_width, JOINT_FEATURES)
         pooled = channels[-1] + NUM_JOINTS * (JOINT_FEATURES + 2) + 3
         self.mlp = ResidualMLP(pooled, config.head_width, config.head_depth)

@@ -37,10 +37,10 @@ def procrustes(
     It minimises sum over j of w_j |s R X_j + t - Y_j|^2 over rotations R (det +1: mirrored poses get the best rotation,
     never the reflection), scales s >= 0 and translations t.
 
-    Where the optimum is not unique (collinear poses, a single joint) one of the optima is returned, finite. A prediction
-    without variance, which means within rounding of its coordinates, gets R = I, s = 1; a target without variance gets
-    s = 0, R = I. All weights 0 give the identity. Coordinates are to be either 0 or within 1e-15 and 1e15 in float32,
-    as their squares are summed.
+    Where the optimum is not unique (collinear poses, a single joint) one of the optima is returned, finite. A
+    prediction without variance, which means within rounding of its coordinates, gets R = I, s = 1; a target without
+    variance gets R = I, s = 0, both to rounding. All weights 0 give the identity. In float32 the spread of a pose
+    should lie between 1e-15 and 1e15, as squares are summed.
 
     Differentiable in pred and target, not in weights. The gradient divides by sums of singular values of the covariance
     only, and is finite everywhere: a rotation about an axis that the poses leave undetermined is held fixed, and
@@ -62,20 +62,21 @@ def procrustes(
     """
     batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
     resolved = check_backend(backend, pred, "procrustes")
-    rotation, size, translation, _ = op.procrustes(flat_pred, flat_target, flat_weights, bool(scale), resolved)
+    rotation, size, translation = op.procrustes(flat_pred, flat_target, flat_weights, bool(scale), resolved)
     return Similarity(rotation.reshape(*batch, 3, 3), size.reshape(batch), translation.reshape(*batch, 3))
 
 
 def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, backend: Backend = "auto") -> Tensor:
     """Mean per-joint position error after Procrustes alignment, one a pose.
 
-    The (weighted) mean over joints of |s R X_j + t - Y_j|, with the similarity of `procrustes`. All weights 0 give 0, with a
-    gradient of 0: leave such poses out of the mean over a data set. A single joint, or a target without variance,
-    gives 0 to rounding; a prediction without variance gives the target's mean distance from its centre.
+    The (weighted) mean over joints of |s R X_j + t - Y_j|, with the similarity of `procrustes`. All weights 0 give 0,
+    with a gradient of 0: leave such poses out of the mean over a data set. A single joint, or a target without
+    variance, gives 0 to rounding; a prediction without variance gives the target's mean distance from its centre.
 
-    Differentiable in pred and target through the alignment too (it minimises squares, this is a mean of norms), finite
-    everywhere. A joint's residual below 16 eps of the target's size and distance from the origin counts as 0 and has no
-    gradient, so that perfect alignments give 0 and not the direction of a rounding error.
+    Differentiable in pred and target, not in weights, through the alignment too (it minimises squares, this is a mean
+    of norms), finite everywhere as described there. A residual below 16 eps of the target's size and distance from the
+    origin has the gradient 0, so that a perfect alignment has that and not the direction of a rounding error. There is
+    no second derivative. The gradient is made in the forward pass and kept for the backward pass.
 
     Args, Raises: as for `procrustes`.
 
@@ -84,14 +85,16 @@ def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, bac
     """
     batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
     resolved = check_backend(backend, pred, "pa_mpjpe")
-    return op.pa_mpjpe(flat_pred, flat_target, flat_weights, resolved)[0].reshape(batch)
+    recording = torch.is_grad_enabled()
+    needs = (recording and pred.requires_grad, recording and target.requires_grad)
+    return op.pa_mpjpe(flat_pred, flat_target, flat_weights, *needs, resolved)[0].reshape(batch)
 
 
 def n_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: int | None = 0) -> Tensor:
     """Mean per-joint position error after alignment of the scale alone (Rhodin et al. 2018), one a pose.
 
-    Both poses are centred on joint `root`, then X is scaled by s = sum w_j X_j . Y_j / sum w_j X_j . X_j, and by 1 where
-    that is 0 / 0.
+    Both poses are centred on joint `root`, then X is scaled by s = sum w_j X_j . Y_j / sum w_j X_j . X_j, or by 1 where
+    the prediction has no extent.
 
     Args, Returns, Raises: as for `mpjpe`.
     """
@@ -107,8 +110,8 @@ def mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: 
     Args:
         pred: X, [..., J, 3] with J >= 1, any unit and strides; float32, float64, bfloat16 or float16.
         target: Y, of the shape of pred; its dtype may differ.
-        weights: [..., J], floating point or bool, not negative, without gradient; a joint of weight 0 is left out of the
-            mean and may be NaN, but the root is subtracted whatever its weight. All 0: the error is 0.
+        weights: [..., J], floating point or bool, not negative, without gradient; a joint of weight 0 is left out of
+            the mean and may be NaN, but the root is subtracted whatever its weight. All 0: the error is 0.
         root: the joint to centre on, negative counts from the end; None: the poses stay where they are.
 
     Returns:

@@ -1,4 +1,8 @@
-"""Registration of `procrustes` and `pa_mpjpe` with torch: operators, shapes, gradients, autocast, in that order."""
+"""Registration of `procrustes` and `pa_mpjpe` with torch: operators, shapes, gradients, autocast, in that order.
+
+`pa_mpjpe` makes its gradient in the forward pass, where the alignment still stands in registers or cache: the backward
+pass only scales it by the gradient that comes in. Separately it would cost the forward pass once more.
+"""
 
 from typing import Any
 
@@ -15,8 +19,8 @@ _BACKENDS: dict[str, Any] = {"torch": torch_backend}
 @torch.library.custom_op("unihpe_kernels::procrustes", mutates_args=())
 def procrustes(
     pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3], and for the backward 1/variance [N]."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3]."""
     return _BACKENDS[backend].procrustes_forward(pred, target, weights, scaled)
 
 
@@ -30,58 +34,36 @@ def procrustes_backward(
     weights: Tensor | None,
     rotation: Tensor,
     scale: Tensor,
-    inverse_variance: Tensor,
     scaled: bool,
     for_pred: bool,
     for_target: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of pred and target, [N, J, 3] in their dtypes; empty [0] where not asked for."""
-    grads = (d_rotation, d_scale, d_translation)
-    inputs = (pred, target, weights)
-    saved = (rotation, scale, inverse_variance)
-    return _BACKENDS[backend].procrustes_backward(*grads, *inputs, *saved, scaled, (for_pred, for_target))
+    """Gradients in pred and target, [N, J, 3] in their dtypes; [0] where not asked for."""
+    gradients = (d_rotation, d_scale, d_translation)
+    poses = (pred, target, weights)
+    needs = (for_pred, for_target)
+    return _BACKENDS[backend].procrustes_backward(*gradients, *poses, rotation, scale, scaled, needs)
 
 
 @torch.library.custom_op("unihpe_kernels::pa_mpjpe", mutates_args=())
 def pa_mpjpe(
-    pred: Tensor, target: Tensor, weights: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """[N, J, 3] twice, [N, J] -> error [N], and for the backward rotation [N, 3, 3], scale [N], 1/variance [N]."""
-    return _BACKENDS[backend].pa_mpjpe_forward(pred, target, weights)
+    pred: Tensor, target: Tensor, weights: Tensor | None, for_pred: bool, for_target: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, J, 3] twice, [N, J] -> error [N] and its gradients in pred and target, [N, J, 3]; [0] where not asked for."""
+    return _BACKENDS[backend].pa_mpjpe_forward(pred, target, weights, (for_pred, for_target))
 
 
 @torch.library.custom_op("unihpe_kernels::pa_mpjpe_backward", mutates_args=())
-def pa_mpjpe_backward(
-    grad: Tensor,
-    pred: Tensor,
-    target: Tensor,
-    weights: Tensor | None,
-    rotation: Tensor,
-    scale: Tensor,
-    inverse_variance: Tensor,
-    for_pred: bool,
-    for_target: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of pred and target, [N, J, 3] in their dtypes; empty [0] where not asked for."""
-    inputs = (pred, target, weights)
-    saved = (rotation, scale, inverse_variance)
-    return _BACKENDS[backend].pa_mpjpe_backward(grad, *inputs, *saved, (for_pred, for_target))
+def pa_mpjpe_backward(grad: Tensor, gradient: Tensor, dtype: torch.dtype, backend: str) -> Tensor:
+    """Gradient of the errors [N] times their own gradient [N, J, 3], in `dtype`."""
+    return _BACKENDS[backend].pa_mpjpe_backward(grad, gradient, dtype)
 
 
 @procrustes.register_fake
 def _(pred, target, weights, scaled, backend):
     samples, dtype = pred.shape[0], compute_dtype(pred, target, weights)
-    return tuple(
-        pred.new_empty(shape, dtype=dtype) for shape in ((samples, 3, 3), (samples,), (samples, 3), (samples,))
-    )
-
-
-@pa_mpjpe.register_fake
-def _(pred, target, weights, backend):
-    samples, dtype = pred.shape[0], compute_dtype(pred, target, weights)
-    return tuple(pred.new_empty(shape, dtype=dtype) for shape in ((samples,), (samples, 3, 3), (samples,), (samples,)))
+    return tuple(pred.new_empty(shape, dtype=dtype) for shape in ((samples, 3, 3), (samples,), (samples, 3)))
 
 
 @procrustes_backward.register_fake
@@ -94,7 +76,6 @@ def _(
     weights,
     rotation,
     scale,
-    inverse_variance,
     scaled,
     for_pred,
     for_target,
@@ -103,39 +84,45 @@ def _(
     return pred.new_empty(pred.shape if for_pred else (0,)), target.new_empty(target.shape if for_target else (0,))
 
 
+@pa_mpjpe.register_fake
+def _(pred, target, weights, for_pred, for_target, backend):
+    dtype = compute_dtype(pred, target, weights)
+    shapes = ((pred.shape[0],), pred.shape if for_pred else (0,), target.shape if for_target else (0,))
+    return tuple(pred.new_empty(shape, dtype=dtype) for shape in shapes)
+
+
 @pa_mpjpe_backward.register_fake
-def _(grad, pred, target, weights, rotation, scale, inverse_variance, for_pred, for_target, backend):
-    return pred.new_empty(pred.shape if for_pred else (0,)), target.new_empty(target.shape if for_target else (0,))
+def _(grad, gradient, dtype, backend):
+    return gradient.new_empty(gradient.shape, dtype=dtype)
 
 
-def _setup_procrustes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_procrustes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     pred, target, weights, ctx.scaled, ctx.backend = inputs
-    rotation, scale, _, inverse_variance = output
-    ctx.mark_non_differentiable(inverse_variance)
-    ctx.save_for_backward(pred, target, weights, rotation, scale, inverse_variance)
+    rotation, scale, _ = output
+    ctx.save_for_backward(pred, target, weights, rotation, scale)
 
 
 def _procrustes_gradient(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad[:2]
-    gradients = procrustes_backward(*grads[:3], *ctx.saved_tensors, ctx.scaled, *needs, ctx.backend)
-    return *_asked(gradients, needs), None, None, None
+    gradients = procrustes_backward(*grads, *ctx.saved_tensors, ctx.scaled, *needs, ctx.backend)
+    asked = (gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True))
+    return *asked, None, None, None
 
 
-def _setup_pa_mpjpe(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    pred, target, weights, ctx.backend = inputs
-    _, *saved = output
-    ctx.mark_non_differentiable(*saved)
-    ctx.save_for_backward(pred, target, weights, *saved)
+def _setup_pa_mpjpe(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    pred, target, _, for_pred, for_target, ctx.backend = inputs
+    ctx.made = (for_pred, for_target)
+    ctx.dtypes = (pred.dtype, target.dtype)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output[1:])
 
 
 def _pa_mpjpe_gradient(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
-    needs = ctx.needs_input_grad[:2]
-    gradients = pa_mpjpe_backward(grad, *ctx.saved_tensors, *needs, ctx.backend)
-    return *_asked(gradients, needs), None, None
-
-
-def _asked(gradients: tuple[Tensor, Tensor], needs: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
-    return tuple(gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True))
+    gradients = (
+        pa_mpjpe_backward(grad, gradient, dtype, ctx.backend) if made else None
+        for gradient, dtype, made in zip(ctx.saved_tensors, ctx.dtypes, ctx.made, strict=True)
+    )
+    return *gradients, None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *_: Any) -> None:

@@ -9,8 +9,8 @@ def procrustes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Umeyama 1991, eq. 34-43, by `torch.linalg.svd`: rotation [..., 3, 3], scale [...], translation [..., 3].
 
-    Args as those of `unihpe_kernels.procrustes`. NaN where the prediction has no variance; differentiable by autograd, which
-    gives NaN at repeated singular values.
+    Args as those of `unihpe_kernels.procrustes`. NaN where the prediction has no variance; differentiable by autograd,
+    which gives NaN at repeated singular values.
     """
     w = torch.ones_like(pred[..., 0]) if weights is None else weights
     w = (w / w.sum(-1, keepdim=True))[..., None]  # [..., J, 1]

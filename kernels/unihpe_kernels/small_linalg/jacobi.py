@@ -44,17 +44,26 @@ def jacobi_frame(matrix: Tensor, sweeps: int) -> Frame:
     stack = matrix.new_empty((3, 6, matrix.shape[-1]))  # every column of A above its column of V
     torch.div(matrix, size, out=stack[:, :3])
     stack[:, 3:] = torch.eye(3, dtype=matrix.dtype, device=matrix.device)[..., None]
-    half = (stack[:, :3] * stack[:, :3]).sum(1).mul_(0.5)  # [3, n] half of the squared lengths
     one, tiny = matrix.new_ones(()), matrix.new_full((), limits.tiny)
-    columns, halves = list(stack.unbind(0)), list(half.unbind(0))
-    for sweep in range(sweeps):
+    columns = list(stack.unbind(0))
+    for _ in range(sweeps):
+        # anew in every sweep: what is left of a short column after long ones were taken out of it is all rounding
+        halves = [_half_square(column) for column in columns]
         for p, q in _PAIRS:
-            _rotate(columns, halves, p, q, one, tiny, sort=sweep == sweeps - 1)
+            _rotate(columns, halves, p, q, one, tiny)
+    halves = [_half_square(column) for column in columns]
+    for p, q in _PAIRS:
+        _exchange(columns, halves, p, q, one)
     return _complete(columns, size, one)
 
 
-def _rotate(columns: list[Tensor], halves: list[Tensor], p: int, q: int, one: Tensor, tiny: Tensor, sort: bool) -> None:
-    """Make columns p and q orthogonal by the smaller angle; `sort`: by the one that leaves the longer column at p."""
+def _half_square(column: Tensor) -> Tensor:
+    """[6, n] -> [n], half of the squared length of the column of A."""
+    return dot(column[:3], column[:3]).mul_(0.5)
+
+
+def _rotate(columns: list[Tensor], halves: list[Tensor], p: int, q: int, one: Tensor, tiny: Tensor) -> None:
+    """Make columns p and q orthogonal."""
     a, b = columns[p], columns[q]
     inner = dot(a[:3], b[:3])
     gap = halves[q] - halves[p]
@@ -64,16 +73,18 @@ def _rotate(columns: list[Tensor], halves: list[Tensor], p: int, q: int, one: Te
     cos = torch.addcmul(one, tan, tan).rsqrt_()
     sin = cos * tan
     change = tan.mul_(inner)
-    if sort:
-        swap = (gap > 0).to(gap.dtype)  # lerp with a weight of 0 or 1 is exact
-        shorter, longer = halves[p].sub_(change, alpha=0.5), halves[q].add_(change, alpha=0.5)
-        halves[p], halves[q] = torch.lerp(shorter, longer, swap), torch.lerp(longer, shorter, swap)
-        cos, sin = torch.lerp(cos, sin, swap), torch.lerp(sin, -cos, swap)
-    else:
-        halves[p].sub_(change, alpha=0.5)
-        halves[q].add_(change, alpha=0.5)
+    halves[p].sub_(change, alpha=0.5)
+    halves[q].add_(change, alpha=0.5)
     columns[p] = (a * cos).addcmul_(b, sin, value=-1)
     columns[q] = b.mul_(cos).addcmul_(a, sin)
+
+
+def _exchange(columns: list[Tensor], halves: list[Tensor], p: int, q: int, one: Tensor) -> None:
+    """Put the longer of the columns p and q first, by a quarter turn, which leaves V a rotation."""
+    swap = torch.copysign(0.5 * one, halves[q] - halves[p]).add_(0.5)  # 0 or 1, and then lerp is exact
+    a, b = columns[p], columns[q]
+    columns[p], columns[q] = torch.lerp(a, b, swap), torch.lerp(b, -a, swap)
+    halves[p], halves[q] = torch.maximum(halves[p], halves[q]), torch.minimum(halves[p], halves[q])
 
 
 def _complete(columns: list[Tensor], size: Tensor, one: Tensor) -> Frame:

@@ -1,8 +1,8 @@
 """Structure of arrays for many small problems: component first, sample (a "lane") last.
 
 One torch operation then works on one component of thousands of samples at once, in vector registers, and a batch of
-3x3 problems becomes a few hundred such operations. Vectors are [3, n]; matrices are [3, 3, n], column first: `m[b, a]` is
-the entry of row a and column b, so that `m[b]` is a column.
+3x3 problems becomes a few hundred such operations. Vectors are [3, n]; matrices are [3, 3, n], column first: `m[b, a]`
+is the entry of row a and column b, so that `m[b]` is a column.
 """
 
 from collections.abc import Iterator
@@ -43,8 +43,8 @@ def _transpose(matrix: Tensor) -> Tensor:
     rows, columns = matrix.shape
     if matrix.device.type != "cpu" or matrix.numel() == 0:
         return matrix.t().clone(memory_format=torch.contiguous_format)
-    # The same values as `matrix.t().contiguous()`. On the CPU torch's channel shuffle is four times faster than its copy
-    # when it sees an image in channels-last order, here one pixel of rows * columns channels.
+    # The same values as `matrix.t().contiguous()`. On the CPU torch's channel shuffle is four times faster than its
+    # copy when it sees an image in channels-last order, here one pixel of rows * columns channels.
     count = rows * columns
     pixel = matrix.as_strided((1, count, 1, 1), (count, 1, count, count))
     return torch.channel_shuffle(pixel, rows).view(columns, rows)

@@ -9,8 +9,8 @@ from unihpe_kernels.small_linalg.jacobi import SWEEPS, SWEEPS_BEFORE_CORRECTION,
 def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The rotation R (det +1) that maximises trace(R^T A), and that maximum.
 
-    With A = U S V^T, R = U diag(1, 1, det(U V^T)) V^T and the maximum is s_1 + s_2 + det(U V^T) s_3 (Umeyama 1991). Where
-    several rotations share it (s_2 + det s_3 = 0, so rank one too) R is one of them; it is the identity for A = 0.
+    With A = U S V^T and c = det(U V^T), R = U diag(1, 1, c) V^T and the maximum is s_1 + s_2 + c s_3 (Umeyama 1991).
+    Where several rotations share it (s_2 + c s_3 = 0, so rank one too) R is one of them; it is I for A = 0.
 
     Args:
         matrix: [3, 3, n] column first, float32 or float64.
@@ -39,10 +39,10 @@ def polar_cotangent(aligned: Tensor, cotangent: Tensor) -> Tensor:
     """Carry a gradient through `polar`: from the rotation's turn to the turn of the matrix.
 
     Let K' = A R^T, symmetric at the optimum, and let the loss change by h . w when R becomes (I + [w]x) R. A change of
-    K' turns R by w with (trace(K') I - K') w = axial(dK' - dK'^T), so that the loss has the gradient [z]x with respect
-    to K', z = (trace(K') I - K')^-1 h. The eigenvalues of that matrix are the sums s_i + s_j of (signed) singular values,
-    never their differences: it is regular at repeated singular values. Where such a sum is below 8 eps times the sum of
-    all, the optimum is not unique and its computed value is noise: the rotation is held fixed about that axis.
+    K' turns R by w with (trace(K') I - K') w = axial(dK'), so that the loss has the gradient [z]x with respect to K',
+    z = (trace(K') I - K')^-1 h. The eigenvalues of that matrix are the sums s_i + s_j of (signed) singular values,
+    never their differences: it is regular at repeated singular values. Where such a sum is below 8 eps times the sum
+    of all, the optimum is not unique and its computed value is noise: the rotation is held fixed about that axis.
 
     Args:
         aligned: K' [3, 3, n], of which the upper triangle is read.
