@@ -42,9 +42,8 @@ def run_table(record: dict[str, Any]) -> str:
     notes = [f"{scores['n']} validation samples"]
     if scores["keypoints2d"]:
         notes.append(f"image 2D error {scores['keypoints2d']['px']:.1f} px of the full image")
-    for direction in ("pose2d->pose3d", "image->pose3d", "image->pose2d"):
-        if found := scores["retrieval"].get(direction):
-            notes.append(f"{direction} R@1 {found['r1']:.2f}")
+    found = {name: scores["retrieval"].get(name) for name in ("pose2d->pose3d", "image->pose3d", "image->pose2d")}
+    notes += [f"{name} R@1 {values['r1']:.2f}" for name, values in found.items() if values]
     notes.append(f"{record['seconds'] / 60:.1f} minutes from start to scores")
     return f"{_table(head, rows)}\n\n{'; '.join(notes)}. {_origin(record)}"
 
@@ -82,8 +81,8 @@ def ablation_table(record: dict[str, Any]) -> str:
     baseline = record["runs"][0]["scores"]["mean_pose"]
     return (
         f"{_table(['contrastive terms', 'seeds', *columns], rows)}\n\n"
-        f"Mean and standard deviation over seeds, {record['steps']} steps each; the mean pose scores {_error(baseline)} mm. "
-        f"{_origin(record)}"
+        f"Mean and standard deviation over seeds, {record['steps']} steps each; the mean pose scores "
+        f"{_error(baseline)} mm. {_origin(record)}"
     )
 
 

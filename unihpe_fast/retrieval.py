@@ -50,10 +50,11 @@ def retrieve(
     dropped, unless it is all there is), and each query looks in its own gallery only: recall depends on the gallery's
     size, so state it with the number.
 
-    Returns "r1" and "r5", the share (0 to 1) of queries whose own sample is among the first 1 or 5, and "mpjpe", the mean
-    root-centred distance in mm between the query's pose and the pose ranked first, over joints valid in both (None
-    where no pair has one). Equally similar samples are ranked at random: r1 and r5 are the expected values, so that
-    constant embeddings score 1 / `gallery_size` and five times that. Takes N * gallery_size time and gallery_size^2 memory.
+    Returns "r1" and "r5", the share (0 to 1) of queries whose own sample is among the first 1 or 5, and "mpjpe", the
+    mean root-centred distance in mm between the query's pose and the pose ranked first, over joints valid in both
+    (None where no pair has one). Equally similar samples are ranked at random: r1 and r5 are the expected values, so
+    that constant embeddings score 1 / `gallery_size` and five times that. Takes N * gallery_size time and
+    gallery_size^2 memory.
 
     Raises ValueError for wrong shapes, no rows, and values that are not finite.
     """

@@ -110,7 +110,8 @@ def test_the_real_model_says_the_same_in_batches_and_at_once() -> None:
     outputs = model.eval()(None, whole.keypoints_2d, whole.joints_3d, whole.box, whole.present)
     assert got.keypoints_2d is None
     for row, modality in enumerate(model.modalities):
-        torch.testing.assert_close(got.joints_3d[modality], outputs.joints_3d[row].detach())
+        # matrix products of another batch size round differently: fp32 of about a metre, in mm
+        torch.testing.assert_close(got.joints_3d[modality], outputs.joints_3d[row].detach(), rtol=0, atol=1e-3)
         torch.testing.assert_close(got.embeddings[modality], outputs.embeddings[row].detach())
     scores = score(got, model.mean_pose)
     assert scores["image"] is None

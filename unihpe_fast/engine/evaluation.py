@@ -177,7 +177,7 @@ def score(predictions: Predictions, mean_pose: Tensor) -> dict[str, Any]:
     """The scores of a summary.json: plain finite numbers, None where there is nothing to score.
 
     mean_pose: [17, 3] mm, root-relative, the training data's: the predictor that looks at nothing. All 3D errors are in
-    mm, PCK and AUC in percent, recall as a share; see metrics.py and retrieval.py for what each is. "n" counts all samples; a row
+    mm, PCK and AUC in percent, recall as a share; see metrics.py and retrieval.py. "n" counts all samples; a row
     is averaged over those that have its modality and a 3D pose. A row that is None because its predictions are not
     finite is logged as a warning.
     """

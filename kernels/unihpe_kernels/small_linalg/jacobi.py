@@ -14,30 +14,24 @@ from unihpe_kernels.small_linalg.lanes import cross, dot
 
 # Sweeps over the three pairs of columns. Measured on 3e6 matrices (Gaussian, graded, near-repeated, near-singular) in
 # float64: the largest remaining angle is 0.1 after two, 2.4e-5 after three, below rounding after four.
-SWEEPS = 4
-SWEEPS_BEFORE_CORRECTION = 3
-
+_SWEEPS = 4
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
 @dataclass
 class Frame:
-    """A V = U S up to `inner`, in lanes. A is taken divided by `size`, its largest entry.
+    """A V = U S in lanes.
 
     v, u: three columns [3, n] each, right-handed; u is orthonormal to rounding whatever A is.
-    s: three rows [n], s[0] >= s[1] >= |s[2]|; s[2] < 0 where det A < 0.
-    size: [n].
-    inner: u[0] . a and u[0] . b, [n] each, a and b the second and third column of A V: what the sweeps left over.
+    s: [3, n], s[0] >= s[1] >= |s[2]| to rounding; s[2] < 0 where det A < 0.
     """
 
     v: list[Tensor]
     u: list[Tensor]
-    s: list[Tensor]
-    size: Tensor
-    inner: tuple[Tensor, Tensor]
+    s: Tensor
 
 
-def jacobi_frame(matrix: Tensor, sweeps: int) -> Frame:
+def jacobi_frame(matrix: Tensor) -> Frame:
     """[3, 3, n] column first -> Frame. A zero matrix has u = v = identity."""
     limits = torch.finfo(matrix.dtype)
     size = matrix.abs().amax((0, 1)).clamp_min_(limits.tiny)  # squares neither overflow nor underflow after this
@@ -46,7 +40,7 @@ def jacobi_frame(matrix: Tensor, sweeps: int) -> Frame:
     stack[:, 3:] = torch.eye(3, dtype=matrix.dtype, device=matrix.device)[..., None]
     one, tiny = matrix.new_ones(()), matrix.new_full((), limits.tiny)
     columns = list(stack.unbind(0))
-    for _ in range(sweeps):
+    for _ in range(_SWEEPS):
         # anew in every sweep: what is left of a short column after long ones were taken out of it is all rounding
         halves = [_half_square(column) for column in columns]
         for p, q in _PAIRS:
@@ -54,7 +48,8 @@ def jacobi_frame(matrix: Tensor, sweeps: int) -> Frame:
     halves = [_half_square(column) for column in columns]
     for p, q in _PAIRS:
         _exchange(columns, halves, p, q, one)
-    return _complete(columns, size, one)
+    u, s = _complete([column[:3] for column in columns], one)
+    return Frame([column[3:] for column in columns], u, s * size)
 
 
 def _half_square(column: Tensor) -> Tensor:
@@ -87,30 +82,23 @@ def _exchange(columns: list[Tensor], halves: list[Tensor], p: int, q: int, one: 
     halves[p], halves[q] = torch.maximum(halves[p], halves[q]), torch.minimum(halves[p], halves[q])
 
 
-def _complete(columns: list[Tensor], size: Tensor, one: Tensor) -> Frame:
-    """Orthonormal right-handed u for columns sorted by length, any of which may vanish."""
-    a, b, c = (column[:3] for column in columns)
-    least = torch.finfo(size.dtype).eps ** 2  # a length far below rounding, whose square is still a normal number
+def _complete(columns: list[Tensor], one: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Orthonormal right-handed u and s of orthogonal columns sorted by length, any of which may vanish."""
+    a, b, c = columns
+    least = torch.finfo(one.dtype).eps ** 2  # a length far below rounding, whose square is still a normal number
     a[0].add_(least)  # a has a length of at least 1 / sqrt(3), unless the matrix is zero
-    inverse = dot(a, a).rsqrt_()
-    first = a * inverse
-    s0 = dot(first, a)
+    first = a * dot(a, a).rsqrt_()
 
-    inner_b = dot(first, b)
-    b = torch.addcmul(b, first, inner_b, value=-1)
+    b = torch.addcmul(b, first, dot(first, b), value=-1)
     # A vanished column takes any direction across the first one; the sign keeps the two from cancelling.
     across = _perpendicular(first, one)
     b.addcmul_(across, torch.copysign(one * least, dot(b, across)))
     second = b * dot(b, b).rsqrt_()
     second.addcmul_(first, dot(first, second), value=-1)  # once more: b may be all rounding
     second.mul_(dot(second, second).rsqrt_())
-    s1 = dot(second, b)
 
     third = cross(first, second)
-    s2 = dot(third, c)
-    return Frame(
-        [column[3:] for column in columns], [first, second, third], [s0, s1, s2], size, (inner_b, dot(first, c))
-    )
+    return [first, second, third], torch.stack([dot(first, a), dot(second, b), dot(third, c)])
 
 
 def _perpendicular(unit: Tensor, one: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from unihpe_kernels.small_linalg.jacobi import SWEEPS, jacobi_frame
+from unihpe_kernels.small_linalg.jacobi import jacobi_frame
 from unihpe_kernels.small_linalg.lanes import chunks, compute_dtype, from_lanes, to_lanes
 
 
@@ -15,14 +15,14 @@ def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     vh = a.new_empty((samples, 3, 3), dtype=dtype)
     for part in chunks(samples, a.device):
         # [3, 3, n] column first: rows of the transposed matrices
-        frame = jacobi_frame(to_lanes(a[part].mT.reshape(-1, 9), dtype).view(3, 3, -1), SWEEPS)
-        s0, s1, s2 = frame.s
+        frame = jacobi_frame(to_lanes(a[part].mT.reshape(-1, 9), dtype).view(3, 3, -1))
+        s0, s1, s2 = frame.s.unbind(0)
         frame.u[2].mul_(torch.copysign(s2.new_ones(()), s2))
         s1 = torch.minimum(s0, s1)  # rounding may have left equal values out of order
         s2 = torch.minimum(s1, s2.abs())
         u[part] = from_lanes(torch.stack(frame.u, dim=1).view(9, -1)).view(-1, 3, 3)
         vh[part] = from_lanes(torch.stack(frame.v).view(9, -1)).view(-1, 3, 3)
-        s[part] = from_lanes(torch.stack([s0, s1, s2]) * frame.size)
+        s[part] = from_lanes(torch.stack([s0, s1, s2]))
     return u, s, vh
 
 

@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.engine.tiny import tiny
+from unihpe_fast.config import PRESETS, ConfigError, read_config, to_yaml
+from unihpe_fast.train import main, parse
+
+
+def test_without_arguments_it_is_the_synthetic_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = parse([])
+    assert (job.config, job.run_dir, job.resume) == (PRESETS["synthetic"], Path("runs/synthetic"), False)
+    (tmp_path / "runs" / "synthetic").mkdir(parents=True)
+    assert parse([]).run_dir == Path("runs/synthetic-2")
+
+
+def test_options_change_the_preset() -> None:
+    config = parse(["cmu-lifting", "--optim.lr", "0.5", "--data.train", "a.h5", "b.h5", "--data.augment.no-flip"]).config
+    assert config.optim.lr == 0.5
+    assert config.data.train == ("a.h5", "b.h5")
+    assert not config.data.augment.flip
+    assert config.optim.steps == PRESETS["cmu-lifting"].optim.steps
+
+
+def test_config_and_resume_start_from_their_file(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(tiny()))
+    job = parse(["--config", str(tmp_path / "config.yaml"), "--optim.steps", "5"])
+    assert job.config == tiny(optim={"steps": 5})
+    assert not job.resume
+    job = parse(["--resume", str(tmp_path)])
+    assert (job.config, job.run_dir, job.resume) == (tiny(), tmp_path, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["sythetic"], "sythetic"),
+        (["--optim.steps", "0"], "optim.steps"),
+        (["--resume", "nowhere"], "nowhere"),
+        (["--resume"], "--resume"),
+        (["--config", "nowhere.yaml"], r"nowhere\.yaml"),
+        (["synthetic", "--resume", "x"], "one of"),
+    ],
+)
+def test_what_cannot_be_used_is_named(arguments: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        parse(arguments)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(tiny()))
+    with pytest.raises(ConfigError, match="holds a run"):
+        parse(["--run.dir", str(tmp_path)])
+
+
+def test_it_trains_prints_the_table_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, run = tmp_path / "tiny.yaml", tmp_path / "run"
+    file.write_text(to_yaml(tiny(optim={"steps": 4})))
+    assert main(["--config", str(file), "--run.dir", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "mean pose" in printed
+    assert str(run) in printed
+    assert read_config(run / "config.yaml").optim.steps == 4
+    assert main(["--resume", str(run), "--optim.steps", "6"]) == 0
+    assert "resumed at step 4" in capsys.readouterr().out
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 6
+
+
+def test_a_missing_data_file_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["cmu-lifting", "--data.train", str(tmp_path / "no.h5"), "--run.dir", str(tmp_path / "run")])
+    assert status == 2
+    printed = capsys.readouterr().out
+    assert "no.h5" in printed
+    assert "Traceback" not in printed
