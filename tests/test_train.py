@@ -17,7 +17,9 @@ def test_without_arguments_it_is_the_synthetic_preset(tmp_path: Path, monkeypatc
 
 
 def test_options_change_the_preset() -> None:
-    config = parse(["cmu-lifting", "--optim.lr", "0.5", "--data.train", "a.h5", "b.h5", "--data.augment.no-flip"]).config
+    config = parse(
+        ["cmu-lifting", "--optim.lr", "0.5", "--data.train", "a.h5", "b.h5", "--data.augment.no-flip"]
+    ).config
     assert config.optim.lr == 0.5
     assert config.data.train == ("a.h5", "b.h5")
     assert not config.data.augment.flip

@@ -46,7 +46,14 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
     text = "".join(f"<!-- results:{name} -->stale<!-- end -->\n" for name in names)
     got = report.render(text, tmp_path)
     assert "stale" not in got
-    for part in ("80.0 / 40.0", "R@1 0.75", "2.0 minutes", "0123456789 on a CPU; torch 9", "91.0 ± 1.4", "| a | 30.0 |"):
+    for part in (
+        "80.0 / 40.0",
+        "R@1 0.75",
+        "2.0 minutes",
+        "0123456789 on a CPU; torch 9",
+        "91.0 ± 1.4",
+        "| a | 30.0 |",
+    ):
         assert part in got, part
     assert got.index("| none | 2 |") < got.index("| both | 1 | 60.0 |")
     assert report.MISSING in got

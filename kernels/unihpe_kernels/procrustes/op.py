@@ -55,9 +55,12 @@ def pa_mpjpe(
 
 
 @torch.library.custom_op("unihpe_kernels::pa_mpjpe_backward", mutates_args=())
-def pa_mpjpe_backward(grad: Tensor, gradient: Tensor, dtype: torch.dtype, backend: str) -> Tensor:
-    """Gradient of the errors [N] times their own gradient [N, J, 3], in `dtype`."""
-    return _BACKENDS[backend].pa_mpjpe_backward(grad, gradient, dtype)
+def pa_mpjpe_backward(grad: Tensor, gradient: Tensor, points: Tensor, backend: str) -> Tensor:
+    """Gradient of the errors [N] times their own gradient [N, J, 3] in `points`, in the dtype of those.
+
+    The points are an argument so that torch knows of the dependence: a second derivative is refused, not taken as 0.
+    """
+    return _BACKENDS[backend].pa_mpjpe_backward(grad, gradient, points.dtype)
 
 
 @procrustes.register_fake
@@ -92,8 +95,8 @@ def _(pred, target, weights, for_pred, for_target, backend):
 
 
 @pa_mpjpe_backward.register_fake
-def _(grad, gradient, dtype, backend):
-    return gradient.new_empty(gradient.shape, dtype=dtype)
+def _(grad, gradient, points, backend):
+    return points.new_empty(gradient.shape)
 
 
 def _setup_procrustes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -111,16 +114,16 @@ def _procrustes_gradient(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
 
 def _setup_pa_mpjpe(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     pred, target, _, for_pred, for_target, ctx.backend = inputs
-    ctx.made = (for_pred, for_target)
-    ctx.dtypes = (pred.dtype, target.dtype)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*output[1:])
+    _, d_pred, d_target = output
+    ctx.mark_non_differentiable(d_pred, d_target)
+    ctx.save_for_backward(d_pred, d_target, pred if for_pred else None, target if for_target else None)
 
 
 def _pa_mpjpe_gradient(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
+    d_pred, d_target, pred, target = ctx.saved_tensors
     gradients = (
-        pa_mpjpe_backward(grad, gradient, dtype, ctx.backend) if made else None
-        for gradient, dtype, made in zip(ctx.saved_tensors, ctx.dtypes, ctx.made, strict=True)
+        None if points is None else pa_mpjpe_backward(grad, gradient, points, ctx.backend)
+        for gradient, points in ((d_pred, pred), (d_target, target))
     )
     return *gradients, None, None, None, None
 

@@ -76,7 +76,7 @@ def _rotate(columns: list[Tensor], halves: list[Tensor], p: int, q: int, one: Te
 
 def _exchange(columns: list[Tensor], halves: list[Tensor], p: int, q: int, one: Tensor) -> None:
     """Put the longer of the columns p and q first, by a quarter turn, which leaves V a rotation."""
-    swap = torch.copysign(0.5 * one, halves[q] - halves[p]).add_(0.5)  # 0 or 1, and then lerp is exact
+    swap = torch.copysign(0.5 * one, halves[p] - halves[q]).sub_(0.5).neg_()  # 0 or 1, and then lerp is exact
     a, b = columns[p], columns[q]
     columns[p], columns[q] = torch.lerp(a, b, swap), torch.lerp(b, -a, swap)
     halves[p], halves[q] = torch.maximum(halves[p], halves[q]), torch.minimum(halves[p], halves[q])

@@ -13,7 +13,7 @@ from torch import Tensor
 # Samples a pass and thread: the working set of a pass stays in cache, yet is long enough to hide what it costs to start
 # an operation. Not a power of two: rows a power of two apart fall into the same cache sets, which makes the
 # transposition four times slower.
-CHUNK = 16_368
+CHUNK = 8_176
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:

@@ -18,9 +18,11 @@ def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Ten
     vectors and the basis inside a repeated singular value are arbitrary, so a loss should not depend on them.
 
     The gradient divides by differences of singular values where the loss tells U and V apart, by sums where it sees
-    them together (as in U Vh), so a function of the polar factor is differentiated safely at repeated values. Only true
-    degeneracies are damped: 1/x is taken as x / (x^2 + d^2), x the difference or sum over the largest singular value,
-    d = 8 eps of the dtype; it is zero at x = 0 and never above 1 / (2 d). There is no second derivative.
+    them together (as in U Vh), so that a function of the polar factor is differentiated safely at repeated values. Only
+    true degeneracies are damped: a difference or sum of at most 32 eps (of the dtype) times the largest singular value
+    is rounding, and what would be divided by it is left out: vectors inside a repeated value are held fixed. So the
+    gradient is bounded by that of the outputs over 32 eps times the largest singular value. There is no second
+    derivative.
 
     Args:
         a: [..., 3, 3], any strides; float32, float64, bfloat16 or float16.

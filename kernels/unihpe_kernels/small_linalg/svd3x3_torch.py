@@ -30,16 +30,13 @@ def backward(d_u: Tensor, d_s: Tensor, d_vh: Tensor, u: Tensor, s: Tensor, vh: T
     """Gradients of the outputs -> gradient of the matrices, [N, 3, 3]; `svd3x3` documents the damping."""
     turn_u, turn_v = u.mT @ d_u, vh @ d_vh.mT
     turn_u, turn_v = turn_u - turn_u.mT, turn_v - turn_v.mT
-    # relative to the largest: the squares of tiny singular values would underflow
     largest = s[:, :1, None].clamp_min(torch.finfo(s.dtype).tiny)
     relative = s[:, :, None] / largest
-    inner = (turn_u + turn_v) * _damped_inverse(relative.mT - relative)
-    inner += (turn_u - turn_v) * _damped_inverse(relative.mT + relative)
-    inner = inner / (2 * largest)
-    inner = inner + torch.diag_embed(d_s)
-    return u @ inner @ vh
+    inner = (turn_u + turn_v) * _inverse(relative.mT - relative)
+    inner += (turn_u - turn_v) * _inverse(relative.mT + relative)
+    return u @ (inner / (2 * largest) + torch.diag_embed(d_s)) @ vh
 
 
-def _damped_inverse(x: Tensor) -> Tensor:
-    damping = 8 * torch.finfo(x.dtype).eps
-    return x / (x * x + damping**2)
+def _inverse(x: Tensor) -> Tensor:
+    """1 / x, and 0 where x is rounding: singular values are good to 12 eps of the largest."""
+    return torch.where(x.abs() > 32 * torch.finfo(x.dtype).eps, x, torch.inf).reciprocal()
