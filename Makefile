@@ -20,12 +20,26 @@ train: $(STAMP)
 	$(BIN)/python -m unihpe_fast.train
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=90
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+# on a machine with a GPU, from a bare checkout: uses $(PYTHON) as it is and installs nothing
+gpu:
+	@test -n "$(OUT)" || { echo "make gpu OUT=dir: say where the results go"; exit 2; }
+	@$(PYTHON) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "make gpu: torch sees no CUDA device")'
+	mkdir -p $(OUT)
+	-PYTHONPATH=.:kernels $(PYTHON) -m pytest tests/kernels tests/data/test_render.py --junitxml=$(OUT)/tests.xml
+	PYTHONPATH=.:kernels $(PYTHON) -m pytest benchmarks --benchmark-only --benchmark-json=$(OUT)/benchmarks.json
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*

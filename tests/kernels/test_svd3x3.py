@@ -55,6 +55,9 @@ MATRICES = {
     "repeated, large": lambda: with_singular_values(1, 1, uniform(3)),
     "repeated, small": lambda: with_singular_values(1, 0.3 * uniform(3), 0.3 * uniform(3)),
     "nearly repeated": lambda: with_singular_values(1 + 1e-6 * uniform(3), 1, 1 - 1e-3 * uniform(4)),
+    # half of them mirrored: with signs, the last two cancel, and the closed form of the polar rotation is left
+    "nearly opposite": lambda: with_singular_values(1, 0.5, 0.5 - 10 ** (-6 * uniform(3)) / 2),
+    "nearly opposite, all": lambda: with_singular_values(1, 1 - 10 ** (-6 * uniform(3)), 1 - 10 ** (-3 * uniform(4))),
     "graded": lambda: with_singular_values(1, 10 ** (-16 * uniform(3)), 10 ** (-16 * uniform(4))),
     "columns of unlike size": lambda: gaussian() * torch.tensor([1e-9, 1.0, 1e-4]).double(),
     "rows of unlike size": lambda: gaussian() * torch.tensor([[1e-4], [1e-9], [1.0]]).double(),

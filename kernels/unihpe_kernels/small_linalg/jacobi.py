@@ -1,8 +1,7 @@
 """One-sided Jacobi (Hestenes 1958) for lanes of 3x3 matrices: the numerics under `svd3x3` and `polar`.
 
-Plane rotations V make the columns of A V orthogonal; their lengths are then the singular values. Nothing is squared
-and nothing is divided by a difference, so that small singular values keep the accuracy of the input. Branch-free: every
-lane takes the same steps.
+Plane rotations V make the columns of A V orthogonal; their lengths are then the singular values. A^T A, which has the
+square of the condition number, is not formed. Branch-free: every lane takes the same steps.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from unihpe_kernels.small_linalg.lanes import cross, dot
 
-# Sweeps over the three pairs of columns. Measured on 3e6 matrices (Gaussian, graded, near-repeated, near-singular) in
+# Sweeps over the three pairs of columns. Measured on 2.6e6 matrices (Gaussian, graded, near-repeated, near-singular) in
 # float64: the largest remaining angle is 0.1 after two, 2.4e-5 after three, below rounding after four.
 _SWEEPS = 4
 _PAIRS = ((0, 1), (0, 2), (1, 2))
