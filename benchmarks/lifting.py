@@ -3,8 +3,8 @@
     python -m benchmarks.lifting --train cmu-train.h5 --val cmu-val.h5 --json benchmarks/results/lifting.json
 
 The peer is the network of Martinez et al. 2017, "A simple yet effective baseline for 3d human pose estimation": two
-residual blocks of two 1024-wide linear layers with batch norm, ReLU and a dropout of 0.5, as published. Both networks see
-the same input, optimiser, schedule and step count.
+residual blocks of two 1024-wide linear layers with batch norm, ReLU and a dropout of 0.5, as published. Both networks
+get the same input, optimiser, schedule and step count; times are of the training steps alone.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from unihpe_fast.data.loader import mean_pose, train_batches, val_batches
-from unihpe_kernels import mpjpe, pa_mpjpe
 
 from benchmarks.provenance import provenance
 from unihpe_fast.config import PRESETS, Config
+from unihpe_fast.data.loader import mean_pose, train_batches, val_batches
 from unihpe_fast.data.types import Batch
 from unihpe_fast.engine.loop import Trainer, learning_rate
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.fileio import write_text
+from unihpe_kernels import mpjpe, pa_mpjpe
 
 
 class SimpleBaseline(nn.Module):

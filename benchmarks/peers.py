@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
 from unihpe_kernels.sv_contrastive.closed_form import POLYNOMIAL
 
 Loss = Callable[[Sequence[Tensor], float], Tensor]

@@ -9,6 +9,7 @@ import numpy as np
 import roma
 import torch
 from torch import Tensor
+
 from unihpe_kernels.procrustes import reference
 
 PoseError = Callable[[Tensor, Tensor], Tensor]

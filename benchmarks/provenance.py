@@ -10,7 +10,8 @@ import torch
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    root = Path(__file__).parent.parent
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 
@@ -25,8 +26,10 @@ def _cpu() -> str:
 def provenance() -> dict[str, Any]:
     """commit (with "+" when the tree differs from it), versions, device and UTC date of a measurement."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    # the results themselves are not what is measured
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {
-        "commit": (_git("rev-parse", "HEAD") or "unknown") + ("+" if _git("status", "--porcelain") else ""),
+        "commit": (_git("rev-parse", "HEAD") or "unknown") + ("+" if changed else ""),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "device": gpu or f"{_cpu()}, {torch.get_num_threads()} threads",

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from unihpe_fast.engine.report import print_report
 
 from benchmarks.provenance import provenance
 from unihpe_fast.engine.loop import train
+from unihpe_fast.engine.report import print_report
 from unihpe_fast.fileio import write_text
 from unihpe_fast.train import parse
 

@@ -5,10 +5,10 @@ Every competitor is checked against SVD in float64 before it is timed.
 
 import pytest
 import torch
-from unihpe_kernels import pa_mpjpe, svd3x3
-from unihpe_kernels.procrustes import reference
 
 from benchmarks.peers_procrustes import BACKWARD, FORWARD
+from unihpe_kernels import pa_mpjpe, svd3x3
+from unihpe_kernels.procrustes import reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 JOINTS = 17

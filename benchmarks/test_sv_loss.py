@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 import torch
-from unihpe_kernels import singular_value_contrastive_loss
 
 from benchmarks.peers import PEERS, eigvalsh_of_grams
+from unihpe_kernels import singular_value_contrastive_loss
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WIDTH = 256

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from unihpe_kernels import singular_value_contrastive_loss
 
 from tests.models.cases import SIZE, make_batch, tiny_config
 from unihpe_fast.config import LossConfig
@@ -20,6 +19,7 @@ from unihpe_fast.losses import (
     parameter_groups,
 )
 from unihpe_fast.models.unihpe import Outputs, UniHPE
+from unihpe_kernels import singular_value_contrastive_loss
 
 NONE = LossConfig(singular_value=0, pairwise=0, joints_3d=0, joints_2d=0, pa_mpjpe=0)
 MIXED = torch.tensor([[1, 1, 0, 0, 1, 0, 0], [1, 0, 1, 0, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0]], dtype=torch.bool)

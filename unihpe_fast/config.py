@@ -1,6 +1,6 @@
 """Every option of a run, as nested dataclasses, and the named presets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -229,6 +229,20 @@ def check(config: Config) -> Config:
     for name, value in positive.items():
         if value < 1:
             raise ConfigError(f"--{name} {value}: wanted at least 1")
+    not_negative: dict[str, float] = {
+        "data.image_size": config.data.image_size,
+        "data.val_samples": config.data.val_samples,
+        "data.workers": config.data.workers,
+        "optim.lr": config.optim.lr,
+        "optim.warmup": config.optim.warmup,
+        "optim.clip": config.optim.clip,
+        "run.seed": config.run.seed,
+        "run.eval_every": config.run.eval_every,
+        **{f"loss.{name}": value for name, value in vars(config.loss).items() if isinstance(value, float)},
+    }
+    for name, number in not_negative.items():
+        if number < 0:
+            raise ConfigError(f"--{name} {number}: wanted 0 or more")
     modalities = config.model.modalities
     if not modalities or len(set(modalities)) < len(modalities) or not set(modalities) <= {"image", "pose2d", "pose3d"}:
         raise ConfigError(f"--model.modalities {modalities}: wanted some of image, pose2d, pose3d, each once")
@@ -242,6 +256,31 @@ def check(config: Config) -> Config:
     if not 0 <= config.optim.ema < 1:
         raise ConfigError(f"--optim.ema {config.optim.ema}: wanted 0 <= decay < 1")
     return config
+
+
+def check_resumed(old: Config, new: Config) -> None:
+    """ConfigError naming an option that a run cannot change when it goes on: its past would not fit its future.
+
+    Free to change: the number of steps, validation, loader processes, and how and where it runs.
+    """
+
+    def settled(config: Config) -> dict[str, Any]:
+        data = replace(config.data, val=(), val_batch_size=1, val_samples=0, workers=0)
+        optim = replace(config.optim, steps=1)
+        run = RunConfig(seed=config.run.seed)
+        return _flat(cattrs.unstructure(replace(config, data=data, optim=optim, run=run)))
+
+    before, after = settled(old), settled(new)
+    for name in before.keys() | after.keys():
+        if before.get(name) != after.get(name):
+            raise ConfigError(f"--{name} {after.get(name)}: the run was begun with {before.get(name)}")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 _SMALL_IMAGE = ImageEncoderConfig(
@@ -268,6 +307,7 @@ PRESETS: dict[str, Config] = {
         ),
         model=ModelConfig(modalities=("pose2d", "pose3d")),
         optim=OptimConfig(steps=7000),
+        run=RunConfig(dtype="float32"),
     ),
     "cmu-images": Config(
         data=DataConfig(
@@ -279,6 +319,7 @@ PRESETS: dict[str, Config] = {
         ),
         model=ModelConfig(image=_SMALL_IMAGE),
         optim=OptimConfig(steps=600),
+        run=RunConfig(dtype="float32"),
     ),
     # the paper's backbones; for a GPU
     "hrnet-w32": Config(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
 from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe
 
 from unihpe_fast.data.skeleton import ROOT
+from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe
 
 PCK_MM = 150.0
 PCK_BBOX = 0.05

@@ -21,13 +21,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from unihpe_kernels import mpjpe
 
 from unihpe_fast.data.images import MEAN, STD
 from unihpe_fast.data.skeleton import BONES, LEFT, RIGHT
 from unihpe_fast.data.types import MODALITIES, Batch
 from unihpe_fast.engine.evaluation import Predictions
 from unihpe_fast.fileio import atomic_path
+from unihpe_kernels import mpjpe
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 BLACK, GREY = "#222222", "#8a8a8a"

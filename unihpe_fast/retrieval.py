@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from unihpe_kernels import mpjpe
 
 GALLERY_SIZE = 512

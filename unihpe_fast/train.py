@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from unihpe_fast.config import PRESETS, Config, ConfigError, check, read_config
+from unihpe_fast.config import PRESETS, Config, ConfigError, check, check_resumed, read_config
 from unihpe_fast.data.store import StoreError
 from unihpe_fast.engine.checkpoint import CONFIG, CheckpointError
 from unihpe_fast.engine.loop import train
@@ -29,6 +29,9 @@ class Job:
 
 def _take(arguments: list[str], option: str) -> str | None:
     """Remove `option VALUE` from the arguments and return the value."""
+    if joined := [word for word in arguments if word.startswith(f"{option}=")]:
+        at = arguments.index(joined[0])
+        arguments[at : at + 1] = joined[0].split("=", 1)
     if option not in arguments:
         return None
     at = arguments.index(option)
@@ -68,6 +71,7 @@ def parse(arguments: list[str]) -> Job:
         default = PRESETS[preset]
     config = check(tyro.cli(Config, default=default, args=arguments, description=USAGE, prog="unihpe_fast.train"))
     if resume is not None:
+        check_resumed(default, config)
         return Job(config, Path(resume), resume=True)
     if config.run.dir and (Path(config.run.dir) / CONFIG).exists():
         raise ConfigError(f"--run.dir {config.run.dir}: holds a run already; --resume goes on with it")
@@ -80,10 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
         job = parse(sys.argv[1:] if arguments is None else arguments)
         scores = train(job.config, job.run_dir, resume=job.resume, console=console)
     except (ConfigError, CheckpointError, StoreError, FileNotFoundError) as error:
-        console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        errors = Console(stderr=True)
+        errors.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 2
     print_report(scores, console=console)
-    console.print(f"run folder: {job.run_dir}", highlight=False, soft_wrap=True)
+    console.print(f"run folder: {job.run_dir}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -37,6 +37,7 @@ def main() -> None:
         time.sleep(chance.uniform(0, 0.2))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        assert len(list((run_dir / "checkpoints").glob(".*"))) <= 1, "temporary files pile up"
         warnings: list[str] = []
         state = load_latest(run_dir, warnings.append)
         assert state is not None

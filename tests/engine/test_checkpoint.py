@@ -49,6 +49,9 @@ def test_a_truncated_newest_falls_back_loudly(size: int, tmp_path: Path) -> None
     assert state == {"step": 1}
     assert len(said) == 1
     assert newest.name in said[0]
+    # out of the way of what the resumed run saves next
+    save_checkpoint(tmp_path, 2, {"step": 3}, keep=1)
+    assert load_latest(tmp_path, _no_warning) == {"step": 3}
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:

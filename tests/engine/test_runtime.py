@@ -33,6 +33,8 @@ def test_no_compiler_means_eager_and_says_why(monkeypatch: pytest.MonkeyPatch) -
     chosen = runtime.choose_runtime(RunConfig(device="cpu"))
     assert chosen.compile_mode is None
     assert "no C++ compiler" in chosen.reasons["compile"]
+    with pytest.raises(ValueError, match="no C++ compiler".replace("+", r"\+")):
+        runtime.choose_runtime(RunConfig(device="cpu", compile="default"))
 
 
 def test_missing_python_headers_mean_eager(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+
 from unihpe_kernels.procrustes import reference
 
 # mm, at a spread of 500 mm, in float32 against float64 on the same inputs

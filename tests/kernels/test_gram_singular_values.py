@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from unihpe_kernels import gram_singular_values
-from unihpe_kernels.small_linalg.gram import _gram_singular_values, _gram_singular_values_backward
 
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
+from unihpe_kernels import gram_singular_values
+from unihpe_kernels.small_linalg.gram import _gram_singular_values, _gram_singular_values_backward
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -6,9 +6,6 @@ import roma
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe, procrustes
-from unihpe_kernels.procrustes import reference
-from unihpe_kernels.small_linalg import lanes
 
 from tests.kernels.pose_cases import (
     ERROR_TOLERANCE,
@@ -19,6 +16,9 @@ from tests.kernels.pose_cases import (
     random_rotations,
     squared_residual,
 )
+from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe, procrustes
+from unihpe_kernels.procrustes import reference
+from unihpe_kernels.small_linalg import lanes
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe, procrustes
-from unihpe_kernels.procrustes import op, reference
 
 from tests.kernels.pose_cases import (
     OCTAHEDRON,
@@ -14,6 +12,8 @@ from tests.kernels.pose_cases import (
     reference_gradients,
 )
 from tests.kernels.test_procrustes import CASES, GENERIC, S
+from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe, procrustes
+from unihpe_kernels.procrustes import op, reference
 
 
 def leaves(*tensors):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from unihpe_kernels import checks
 
 

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import reference
 
 from tests.kernels.sv_cases import (
     GRADIENT_TOLERANCE,
@@ -12,6 +10,8 @@ from tests.kernels.sv_cases import (
     random_embeddings,
     value_and_gradients,
 )
+from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels.sv_contrastive import reference
 
 # "all" of 3 at 7 samples: 343 tuples, in several tiles when the tile is made small; 11 wide and 3 wide (fewer than M)
 CASES = [("all", 2, 7, 11), ("all", 3, 7, 11), ("all", 3, 5, 2)] + [("paired", m, 7, 11) for m in range(2, 9)]

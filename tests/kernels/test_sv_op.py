@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
 
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
+from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
 
 OPTIONS = [
     {"negatives": "all"},

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from unihpe_kernels.sv_contrastive.closed_form import Operand, TripleTile
 from unihpe_kernels.sv_contrastive.scorers import ArrowheadScorer, ClosedFormScorer
 

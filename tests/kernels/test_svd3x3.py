@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from unihpe_kernels import svd3x3
 from unihpe_kernels.small_linalg import lanes, svd3x3_torch
 from unihpe_kernels.small_linalg.polar import polar

@@ -21,7 +21,7 @@ from unihpe_fast.data.images import normalized, warp_jpeg
 from unihpe_fast.data.order import Order
 from unihpe_fast.data.store import Columns, Store, StoreError
 from unihpe_fast.data.synthetic_dataset import SyntheticDataset
-from unihpe_fast.data.types import Batch
+from unihpe_fast.data.types import MODALITIES, Batch
 
 SYNTHETIC = "synthetic"
 # the fixed synthetic people are the same in every run
@@ -194,6 +194,15 @@ def val_batches(config: DataConfig, *, limit: int) -> Iterable[Batch]:
 def _fixed_synthetic(image_size: int) -> PoseDataset:
     """One for all validations of a process, so that its pictures are drawn once."""
     return open_source(SYNTHETIC, image_size=image_size, seed=_VALIDATION_SEED)
+
+
+def available_modalities(config: DataConfig) -> set[str]:
+    """Those of image, pose2d and pose3d that at least one training sample has. Raises as `train_batches` does."""
+    present = np.zeros(len(MODALITIES), dtype=bool)
+    for name in config.train:
+        present |= True if name == SYNTHETIC else Store(name).present.any(axis=1)
+    present[0] &= config.image_size > 0
+    return {name for name, has in zip(MODALITIES, present, strict=True) if has}
 
 
 def mean_pose(config: DataConfig, *, seed: int, limit: int = 20_000) -> Tensor:

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there, and what a run folder needs to be read back."""
 
+import dataclasses
 import pickle
 import re
 import zipfile
@@ -34,7 +35,8 @@ def save_checkpoint(run_dir: Path, step: int, state: Mapping[str, Any], keep: in
     path = run_dir / "checkpoints" / f"step_{step:08d}.pt"
     with atomic_path(path) as temporary:
         torch.save(dict(state), temporary)
-    for old in checkpoints(run_dir)[max(keep, 1) :]:
+    # what a kill in the middle of an earlier save left goes too
+    for old in [*checkpoints(run_dir)[max(keep, 1) :], *path.parent.glob(".step_*.tmp")]:
         old.unlink(missing_ok=True)
     return path
 
@@ -46,9 +48,9 @@ def load_latest(run_dir: Path, warn: Callable[[str], None]) -> dict[str, Any] | 
     Nothing but tensors and plain values is ever unpickled.
     """
     found = checkpoints(run_dir)
-    for path in found:
+    for number, path in enumerate(found):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except (
             RuntimeError,
             pickle.UnpicklingError,
@@ -60,6 +62,11 @@ def load_latest(run_dir: Path, warn: Callable[[str], None]) -> dict[str, Any] | 
         ) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warn(f"{path}: damaged, going back to the one before ({reason})")
+            continue
+        # the run goes on from here: newer, damaged ones would count among those that are kept
+        for damaged in found[:number]:
+            damaged.rename(damaged.with_suffix(".damaged"))
+        return state
     if found:
         raise CheckpointError(f"{run_dir}: none of its {len(found)} checkpoints can be read")
     return None
@@ -80,7 +87,9 @@ def load_model(run_dir: str | Path, device: torch.device | str = "cpu") -> tuple
         if not (run_dir / name).is_file():
             raise CheckpointError(f"{run_dir}: no {name} there; wanted the folder of a finished run")
     config = read_config(run_dir / CONFIG)
-    model = UniHPE(config.model, image_size=config.data.image_size)
+    # the weights are in the folder: nothing is to be fetched
+    image = dataclasses.replace(config.model.image, pretrained=False)
+    model = UniHPE(dataclasses.replace(config.model, image=image), image_size=config.data.image_size)
     try:
         model.load_state_dict(safetensors.torch.load_file(run_dir / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:

@@ -23,7 +23,8 @@ class RunLog:
     ) -> None:
         self.console = console
         self._file = open(run_dir / METRICS, "ab")  # noqa: SIM115 (closed in close)
-        self._file.truncate(offset)
+        # the file may hold less than the checkpoint knew of: only the checkpoint was flushed to the disk
+        self._file.truncate(min(offset, self._file.tell()))
         self._steps = steps
         self._progress: Progress | None = None
         if console.is_terminal:

@@ -11,8 +11,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from unihpe_fast.config import Config, OptimConfig, to_yaml
-from unihpe_fast.data.loader import mean_pose, train_batches, val_batches
+from unihpe_fast.config import Config, ConfigError, OptimConfig, to_yaml
+from unihpe_fast.data.loader import available_modalities, mean_pose, train_batches, val_batches
 from unihpe_fast.data.types import Batch
 from unihpe_fast.engine.checkpoint import CONFIG, SUMMARY, load_latest, save_checkpoint, save_weights
 from unihpe_fast.engine.evaluation import predict, score
@@ -118,7 +118,8 @@ class Trainer:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
+        # on another kind or number of devices the run goes on, though not bit for bit
+        if self.runtime.device.type == "cuda" and len(state["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.step = state["step"]
 
@@ -135,44 +136,61 @@ def train(config: Config, run_dir: Path, *, resume: bool = False, console: Conso
     """Run the training of `config` in `run_dir` (laid out as the README says); returns the final scores.
 
     resume: go on from the folder's newest readable checkpoint, bit for bit on a CPU; from step 0 when it has none yet.
-    Raises FloatingPointError when the loss stops being finite.
+    Raises ConfigError, StoreError or FileNotFoundError before anything is written where options or data cannot be used,
+    and FloatingPointError when the loss stops being finite.
     """
     console = console or Console()
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
     runtime = choose_runtime(config.run)
     for line in runtime.lines():
-        console.print(line, highlight=False, soft_wrap=True)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_text(run_dir / CONFIG, to_yaml(config))
-    trainer = Trainer(config, runtime)
-    saved = load_latest(run_dir, lambda text: console.print(f"[bold red]{text}")) if resume else None
+        say(line)
+    # all that can be refused is refused before the folder is touched
+    _check_data(config)
+    try:
+        trainer = Trainer(config, runtime)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    saved = load_latest(run_dir, lambda text: say(text, "bold red")) if resume else None
     if saved is None:
         trainer.model.set_mean_pose(mean_pose(config.data, seed=config.run.seed))
     else:
         trainer.load_state(saved)
-        console.print(f"resumed at step {trainer.step}", highlight=False)
-    offset = 0 if saved is None else saved["metrics_offset"]
+        say(f"resumed at step {trainer.step}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(run_dir / CONFIG, to_yaml(config))
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    console.print(f"run folder: {run_dir}; {parameters / 1e6:.2f} M parameters", highlight=False, soft_wrap=True)
+    say(f"run folder: {run_dir}; {parameters / 1e6:.2f} M parameters")
 
     log = RunLog(
         run_dir,
         config.optim.steps,
         trainer.step,
-        offset=offset,
+        offset=0 if saved is None else saved["metrics_offset"],
         tensorboard=config.run.tensorboard,
         console=console,
     )
     try:
         _fit(trainer, run_dir, log)
+        save_weights(run_dir, trainer.best_model.state_dict())
         scores = validate(trainer)
         log.validation(trainer.step, scores)
     finally:
         log.close()
-    save_weights(run_dir, trainer.best_model.state_dict())
     write_summary(run_dir / SUMMARY, scores)
     if config.run.plots:
         draw_plots(run_dir, config, trainer.best_model, runtime)
     return scores
+
+
+def _check_data(config: Config) -> None:
+    """Open every file of the run once; ConfigError when no training sample has a modality that the model wants."""
+    lacking = set(config.model.modalities) - available_modalities(config.data)
+    if lacking:
+        raise ConfigError(f"--data.train {', '.join(config.data.train)}: no sample has {', '.join(sorted(lacking))}")
+    val_batches(config.data, limit=config.data.val_samples)
 
 
 def _fit(trainer: Trainer, run_dir: Path, log: RunLog) -> None:
@@ -202,7 +220,8 @@ def _fit(trainer: Trainer, run_dir: Path, log: RunLog) -> None:
             log.step(trainer.step, {"lr": rate, **values, **speed})
             waited, last_step, last_time = 0.0, trainer.step, time.perf_counter()
         if run.eval_every and trainer.step % run.eval_every == 0 and not final:
+            start = time.perf_counter()
             log.validation(trainer.step, validate(trainer))
-            last_time = time.perf_counter()
+            last_time += time.perf_counter() - start
         if trainer.step % run.checkpoint_every == 0 or final:
             save_checkpoint(run_dir, trainer.step, {**trainer.state(), "metrics_offset": log.offset}, run.keep)
