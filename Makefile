@@ -38,8 +38,10 @@ gpu:
 	@test -n "$(OUT)" || { echo "make gpu OUT=dir: say where the results go"; exit 2; }
 	@$(PYTHON) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "make gpu: torch sees no CUDA device")'
 	mkdir -p $(OUT)
-	-PYTHONPATH=.:kernels $(PYTHON) -m pytest tests/kernels tests/data/test_render.py --junitxml=$(OUT)/tests.xml
-	PYTHONPATH=.:kernels $(PYTHON) -m pytest benchmarks --benchmark-only --benchmark-json=$(OUT)/benchmarks.json
+	export PYTHONPATH=.:kernels status=0; \
+	$(PYTHON) -m pytest tests/kernels tests/data/test_render.py --junitxml=$(OUT)/tests.xml || status=1; \
+	$(PYTHON) -m pytest benchmarks --benchmark-only --benchmark-json=$(OUT)/benchmarks.json || status=1; \
+	exit $$status
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*

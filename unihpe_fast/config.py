@@ -323,12 +323,20 @@ PRESETS: dict[str, Config] = {
     ),
     # the paper's backbones; for a GPU
     "hrnet-w32": Config(
-        data=DataConfig(image_size=256),
+        data=DataConfig(
+            image_size=256,
+            workers=8,
+            augment=AugmentConfig(rotate=30, scale=0.2, shift=0.05, color=0.2, noise=0.005, missing=0.02),
+        ),
         model=ModelConfig(width=512, image=ImageEncoderConfig("hrnet_w32", {"feature_location": "''"}, fuse_width=256)),
         optim=OptimConfig(steps=20000, lr=5e-4, warmup=1000),
     ),
     "hrnet-w48": Config(
-        data=DataConfig(image_size=256),
+        data=DataConfig(
+            image_size=256,
+            workers=8,
+            augment=AugmentConfig(rotate=30, scale=0.2, shift=0.05, color=0.2, noise=0.005, missing=0.02),
+        ),
         model=ModelConfig(width=512, image=ImageEncoderConfig("hrnet_w48", {"feature_location": "''"}, fuse_width=256)),
         optim=OptimConfig(steps=20000, lr=5e-4, warmup=1000),
     ),
