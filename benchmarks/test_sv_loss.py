@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.peers import PEERS, eigvalsh_of_grams
 from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels.sv_contrastive import reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WIDTH = 256
@@ -33,11 +34,15 @@ def step(loss, embeddings):
     return value.detach(), gradients
 
 
-def check(loss, batch=16):
-    """Nothing is timed that is not right: against eigenvalues in float64."""
-    embeddings = make_embeddings(3, batch)
+def stacked_svd(embeddings, temperature, negatives):
+    return reference.singular_value_contrastive_loss(embeddings, temperature=temperature, negatives=negatives)
+
+
+def check(loss, exact_loss, count=3, batch=16):
+    """Nothing is timed that is not right: against an independent form in float64."""
+    embeddings = make_embeddings(count, batch)
     value, gradients = step(loss, embeddings)
-    exact, exact_gradients = step(eigvalsh_of_grams, [e.detach().double().requires_grad_() for e in embeddings])
+    exact, exact_gradients = step(exact_loss, [e.detach().double().requires_grad_() for e in embeddings])
     assert abs(value - exact) < 1e-4
     for gradient, wanted in zip(gradients, exact_gradients, strict=True):
         torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=1e-5)
@@ -54,7 +59,7 @@ def test_all_forward_backward(benchmark, name, batch):
     if batch > LARGEST.get(name, 256):
         pytest.skip("too large for this peer")
     loss = ours if name == "ours" else PEERS[name]
-    check(loss)
+    check(loss, eigvalsh_of_grams)
     benchmark.group = f"all, B = {batch}, D = {WIDTH}"
     run(benchmark, loss, make_embeddings(3, batch), batch)
 
@@ -62,5 +67,7 @@ def test_all_forward_backward(benchmark, name, batch):
 @pytest.mark.parametrize("batch", [256, 1024])
 @pytest.mark.parametrize("count", [2, 3, 4, 8])
 def test_paired_forward_backward(benchmark, count, batch):
+    loss = partial(ours, negatives="paired")
+    check(loss, partial(stacked_svd, negatives="paired"), count)
     benchmark.group = f"paired, B = {batch}, D = {WIDTH}"
-    run(benchmark, partial(ours, negatives="paired"), make_embeddings(count, batch), batch)
+    run(benchmark, loss, make_embeddings(count, batch), batch)

@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from unihpe_fast.config import ModelConfig
 from unihpe_fast.data.skeleton import NUM_JOINTS, ROOT
 from unihpe_fast.data.types import MODALITIES
+from unihpe_fast.losses import MM_PER_METRE
 from unihpe_fast.models.decoder import PoseDecoder
 from unihpe_fast.models.image_encoder import ImageEncoder, ImageFeatures
 from unihpe_fast.models.pose_encoder import PoseEncoder
-
-# the networks see metres, everyone else millimetres
-MM_PER_METRE = 1000.0
 
 
 class Outputs(NamedTuple):
