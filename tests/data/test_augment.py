@@ -9,7 +9,7 @@ from unihpe_fast.data import augment as aug
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.skeleton import BONES, FLIP, LEFT, RIGHT
 
-EVERYTHING = AugmentConfig(rotate=40, scale=0.3, shift=0.1, flip=True, turn=True, bone_scale=0.2)
+EVERYTHING = AugmentConfig(rotate=40, scale=0.3, shift=0.1, flip=True, turn=True, bone_scale=0.2, body_scale=0.1)
 
 
 def make_people(count: int, seed: int = 0, *, free: bool = True) -> aug.People:
@@ -117,7 +117,8 @@ def test_turn_keeps_the_skeleton_the_root_and_the_heights() -> None:
 
 def test_bone_scale_is_alike_left_and_right_and_bounded() -> None:
     people = make_people(200)
-    after = aug.move(people, AugmentConfig(bone_scale=0.1), np.random.default_rng(0))
+    config = AugmentConfig(bone_scale=0.1, body_scale=0.1)
+    after = aug.move(people, config, np.random.default_rng(0))
     moved = (after.joints_3d != people.joints_3d).any((1, 2))
     assert moved.sum() > 150
     parents, children = np.array(BONES).T
@@ -134,6 +135,16 @@ def test_bone_scale_is_alike_left_and_right_and_bounded() -> None:
     assert size.std() > 0.04
     assert (ratio / size[:, None]).std() > 0.03
     np.testing.assert_array_equal(after.joints_3d[:, 0], people.joints_3d[:, 0])
+
+
+def test_body_scale_alone_keeps_the_proportions() -> None:
+    people = make_people(200)
+    after = aug.move(people, AugmentConfig(body_scale=0.1), np.random.default_rng(0))
+    before, grown = (x.joints_3d[..., :3] - x.joints_3d[:, :1, :3] for x in (people, after))
+    ratio = np.linalg.norm(grown, axis=(1, 2)) / np.linalg.norm(before, axis=(1, 2))
+    np.testing.assert_allclose(grown, ratio[:, None, None] * before, atol=1e-9)
+    assert 0.9 - 1e-9 <= ratio.min() < 0.92
+    assert 1.08 < ratio.max() <= 1.1 + 1e-9
 
 
 def test_moved_people_get_a_new_bbox_and_keep_their_confidences() -> None:

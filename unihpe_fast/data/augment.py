@@ -55,7 +55,7 @@ def camera_up(rotation: np.ndarray) -> np.ndarray:
 
 def augment(people: People, config: AugmentConfig, rng: np.random.Generator) -> People:
     """Everything but colours and the simulated 2D detector. What is drawn does not depend on what the people are."""
-    if config.turn or config.bone_scale:
+    if config.turn or config.bone_scale or config.body_scale:
         people = move(people, config, rng)
     if config.flip:
         people = flip(people, rng.random(len(people.bbox)) < 0.5)
@@ -69,13 +69,14 @@ def augment(people: People, config: AugmentConfig, rng: np.random.Generator) -> 
 def move(people: People, config: AugmentConfig, rng: np.random.Generator) -> People:
     """Turn free people about the vertical through their pelvis and change their bone lengths, then re-project them.
 
-    Bones of the same name left and right get the same factor, and one more is shared by all bones of a person. A
+    Bones of the same name left and right get the same factor, and body_scale one that all bones of a person share. A
     person stays as it was where a picture shows it, a joint or the camera is unknown, or the moved one would leave the
     image or come too near to the camera.
     """
     count = len(people.bbox)
     angle = rng.uniform(-np.pi, np.pi, count) if config.turn else np.zeros(count)
     scales = 1 + config.bone_scale * rng.uniform(-1, 1, (count, NUM_JOINTS))
+    size = 1 + config.body_scale * rng.uniform(-1, 1, count)
     known = (people.joints_3d[..., 3] > 0).all(1) & ~np.isnan(people.camera).any(1)
     rows = np.flatnonzero(people.free & known)
     if not len(rows):
@@ -83,15 +84,13 @@ def move(people: People, config: AugmentConfig, rng: np.random.Generator) -> Peo
 
     joints, camera = people.joints_3d[rows, :, :3], people.camera[rows]
     bones = joints - joints[:, _PARENT]
-    # the root has no bone, so its column of `scales` serves as the factor that is shared
-    bones = bones * (scales[rows][:, _BONE_TYPE] * scales[rows, None, ROOT])[..., None]
+    bones = bones * (scales[rows][:, _BONE_TYPE] * size[rows, None])[..., None]
     offsets = _ANCESTORS @ _turned(bones, people.up[rows], angle[rows])
     moved = joints[:, ROOT, None] + offsets
     far = (moved[..., 2] > NEAREST).all(1)
     moved[~far] = joints[~far]
     pixels = project(torch.from_numpy(moved), torch.from_numpy(camera)).numpy()
-    size = people.size[rows, None]
-    fits = far & ((pixels >= 0) & (pixels <= size - 1)).all((1, 2))
+    fits = far & ((pixels >= 0) & (pixels <= people.size[rows, None] - 1)).all((1, 2))
     rows, moved, pixels = rows[fits], moved[fits], pixels[fits]
 
     result = replace(
