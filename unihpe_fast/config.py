@@ -321,8 +321,7 @@ PRESETS: dict[str, Config] = {
             augment=AugmentConfig(rotate=15, scale=0.1, shift=0.03, color=0.1, noise=0.005),
         ),
         model=ModelConfig(image=_SMALL_IMAGE),
-        optim=OptimConfig(steps=600),
-        run=RunConfig(dtype="float32"),
+        optim=OptimConfig(steps=1800),
     ),
     # the paper's backbones; for a GPU
     "hrnet-w32": Config(
