@@ -131,7 +131,7 @@ def main() -> None:
         config,
         data=dataclasses.replace(config.data, train=(options.train,), val=(options.val,)),
         optim=dataclasses.replace(config.optim, steps=options.steps or config.optim.steps),
-        run=dataclasses.replace(config.run, seed=options.seed),
+        run=dataclasses.replace(config.run, seed=options.seed, dtype="float32", device="cpu"),
     )
     results = run(config)
     for name, row in results.items():

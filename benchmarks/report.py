@@ -88,6 +88,7 @@ def ablation_table(record: dict[str, Any]) -> str:
 
 TABLES = {
     "synthetic": run_table,
+    "cmu-lifting": run_table,
     "cmu-images": run_table,
     "lifting": lifting_table,
     "ablation": ablation_table,
