@@ -5,11 +5,11 @@ import shutil
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from unihpe_fast.config import ConfigError, RunConfig
+from unihpe_fast.losses import Backend
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype
     compile_mode: str | None
-    backend: Literal["auto", "torch", "triton"]
+    backend: Backend
     reasons: dict[str, str]
 
     def lines(self) -> list[str]:
@@ -82,9 +82,7 @@ def _compile_mode(wanted: str, device: torch.device) -> tuple[str | None, str]:
     return "default", "the whole model-plus-loss step is one graph"
 
 
-def _backend(
-    wanted: Literal["auto", "torch", "triton"], device: torch.device
-) -> tuple[Literal["auto", "torch", "triton"], str]:
+def _backend(wanted: Backend, device: torch.device) -> tuple[Backend, str]:
     if wanted != "auto":
         return wanted, "asked for"
     if device.type == "cuda":
