@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cost_table import columns, time_columns
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MISSING = "*Not measured yet.*"
@@ -86,12 +88,26 @@ def ablation_table(record: dict[str, Any]) -> str:
     )
 
 
+def static_cost_table(record: dict[str, Any]) -> str:
+    counts = [columns(row) for row in record["rows"]]
+    times = [line for row in record["rows"] for line in time_columns(row)]
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    tables = [_table(list(lines[0]), [list(line.values()) for line in lines]) for lines in (counts, times) if lines]
+    note = (
+        f"Instructions an element for sm_{record['arch']}, and the least time on an H200 that they allow: "
+        f"{record['label']}. ≤: at most, the assembler unrolls this loop. "
+        f"Compiled {record['date']} at commit {record['commit'][:10]}; {versions}."
+    )
+    return "\n\n".join([*tables, note])
+
+
 TABLES = {
     "synthetic": run_table,
     "cmu-lifting": run_table,
     "cmu-images": run_table,
     "lifting": lifting_table,
     "ablation": ablation_table,
+    "static_cost": static_cost_table,
 }
 
 

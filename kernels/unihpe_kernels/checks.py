@@ -13,7 +13,11 @@ Backend = Literal["auto", "triton", "torch"]
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # Operations that have Triton kernels, and the dtypes those take; "auto" picks Triton for CUDA tensors of these alone.
-TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {}
+TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
+    "singular_value_contrastive_loss": (torch.float32, torch.bfloat16, torch.float16),
+    "gram_singular_values": (torch.float32, torch.bfloat16, torch.float16),
+    "svd3x3": (torch.float32, torch.bfloat16, torch.float16),
+}
 
 # Read once: triton itself fixes the interpreter when the kernel modules are imported.
 _TRITON_FOUND = importlib.util.find_spec("triton") is not None

@@ -87,9 +87,11 @@ def test_half_precision_gradient_and_stride_zero():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
     stack = torch.stack([e.detach() for e in random_embeddings(3, 4, 6, dtype)], 1)
-    torch.library.opcheck(_gram_singular_values, (stack.requires_grad_(),))
-    values, vectors = _gram_singular_values(stack.detach())
-    torch.library.opcheck(_gram_singular_values_backward, (torch.ones_like(values), stack.detach(), vectors))
+    torch.library.opcheck(_gram_singular_values, (stack.requires_grad_(), "torch"))
+    values, vectors = _gram_singular_values(stack.detach(), "torch")
+    torch.library.opcheck(
+        _gram_singular_values_backward, (torch.ones_like(values), stack.detach(), values, vectors, "torch")
+    )
 
 
 @pytest.mark.parametrize("autocast", [False, True])

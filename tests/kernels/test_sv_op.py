@@ -31,9 +31,9 @@ def operator_arguments(options, dtype=torch.float32, grad=True):
 def test_opcheck(options, dtype):
     torch.library.opcheck(sv_contrastive, operator_arguments(options, dtype))
     arguments = operator_arguments(options, dtype, grad=False)
-    _, normalisers, sample_loss = sv_contrastive(*arguments)
-    grad = torch.ones((), dtype=sample_loss.dtype).expand(())
-    backward_arguments = (grad, *arguments[:4], normalisers, sample_loss, *arguments[4:])
+    outputs = sv_contrastive(*arguments)
+    grad = torch.ones((), dtype=outputs[0].dtype).expand(())
+    backward_arguments = (grad, *arguments[:4], *outputs, *arguments[4:])
     torch.library.opcheck(sv_contrastive_backward, backward_arguments)
 
 
@@ -103,10 +103,8 @@ def largest_tensor(count: int, batch: int, negatives: str) -> int:
     embeddings = [e.detach() for e in random_embeddings(count, batch, 8, torch.float32)]
     temperature = torch.tensor(0.1)
     with LargestTensor() as largest:
-        _, normalisers, sample_loss = torch_backend.forward(embeddings, temperature, None, None, negatives, True)
-        torch_backend.backward(
-            torch.ones(()), embeddings, temperature, None, None, normalisers, sample_loss, negatives, True
-        )
+        saved = torch_backend.forward(embeddings, temperature, None, None, negatives, True)
+        torch_backend.backward(torch.ones(()), embeddings, temperature, None, None, *saved, negatives, True)
     return largest.elements
 
 
@@ -115,6 +113,17 @@ def test_memory_of_all_is_quadratic(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     # five tile buffers in one store, beside the B^2 = 65,536 of a Gram matrix; B^3 would be 16.8 million
     assert 256 * 256 <= largest_tensor(3, 256, "all") <= 5 * 256 * 256
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "negatives", "kept"),
+    [(3, 101, "all", True), (3, 102, "all", False), (2, 50, "all", False), (3, 50, "paired", False)],
+)
+def test_scores_of_small_batches_are_kept(count, batch, negatives, kept):
+    embeddings = [e.detach() for e in random_embeddings(count, batch, 4, torch.float32)]
+    saved = sv_contrastive(embeddings, torch.tensor(0.1), None, None, negatives, True, "torch")[3]
+    assert (saved.numel() >= 2 * batch**3) == kept
+    assert kept or saved.numel() <= 3 * batch
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

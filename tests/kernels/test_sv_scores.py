@@ -86,6 +86,49 @@ def test_closed_form_of_ten_million_triples(kind):
         check_triples(spread(kind, 100_000, generator).float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("recalled", [False, True])
+def test_sums_of_gradients(dtype, recalled):
+    """Unit vectors' inner products, away from a double eigenvalue: |a - b| of at least 0.2."""
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = (
+        (low + width * torch.rand(shape, generator=generator, dtype=torch.float64)).to(dtype)
+        for low, width, shape in ((-0.9, 0.3, (3, 5, 1)), (0.1, 0.3, (3, 1, 7)), (-0.4, 0.8, (1, 5, 7)))
+    )
+    weight = torch.rand(3, 5, 7, generator=generator, dtype=dtype)
+    triples = torch.stack([x.expand(3, 5, 7).flatten() for x in (a, b, c)], 1)
+    exact = by_eigenvalues(triples)[1].view(3, 5, 7, 3) * weight.double()[..., None]
+
+    tile = TripleTile(3 * 5 * 7, a)
+    tile._store.fill_(torch.nan)
+    operands = [Operand.of(x) for x in (a, b, c)]
+    kept = list(torch.full((2, 3, 5, 7), torch.nan, dtype=dtype))
+    tile.sigma(*operands, (3, 5, 7), kept)
+    weight *= tile.slopes()
+    if recalled:
+        tile = TripleTile(3 * 5 * 7, a)
+        tile._store.fill_(torch.nan)
+        tile.recall(*operands, (3, 5, 7), kept[0])
+    sums = [torch.ones(shape, dtype=dtype) for shape in ((3, 5), (3, 7), (5, 7))]
+    tile.add_sums(weight, *sums)
+    for n, axis in enumerate((2, 1, 0)):
+        # up to seven terms of at most 1/2
+        tolerance = 64 * torch.finfo(dtype).eps
+        torch.testing.assert_close(sums[n].double() - 1, exact[..., n].sum(axis), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_least_gap(dtype):
+    """(3 mu^2 - p)/p, by eigenvalues, of the triple nearest to a double one."""
+    triples = torch.tensor([[-0.5, -0.5, -0.5 + 1e-3], [0.3, 0.2, -0.7], [0.9, 0.9, 0.9]], dtype=dtype)
+    tile = TripleTile(3, triples)
+    tile.sigma(*(Operand.of(column.contiguous()) for column in triples.unbind(1)), (3,))
+    nearest = triples[0].double()
+    mu = by_eigenvalues(triples)[0][0] ** 2 - 1
+    gap = 3 * mu * mu / nearest.square().sum() - 1
+    torch.testing.assert_close(tile.least_gap().double(), gap / (4 / 3) ** 0.5, rtol=2e-3, atol=0)
+
+
 EXACT = [(-0.5, -0.5, -0.5), (0.5, 0.5, -0.5), (0, 0, 0), (1, 1, 1), (1, -1, -1), (1, 0, 0), (0, -1, 0), (-1, -1, -1)]
 EXACT += [(1e-12, 1e-12, 1e-12), (-1e-12, -1e-12, -1e-12), (0, 1e-12, 0), (1e-30, -1e-30, 1e-30), (0.6, 0.8, 0.48)]
 

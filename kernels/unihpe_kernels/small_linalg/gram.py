@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unihpe_kernels.checks import check_tensor
+from unihpe_kernels.checks import check_backend, check_tensor
+from unihpe_kernels.small_linalg import gram_torch
 
 
 def gram_singular_values(embeddings: Sequence[Tensor]) -> Tensor:
@@ -36,56 +37,55 @@ def gram_singular_values(embeddings: Sequence[Tensor]) -> Tensor:
         check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
         dtype = torch.promote_types(dtype, embedding.dtype)
     stack = torch.stack([embedding.to(dtype) for embedding in embeddings], dim=1)
-    return _gram_singular_values(stack)[0]
+    return _gram_singular_values(stack, check_backend("auto", stack, "gram_singular_values"))[0]
 
 
 @torch.library.custom_op("unihpe_kernels::gram_singular_values", mutates_args=())
-def _gram_singular_values(stack: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, M, D] -> values [B, M] and left singular vectors [B, M, M] in columns, float64."""
-    if stack.dtype == torch.float64:
-        # the Gram matrix would square the condition number: take the triangular factor instead
-        padded = torch.nn.functional.pad(stack, (0, max(0, stack.shape[1] - stack.shape[2])))
-        triangle = torch.linalg.qr(padded.mT, mode="r").R  # Z = R^T Q^T
-        vectors, values, _ = torch.linalg.svd(triangle.mT)
-        return values, vectors.contiguous()
-    wide = stack.double()
-    _, vectors = torch.linalg.eigh(wide @ wide.mT)
-    values, order = torch.linalg.vector_norm(vectors.mT @ wide, dim=-1).sort(descending=True)
-    return values.float(), vectors.gather(2, order[:, None, :].expand_as(vectors))
+def _gram_singular_values(stack: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    """[B, M, D] -> values [B, M] and left singular vectors [B, M, M] in columns, float32 from Triton, else float64."""
+    return _backend(backend).forward(stack)
 
 
 @torch.library.custom_op("unihpe_kernels::gram_singular_values_backward", mutates_args=())
-def _gram_singular_values_backward(grad: Tensor, stack: Tensor, vectors: Tensor) -> Tensor:
+def _gram_singular_values_backward(
+    grad: Tensor, stack: Tensor, values: Tensor, vectors: Tensor, backend: str
+) -> Tensor:
     """[B, M, D]: sum over k of grad_k u_k v_k^T, v_k = Z^T u_k / |Z^T u_k|, or 0 where that length is mere rounding."""
-    projected = vectors.mT @ stack.double()
-    lengths = torch.linalg.vector_norm(projected, dim=-1, keepdim=True)
-    rounding = 16 * torch.finfo(torch.float64).eps * lengths.amax(1, keepdim=True)
-    factors = grad.double()[..., None] * lengths.reciprocal().masked_fill_(lengths <= rounding, 0)
-    return (vectors @ (factors * projected)).to(stack.dtype)
+    return _backend(backend).backward(grad, stack, values, vectors)
+
+
+def _backend(name: str) -> Any:
+    """The module with `forward` and `backward`."""
+    if name == "triton":
+        from unihpe_kernels.small_linalg import gram_kernels  # not above: triton may be missing
+
+        return gram_kernels
+    return gram_torch
 
 
 @_gram_singular_values.register_fake
-def _(stack: Tensor) -> tuple[Tensor, Tensor]:
+def _(stack: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     batch, count, _ = stack.shape
     dtype = torch.float64 if stack.dtype == torch.float64 else torch.float32
     return (
         stack.new_empty((batch, count), dtype=dtype),
-        stack.new_empty((batch, count, count), dtype=torch.float64),
+        stack.new_empty((batch, count, count), dtype=torch.float32 if backend == "triton" else torch.float64),
     )
 
 
 @_gram_singular_values_backward.register_fake
-def _(grad: Tensor, stack: Tensor, vectors: Tensor) -> Tensor:
+def _(grad: Tensor, stack: Tensor, values: Tensor, vectors: Tensor, backend: str) -> Tensor:
     return stack.new_empty(stack.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, str], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(inputs[0], output[1])
+    ctx.save_for_backward(inputs[0], *output)
+    ctx.backend = inputs[1]
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> Tensor:
-    return _gram_singular_values_backward(grad, *ctx.saved_tensors)
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, None]:
+    return _gram_singular_values_backward(grad, *ctx.saved_tensors, ctx.backend), None
 
 
 def _no_second_derivative(ctx: Any, *_: Any) -> None:

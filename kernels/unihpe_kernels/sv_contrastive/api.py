@@ -53,7 +53,9 @@ def singular_value_contrastive_loss(
     Args:
         embeddings: M tensors [B, D], any strides; float32, float64, bfloat16 or float16, unlike ones are promoted.
         temperature: tau, a float of at least 0.001, or a tensor [] that receives a gradient and whose range is not
-            checked. "all" sums in float32 where that cannot underflow (tau >= 0.0055 at B = 4096), else in float64.
+            checked. "all" of three modalities sums in float32 where that cannot underflow (tau >= 0.0055 at B = 4096).
+            Below, the torch backend sums in float64. The Triton backend cannot: "auto" leaves a float that small to
+            torch, and a tensor that small gives NaN, not a wrong number.
         negatives: "paired": i_m = i and the other M - 1 members all from one sample j; B tuples, 2 <= M <= 8, O(B D)
             memory. "all": every tuple with i_m = i; B^(M-1) tuples, M = 2 or 3, O(B^2) memory.
         weights: [B], floating point, not negative; receives a gradient. A sample of weight 0 is still a negative.
@@ -84,6 +86,15 @@ def singular_value_contrastive_loss(
         )
     tau = _check_temperature(temperature, first)
     resolved = check_backend(backend, first, "singular_value_contrastive_loss")
+    if resolved == "triton" and negatives == "all" and len(embeddings) == 3 and not isinstance(temperature, Tensor):
+        least = _least_float32_temperature(batch)
+        if temperature < least:
+            if backend == "triton":
+                raise ValueError(
+                    f'temperature must be at least {least:.2g} for backend="triton", negatives="all" and {batch} '
+                    f"samples, got {temperature}"
+                )
+            resolved = "torch"
     return sv_contrastive(embeddings, tau, weights, present, negatives, bool(normalize), resolved)[0]
 
 
@@ -113,3 +124,8 @@ def _check_temperature(temperature: float | Tensor, like: Tensor) -> Tensor:
     if not MIN_TEMPERATURE <= temperature < math.inf:
         raise ValueError(f"temperature must be finite and at least {MIN_TEMPERATURE}, got {temperature}")
     return torch.full((), temperature, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+
+
+def _least_float32_temperature(batch: int) -> float:
+    """Above it exp2 of logits about the middle of [1, sqrt(3)], and their sums over batch^2, stay float32 numbers."""
+    return (math.sqrt(3) - 1) / 2 * math.log2(math.e) / (120 - 2 * math.log2(max(batch, 1)))

@@ -5,23 +5,23 @@ largest root of mu^3 - p mu - 2q = 0, p = a^2 + b^2 + c^2, q = abc. Written with
 
     mu = 2 r f(s),  f(s) = cos(2/3 acos s),  s^2 = (1 + X)/2
 
-Near a double top eigenvalue (X -> -1) the sum 1 + X keeps half of the digits at best. There it is taken from
+Near a double top eigenvalue (X -> -1) the sum 1 + X keeps half of its digits at best. So it is taken from
 
-    r^6 - q^2 = (c^2 - m)^2 (m - c^2/4) + (a^2 - b^2)^2 c^2/4
+    4 s^2 = (1 - X^2) + (1 + X)^2,  r^6 (1 - X^2) = (c^2 - m)^2 (m - c^2/4) + (a^2 - b^2)^2 c^2/4
 
-which is a sum of two non-negative terms, as r^3 + q = (r^6 - q^2)/(r^3 - q).
+where every term is non-negative and the square leaves nothing of the error of 1 + X.
 """
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Inner products are multiplied by a power of two, which is exact, so that their sixth powers neither underflow
-# (from 5e-13 up) nor overflow in float32.
+# Inner products are multiplied by a power of two, which is exact, so that their sixth powers do not overflow and, from
+# 1e-12 up, are normal numbers in float32.
 _SCALE = 2.0**20
 
 # f(s) = 1/2 + u (c_1 + c_2 u + .. + c_7 u^6), u = sqrt(2) s in [0, sqrt(2)]: minimax with f(0) exact, error 2.2e-8
@@ -38,6 +38,9 @@ POLYNOMIAL = (
 )
 
 
+_HALF_ROOT = math.sqrt(0.5)
+
+
 @dataclass(frozen=True)
 class Operand:
     """One inner product of every triple, in the two forms the closed form reads; any shape that broadcasts."""
@@ -48,11 +51,14 @@ class Operand:
     @classmethod
     def of(cls, x: Tensor) -> "Operand":
         value = x * _SCALE
-        # the addend keeps m > 0; in float32 it is that of an x of 1e-16
+        # the addend keeps m^3 a normal number; in float32 it is that of an x of 7e-13
         return cls(value, torch.addcmul(_constants(x.dtype, x.device).tiny_third, value, value, value=1 / 3))
 
     def unsqueeze(self, dim: int) -> "Operand":
         return Operand(self.value.unsqueeze(dim), self.third.unsqueeze(dim))
+
+    def unbind(self) -> list["Operand"]:
+        return [Operand(value, third) for value, third in zip(self.value, self.third, strict=True)]
 
     def split(self, sizes: list[int], dim: int = 0) -> list["Operand"]:
         values, thirds = (x.split_with_sizes(sizes, dim) for x in (self.value, self.third))
@@ -63,65 +69,106 @@ class TripleTile:
     """Buffers for `capacity` triples at a time.
 
     Every step is one pass over a tile that stays in the cache. The steps avoid what is slow on a CPU: comparisons and
-    selections, and acos, cos, exp and sqrt, which go to a scalar-accurate vector library.
+    selections; acos, cos, exp and sqrt, which go to a scalar-accurate vector library; two scalars in one operation,
+    which is not vectorised.
     """
 
     def __init__(self, capacity: int, like: Tensor) -> None:
         self._store = like.new_empty(5, capacity)
         self._shape: tuple[int, ...] | None = None
         self._constants = _constants(like.dtype, like.device)
-        # More than the relative error of r^3 - |q| by either formula: the maximum below picks the accurate one.
-        self._guard = 1 - 6 * torch.finfo(like.dtype).eps
+        # the scaled mu is this times `_root`
+        self._lead = 2.0 if like.dtype == torch.float64 else 2 * POLYNOMIAL[-1] * _HALF_ROOT ** (len(POLYNOMIAL) - 1)
 
-    def sigma(self, a: Operand, b: Operand, c: Operand, shape: tuple[int, ...]) -> Tensor:
-        """sigma_1 of every triple; `shape` is what any two operands broadcast to. Valid until the next call."""
-        if shape != self._shape:
-            self._shape = shape
-            self._buffers = [row[: math.prod(shape)].view(shape) for row in self._store]
-        x0, x1, x2, x3, x4 = self._buffers
+    def sigma(
+        self, a: Operand, b: Operand, c: Operand, shape: tuple[int, ...], keep: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """sigma_1 of every triple; `shape` is what any two operands broadcast to. Valid until the next call.
+
+        keep: two tensors of this shape to work in. The first will be what `recall` takes, the second that of `slopes`.
+        """
+        self._hold(a, b, c, shape)
+        x0, x1, x2, *own = self._buffers
+        x3, x4 = own if keep is None else keep
 
         t = torch.add(a.third, b.third, out=x0)
         m = torch.add(t, c.third, out=x1)
-        gap = torch.sub(t, c.third, alpha=2, out=x2).square_()  # (c^2 - m)^2
-        gap.mul_(t.add_(c.third, alpha=0.25))
+        square = torch.sub(t, c.third, alpha=2, out=x2).square_()  # (c^2 - m)^2
+        square.mul_(t.add_(c.third, alpha=0.25))
         cross = torch.sub(a.third, b.third, out=x0).mul_(c.value)
-        gap.addcmul_(cross, cross, value=2.25)  # r^6 - q^2
-        r = torch.pow(m, -0.5, out=x3).mul_(m)
-        cube = m.mul_(r)
-        q = torch.mul(b.value, c.value, out=x0).mul_(a.value)
-        # r^3 + q: for q >= 0 the sum is the larger and accurate; for q < 0 the quotient is.
-        low = gap.div_(torch.abs(q, out=x4).add_(cube))
-        top = torch.maximum(low, q.add_(cube, alpha=self._guard), out=x2)
-        # u = sqrt(top / r^3)
-        u = top.mul_(torch.addcmul(self._constants.tiny_product, top, cube, out=x4).pow_(-0.5))
-        f = self._cosine(u, out=x0)
-        square = torch.addcmul(self._constants.one, r, f, value=2 / _SCALE, out=x1)  # 1 + mu
-        self._inverse = torch.pow(square, -0.5, out=x4)
-        self._r, self._f, self._scratch = r, f, x2
-        self._operands = (a, b, c)
-        return square.mul_(self._inverse)
+        square.addcmul_(cross, cross, value=2.25)  # r^6 (1 - X^2)
+        r = torch.pow(m, -0.5, out=x4).mul_(m)
+        product = torch.mul(a.value, b.value, out=x3)
+        top = torch.mul(m, r, out=x0).addcmul_(product, c.value)  # r^3 (1 + X)
+        square.addcmul_(top, top)  # r^6 4 s^2
+        self._twice_s = torch.pow(m, 3, out=x0).div_(square).pow_(-0.5)
+        self._root = self._cosine(self._twice_s, out=x3).mul_(r)
+        eigenvalue = torch.add(self._constants.one, self._root, alpha=self._lead / _SCALE, out=x2)
+        self._inverse = torch.pow(eigenvalue, -0.5, out=x4)
+        return eigenvalue.mul_(self._inverse)
+
+    def least_gap(self) -> Tensor:
+        """The least s of the last `sigma` times two, []: 3 mu^2 - p is p sqrt(4/3) times as much while it is small."""
+        return self._twice_s.amin()
 
     def gradients(self, weight: Tensor) -> Iterator[Tensor]:
-        """weight * d sigma_1/d(a, b, c), for the triples of the last call, one after the other in one buffer.
+        """weight * d sigma_1/d(a, b, c), for the triples of the last `sigma`, one after the other in one buffer.
 
         d sigma_1/d a = (a mu + b c) / (3 mu^2 - p) / sigma_1; the ratio is the product of two entries of a unit
         eigenvector and is held to [-1/2, 1/2], which rounding leaves near a double eigenvalue. `weight` is overwritten.
         """
-        half = self._f.mul_(self._r)  # mu/2
-        gap = self._r.square_().addcmul_(half, half, value=-4).clamp_(max=-_tiny(weight.dtype, 0.8))  # -(3 mu^2 - p)/3
+        scratch = self._buffers[0]
+        gap = self._third_of_gap().clamp_(max=-_tiny(weight.dtype, 0.8))
         weight = torch.addcmul(self._constants.zero, weight, self._inverse, value=-1 / 3, out=weight)
         a, b, c = self._operands
         for x, y, z in ((a, b, c), (b, a, c), (c, a, b)):
-            ratio = torch.mul(y.value, z.value, out=self._scratch).addcmul_(x.value, half, value=2)
+            ratio = torch.mul(y.value, z.value, out=scratch).addcmul_(x.value, self._root, value=self._lead)
             yield ratio.div_(gap).clamp_(-1.5, 1.5).mul_(weight)
 
-    def _cosine(self, u: Tensor, out: Tensor) -> Tensor:
-        if u.dtype == torch.float64:
-            return torch.mul(u, math.sqrt(0.5), out=out).clamp_(max=1).acos_().mul_(2 / 3).cos_()
-        *rest, second, last = self._constants.polynomial
-        value = torch.addcmul(second, u, last, out=out)
+    def slopes(self) -> Tensor:
+        """What the weights of the triples of the last `sigma` must be multiplied with for `add_sums`."""
+        return self._inverse.div_(self._third_of_gap())
+
+    def recall(self, a: Operand, b: Operand, c: Operand, shape: tuple[int, ...], kept: Tensor) -> None:
+        """Go back to an earlier `sigma`, for `add_sums` alone."""
+        self._hold(a, b, c, shape)
+        self._root = kept
+
+    def add_sums(self, weight: Tensor, d_a: Tensor, d_b: Tensor, d_c: Tensor) -> None:
+        """Add weight / slope * d sigma_1/d(a, b, c), summed over k, j and i, to d_a [i, j], d_b [i, k] and d_c [j, k].
+
+        Half the passes that `gradients` takes, without its bound: for triples that keep off a double eigenvalue.
+        `weight` is overwritten.
+        """
+        x0, x1, *_ = self._buffers
+        a, b, c = (operand.value for operand in self._operands)
+        by_root = torch.mul(weight, self._root, out=x0)
+        by_c = torch.mul(weight, c, out=x1)
+        d_a[:, None].baddbmm_(b, by_c.mT, alpha=-1 / 3)
+        d_b[:, None].baddbmm_(a.mT, by_c, alpha=-1 / 3)
+        d_c.add_(weight.mul_(b).mul_(a).sum(0), alpha=-1 / 3)
+        d_a.addcmul_(a[:, :, 0], by_root.sum(2), value=-self._lead / 3)
+        d_b.addcmul_(b[:, 0], by_root.sum(1), value=-self._lead / 3)
+        d_c.addcmul_(c[0], by_root.sum(0), value=-self._lead / 3)
+
+    def _hold(self, a: Operand, b: Operand, c: Operand, shape: tuple[int, ...]) -> None:
+        self._operands = (a, b, c)
+        if shape != self._shape:
+            self._shape = shape
+            self._buffers = [row[: math.prod(shape)].view(shape) for row in self._store]
+
+    def _third_of_gap(self) -> Tensor:
+        """-(3 mu^2 - p)/3, in the place of m."""
+        return self._buffers[1].addcmul_(self._root, self._root, value=-self._lead * self._lead)
+
+    def _cosine(self, twice_s: Tensor, out: Tensor) -> Tensor:
+        """f(s) in float64. In float32 its polynomial divided by the leading coefficient, which saves a pass."""
+        if twice_s.dtype == torch.float64:
+            return torch.mul(twice_s, 0.5, out=out).clamp_(max=1).acos_().mul_(2 / 3).cos_()
+        *rest, last = self._constants.polynomial
+        value = torch.add(twice_s, last, out=out)
         for coefficient in reversed(rest):
-            torch.addcmul(coefficient, value, u, out=value)
+            torch.addcmul(coefficient, value, twice_s, out=value)
         return value
 
 
@@ -132,8 +179,7 @@ class _Constants:
     zero: Tensor
     one: Tensor
     tiny_third: Tensor
-    tiny_product: Tensor
-    polynomial: list[Tensor]
+    polynomial: list[Tensor]  # of 2 s, monic, without its leading one
 
 
 @functools.lru_cache
@@ -141,12 +187,12 @@ def _constants(dtype: torch.dtype, device: torch.device) -> _Constants:
     def scalar(value: float) -> Tensor:
         return torch.tensor(value, dtype=dtype, device=device)
 
+    degree = len(POLYNOMIAL) - 1
     return _Constants(
         scalar(0),
         scalar(1),
-        scalar(_tiny(dtype, 0.53)),
-        scalar(_tiny(dtype, 0.95)),
-        [scalar(c) for c in POLYNOMIAL],
+        scalar(_tiny(dtype, 1 / 3)),
+        [scalar(c / POLYNOMIAL[-1] / _HALF_ROOT ** (degree - n)) for n, c in enumerate(POLYNOMIAL[:-1])],
     )
 
 

@@ -1,10 +1,10 @@
 """The singular-value contrastive loss in plain torch, in tiles, with its gradient written out.
 
 For "all" a tile is [i, j, k], a slice of the B^3 triples; for "paired" it is [i, j]. Scores are recomputed in the
-backward pass, so memory is O(B^2) for "all" and O(B D) for "paired". Logarithms are to base 2 throughout: exp2 is the
-cheapest exponential on both CPU and GPU.
+backward pass, but for the "all" of small batches, so memory is O(B^2) for "all" and O(B D) for "paired". Logarithms are
+to base 2 throughout: exp2 is the cheapest exponential on both CPU and GPU.
 
-On a GPU this is the fallback for what has no kernel (float64): it synchronises once a call where `present` is given.
+On a GPU this is the fallback for what has no kernel (float64), and it synchronises.
 """
 
 import math
@@ -22,6 +22,12 @@ from unihpe_kernels.sv_contrastive.scorers import make_scorer
 _TILE_PER_THREAD = 65536
 _MOST_THREADS = 16
 _GPU_TILE = 2**22
+# Rows i of a tile of "all" where no whole [j, k] fits: sums over i and over j are then both short work.
+_FEW_ROWS = 8
+# The most triples of which the forward pass keeps two numbers each for the backward pass: 8 MiB in float32.
+_MOST_KEPT = 2**20
+# Twice s of closed_form.py, from which on the unbounded gradients are used: their rounding errors are divided by it.
+_SAFE_GAP = 1e-3
 _PAIR_ROWS = 128
 _MIN_NORM = 1e-12
 _LOG2_E = math.log2(math.e)
@@ -43,27 +49,39 @@ def forward(
     present: Tensor | None,
     negatives: str,
     normalize: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns (loss, log2 of every anchor's normaliser [M, B], loss of every sample summed over its anchors [B])."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the loss [], log2 of every anchor's normaliser [M, B], the loss of every sample summed over its anchors
+    [B], and what `backward` takes over, [saved_size]."""
     units, _ = _unit_rows(embeddings, present, normalize)
-    scale = _scale(temperature, units[0])
-    batch = units[0].shape[0]
-    normalisers = units[0].new_zeros(len(units), batch)
-    sample_loss, anchor_counts = units[0].new_zeros(2, batch).unbind(0)
-    for group in _modality_sets(present, len(units), batch, units[0].device):
+    scale = _scale(temperature, units)
+    batch = units.shape[1]
+    normalisers = units.new_zeros(len(units), batch)
+    sample_loss, anchor_counts = units.new_zeros(2, batch).unbind(0)
+    # with `present` some of it may stay unused
+    new = units.new_empty if present is None else units.new_zeros
+    saved = new(saved_size(embeddings, present, negatives))
+    for group in _modality_sets(present, len(units), batch, units.device):
         rows, columns = _select(units, group)
         if negatives == "all" and len(rows) == 3:
-            log_sums = _TripleLoss(rows, scale).normalisers()
+            log_sums, positives = _TripleLoss(rows, scale, saved).forward()
         else:
-            log_sums = _paired_normalisers(rows, columns, scale)
-        positive = _Positives(rows).scores * scale
+            log_sums, positives = _paired_normalisers(rows, columns, scale), _Positives(rows).scores
         anchors = slice(None) if group.anchors is None else group.anchors
         for modality, log_sum in zip(group.modalities, log_sums, strict=True):
             normalisers[modality, anchors] = log_sum
-        sample_loss[anchors] = (log_sums - positive).sum(0) / _LOG2_E
+        sample_loss[anchors] = (log_sums - positives * scale).sum(0) / _LOG2_E
         anchor_counts[anchors] = len(group.modalities)
     weighted = weights.to(sample_loss.dtype) if weights is not None else torch.ones_like(sample_loss)
-    return _mean(weighted, sample_loss, anchor_counts)[0], normalisers, sample_loss
+    loss = (weighted * sample_loss).sum() * _inverse_total(weighted, anchor_counts)
+    return loss, normalisers, sample_loss, saved
+
+
+def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
+    """Elements that `forward` hands to `backward`: how many is a matter of the shapes alone."""
+    count, batch = len(embeddings), embeddings[0].shape[0]
+    if negatives != "all" or count != 3:
+        return 0
+    return 3 * batch + (2 * batch**3 if batch**3 <= _MOST_KEPT else 0)
 
 
 def backward(
@@ -72,26 +90,27 @@ def backward(
     temperature: Tensor,
     weights: Tensor | None,
     present: Tensor | None,
+    loss: Tensor,
     normalisers: Tensor,
     sample_loss: Tensor,
+    saved: Tensor,
     negatives: str,
     normalize: bool,
 ) -> list[Tensor]:
     """Gradients of the M embeddings, of the temperature and of the weights ([B], also where those are None)."""
     units, inverse_norms = _unit_rows(embeddings, present, normalize)
-    scale = _scale(temperature, units[0])
-    batch = units[0].shape[0]
-    groups = list(_modality_sets(present, len(units), batch, units[0].device))
+    scale = _scale(temperature, units)
+    groups = list(_modality_sets(present, len(units), units.shape[1], units.device))
     anchor_counts = torch.zeros_like(sample_loss)
     for group in groups:
         anchor_counts[slice(None) if group.anchors is None else group.anchors] = len(group.modalities)
     weighted = weights.to(sample_loss.dtype) if weights is not None else torch.ones_like(sample_loss)
-    loss, inverse_total = _mean(weighted, sample_loss, anchor_counts)
+    inverse_total = _inverse_total(weighted, anchor_counts)
     grad = grad.to(sample_loss.dtype)
     d_weights = grad * (sample_loss - anchor_counts * loss) * inverse_total
     d_logits = weighted * (grad * inverse_total)  # [B]: d loss / d (log normaliser) of each anchor of the sample
 
-    d_units = [torch.zeros_like(unit) for unit in units]
+    d_units = torch.zeros_like(units)
     d_scores = torch.zeros((), dtype=torch.float64, device=grad.device)  # sum of scores times their gradient
     for group in groups:
         rows, columns = _select(units, group)
@@ -100,24 +119,24 @@ def backward(
         log_sums = normalisers[list(group.modalities)][:, anchors]
         d_score = d_logits[anchors] * (scale / _LOG2_E)  # over the temperature
         if negatives == "all" and len(rows) == 3:
-            d_columns, d_group = _TripleLoss(rows, scale).backward(log_sums, d_score)
-            d_rows = None
+            d_columns, d_group = _TripleLoss(rows, scale, saved).backward(log_sums, d_score)
+            d_rows: list[Tensor] = []
         else:
             d_rows, d_columns, d_group = _paired_backward(rows, columns, scale, log_sums, d_score)
-        positives = _Positives(rows)
-        d_scores += d_group - len(rows) * torch.dot(d_score, positives.scores)
-        d_positives = positives.backward(d_score * -len(rows))
-        for position, modality in enumerate(group.modalities):
-            d_units[modality][pool] += d_columns[position]
-            d_units[modality][anchors] += d_positives[position]
-            if d_rows is not None:
-                d_units[modality][anchors] += d_rows[position]
+            positives = _Positives(rows)
+            d_group -= len(rows) * torch.dot(d_score, positives.scores)
+            for d_row, d_positive in zip(d_rows, positives.backward(d_score * -len(rows)), strict=True):
+                d_row += d_positive
+        d_scores += d_group
+        for index, parts in ((pool, d_columns), (anchors, d_rows)):
+            for modality, part in zip(group.modalities, parts, strict=False):
+                d_units[modality][index] += part
 
-    d_embeddings = []
-    for embedding, unit, d_unit, inverse in zip(embeddings, units, d_units, inverse_norms, strict=True):
-        if inverse is not None:
-            d_unit = (d_unit - unit * (unit * d_unit).sum(1, keepdim=True)) * inverse
-        d_embeddings.append(d_unit.to(embedding.dtype))
+    if inverse_norms is not None:
+        d_units = (d_units - units * (units * d_units).sum(2, keepdim=True)) * inverse_norms
+    d_embeddings = [
+        d_unit.to(embedding.dtype, copy=True) for embedding, d_unit in zip(embeddings, d_units, strict=True)
+    ]
     d_temperature = -d_scores.to(scale.dtype) * (scale / _LOG2_E)
     d_weights_dtype = weights.dtype if weights is not None else sample_loss.dtype
     return [*d_embeddings, d_temperature.to(temperature.dtype), d_weights.to(d_weights_dtype)]
@@ -143,25 +162,33 @@ class _Positives:
 class _TripleLoss:
     """ "all" of three modalities over one dense batch [b, D]: tuples (i, j, k) with scores from three Gram matrices."""
 
-    def __init__(self, units: list[Tensor], scale: Tensor) -> None:
+    def __init__(self, units: list[Tensor], scale: Tensor, saved: Tensor) -> None:
         self._units = units
         x, y, z = units
-        self._a, self._b, self._c = (Operand.of(gram) for gram in (x @ y.T, x @ z.T, y @ z.T))
         size = len(x)
+        self._a, self._b, self._c = Operand.of(torch.stack([x @ y.T, x @ z.T, y @ z.T])).unbind()
         # Scores lie in [1, sqrt(3)]; about the middle of that range exp2 needs no running maximum.
         self._shift = scale.double() * -(1 + math.sqrt(3)) / 2
+        self._scale = scale
+        self._scale_number = scale.item()
         self._sum_dtype = _sum_dtype(scale, size)
         self._shift_rounded = self._shift.to(self._sum_dtype)
-        self._scale = scale
-        capacity = min(_tile_elements(x.device), size**3)
-        self._middle = max(1, min(size, capacity // max(1, size)))
-        self._rows = max(1, min(size, capacity // max(1, size * self._middle)))
+        # Of every sample: the sum of its anchors' mean scores less its own, its own tuple's slope, and the least gap of
+        # the tuples (i, j, k) with that i. Of every triple: what `recall` takes, and its exponential times its slope.
+        self._excess, self._own_slopes, self._least_gaps = saved[: 3 * size].view(3, size)
+        self._kept = None
+        if saved.numel() >= 3 * size + 2 * size**3 and self._sum_dtype == x.dtype:
+            self._kept = saved[3 * size :][: 2 * size**3].view(2, size, size, size)
+        capacity = _tile_elements(x.device)
+        self._rows = min(size, capacity // size**2)
+        if self._rows < 3:
+            self._rows = min(size, _FEW_ROWS)
+        self._middle = max(1, min(size, capacity // (size * self._rows)))
         self._capacity = self._rows * self._middle * size
         self._tile = TripleTile(self._capacity, x)
-        self._exp = x.new_empty(self._capacity, dtype=self._sum_dtype)
 
-    def _tiles(self) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """Slices of i and j, sigma_1 and exp2 of the shifted logits, [i, j, k] each."""
+    def _tiles(self) -> Iterator[tuple[slice, slice, tuple[Operand, Operand, Operand], tuple[int, int, int]]]:
+        """Slices of i and j, their inner products and the shape [i, j, k] of the tile."""
         size = len(self._units[0])
         all_i, all_j = list(_slices(size, self._rows)), list(_slices(size, self._middle))
         sizes_i, sizes_j = ([part.stop - part.start for part in parts] for parts in (all_i, all_j))
@@ -169,22 +196,39 @@ class _TripleLoss:
         all_c = self._c.unsqueeze(0).split(sizes_j, dim=1)
         for j, of_j, c in zip(all_j, self._a.split(sizes_j, dim=1), all_c, strict=True):
             for i, a, b in zip(all_i, of_j.unsqueeze(2).split(sizes_i), all_b, strict=True):
-                shape = (i.stop - i.start, j.stop - j.start, size)
-                sigma = self._tile.sigma(a, b, c, shape)
-                exp = self._exp[: sigma.numel()].view(shape)
-                yield i, j, sigma, torch.addcmul(self._shift_rounded, sigma, self._scale, out=exp).exp2_()
+                yield i, j, (a, b, c), (i.stop - i.start, j.stop - j.start, size)
 
-    def normalisers(self) -> Tensor:
-        """log2 of the sum over every anchor's tuples, [3, b]."""
+    def _exponentials(self, sigma: Tensor, out: Tensor) -> Tensor:
+        """exp2 of the shifted logits, in the flat `out`."""
+        out = out[: sigma.numel()].view(sigma.shape)
+        return torch.add(self._shift_rounded, sigma, alpha=self._scale_number, out=out).exp2_()
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """log2 of the sum over every anchor's tuples [3, b], and the samples' own scores [b]."""
         size = len(self._units[0])
-        by_i = self._exp.new_zeros(size)
-        by_jk = self._exp.new_zeros(size, size)
-        for i, j, _, exp in self._tiles():
-            flat = exp.flatten(1)
-            by_i[i] += flat.sum(1)
-            by_jk[j] += flat.sum(0).view(exp.shape[1:])
-        sums = torch.stack([by_i, by_jk.sum(1), by_jk.sum(0)])
-        return (sums.log2_() - self._shift).to(self._scale.dtype)
+        store = self._units[0].new_empty(self._capacity, dtype=self._sum_dtype)
+        by_i, by_jk = store.new_zeros(2, size), store.new_zeros(2, size, size)  # of exponentials, and those times score
+        positives = torch.empty_like(self._excess)
+        self._least_gaps.fill_(math.inf)
+        for i, j, products, shape in self._tiles():
+            keep = None if self._kept is None else self._kept[:, i, j].unbind()
+            sigma = self._tile.sigma(*products, shape, keep)
+            own, samples = _own_tuples(sigma, i, j)
+            positives[samples] = own
+            exp = self._exponentials(sigma, out=store)
+            by_i[0, i] += exp.flatten(1).sum(1)
+            by_jk[0, j] += exp.sum(0)
+            if keep is not None:
+                self._least_gaps[i] = torch.minimum(self._least_gaps[i], self._tile.least_gap())
+                slopes = self._tile.slopes()
+                self._own_slopes[samples] = _own_tuples(slopes, i, j)[0]
+                slopes.mul_(exp)
+            exp.mul_(sigma)
+            by_i[1, i] += exp.flatten(1).sum(1)
+            by_jk[1, j] += exp.sum(0)
+        sums, score_sums = torch.stack([by_i, by_jk.sum(2), by_jk.sum(1)], dim=1)
+        torch.sub((score_sums / sums).sum(0), positives, alpha=3, out=self._excess)
+        return (sums.log2_() - self._shift).to(self._scale.dtype), positives
 
     def backward(self, normalisers: Tensor, d_score: Tensor) -> tuple[list[Tensor], Tensor]:
         """Gradients of the three [b, D] and the sum of scores times their gradient.
@@ -193,20 +237,41 @@ class _TripleLoss:
         """
         x, y, z = self._units
         of_i, of_j, of_k = d_score * torch.exp2(-normalisers.to(self._sum_dtype) - self._shift)
-        d_a, d_b, d_c = (torch.zeros_like(self._a.value) for _ in range(3))
-        d_scores = torch.zeros((), dtype=torch.float64, device=x.device)
-        factor_store, weight_store = self._exp.new_empty(self._capacity), x.new_empty(self._capacity)
+        d_a, d_b, d_c = torch.zeros(3, len(x), len(x), dtype=x.dtype, device=x.device)
+        exp_store, factor_store = x.new_empty(2, self._capacity, dtype=self._sum_dtype)
+        weight_store = x.new_empty(self._capacity)
         of_jk = of_j[:, None] + of_k
-        for i, j, sigma, exp in self._tiles():
-            factor, weight = (store[: exp.numel()].view(exp.shape) for store in (factor_store, weight_store))
+        least_gaps = [] if self._kept is None else self._least_gaps.tolist()
+        for i, j, products, shape in self._tiles():
+            factor, weight = (store[: math.prod(shape)].view(shape) for store in (factor_store, weight_store))
             torch.add(of_jk[j], of_i[i, None, None], out=factor)
+            own, samples = _own_tuples(weight, i, j)
+            if self._kept is not None and all(gap > _SAFE_GAP for gap in least_gaps[i]):
+                root, exp_slope = self._kept[:, i, j].unbind()
+                self._tile.recall(*products, shape, root)
+                torch.mul(exp_slope, factor, out=weight)
+                own.addcmul_(d_score[samples], self._own_slopes[samples], value=-3)
+                self._tile.add_sums(weight, d_a[i, j], d_b[i], d_c[j])
+                continue
+            exp = self._exponentials(self._tile.sigma(*products, shape), out=exp_store)
             torch.mul(exp, factor, out=weight)
-            d_scores += torch.dot(weight.flatten(), sigma.flatten())
-            gradients = self._tile.gradients(weight)
-            d_a[i, j] = next(gradients).sum(2)
-            d_b[i] += next(gradients).sum(1)
-            d_c[j] += next(gradients).sum(0)
-        return [d_a @ y + d_b @ z, d_a.T @ x + d_c @ z, d_b.T @ x + d_c.T @ y], d_scores
+            own.sub_(d_score[samples], alpha=3)
+            if self._tile.least_gap().item() > _SAFE_GAP:
+                self._tile.add_sums(weight.mul_(self._tile.slopes()), d_a[i, j], d_b[i], d_c[j])
+            else:
+                gradients = self._tile.gradients(weight)
+                d_a[i, j] += next(gradients).sum(2)
+                d_b[i] += next(gradients).sum(1)
+                d_c[j] += next(gradients).sum(0)
+        d_units = [torch.addmm(d_a @ y, d_b, z), torch.addmm(d_a.T @ x, d_c, z), torch.addmm(d_b.T @ x, d_c.T, y)]
+        return d_units, torch.dot(d_score, self._excess)
+
+
+def _own_tuples(tile: Tensor, i: slice, j: slice) -> tuple[Tensor, slice]:
+    """The entries (n, n, n) of a tile [i, j, k] over all k, as a view, and the slice of those n."""
+    start, stop = max(i.start, j.start), max(i.start, j.start, min(i.stop, j.stop))
+    block = tile[start - i.start : stop - i.start, start - j.start : stop - j.start, start:stop]
+    return block.diagonal().diagonal(), slice(start, stop)
 
 
 def _paired_normalisers(rows: list[Tensor], columns: list[Tensor], scale: Tensor) -> Tensor:
@@ -255,29 +320,20 @@ def _paired_backward(
     return d_rows, d_columns, d_scores
 
 
-def _unit_rows(
-    embeddings: list[Tensor], present: Tensor | None, normalize: bool
-) -> tuple[list[Tensor], list[Tensor | None]]:
-    """The embeddings [B, D] in the compute dtype with rows of length one, and 1/length [B, 1], or None if not asked.
+def _unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor | None]:
+    """Unit rows of the embeddings [M, B, D] in the compute dtype, and 1/length [M, B, 1], or None if not asked.
 
     Rows that no anchor and no pool uses are zero: what stands there, NaN too, must not reach the gradient.
     """
-    unused = None if present is None else ~(present & (present.sum(0) >= 2))
     dtype = torch.float64 if embeddings[0].dtype == torch.float64 else torch.float32
-    units: list[Tensor] = []
-    inverse_norms: list[Tensor | None] = []
-    for m, embedding in enumerate(embeddings):
-        rows = embedding.to(dtype).contiguous()
-        if unused is not None:
-            rows = rows.masked_fill(unused[m, :, None], 0)
-        inverse = None
-        if normalize:
-            norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-            inverse = norm.reciprocal().masked_fill_(norm < _MIN_NORM, 0)
-            rows = rows * inverse
-        units.append(rows)
-        inverse_norms.append(inverse)
-    return units, inverse_norms
+    rows = torch.stack(embeddings).to(dtype)
+    if present is not None:
+        rows.masked_fill_(~(present & (present.sum(0) >= 2))[:, :, None], 0)
+    if not normalize:
+        return rows, None
+    norms = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
+    inverse = norms.reciprocal().masked_fill_(norms < _MIN_NORM, 0)
+    return rows.mul_(inverse), inverse
 
 
 def _modality_sets(present: Tensor | None, count: int, batch: int, device: torch.device) -> Iterator[ModalitySet]:
@@ -294,7 +350,7 @@ def _modality_sets(present: Tensor | None, count: int, batch: int, device: torch
             yield ModalitySet(modalities, (codes == code).nonzero()[:, 0], ((codes & code) == code).nonzero()[:, 0])
 
 
-def _select(units: list[Tensor], group: ModalitySet) -> tuple[list[Tensor], list[Tensor]]:
+def _select(units: Tensor, group: ModalitySet) -> tuple[list[Tensor], list[Tensor]]:
     parts = [units[m] for m in group.modalities]
     rows = parts if group.anchors is None else [part[group.anchors] for part in parts]
     columns = parts if group.pool is None else [part[group.pool] for part in parts]
@@ -317,11 +373,10 @@ def _sum_dtype(scale: Tensor, size: int) -> torch.dtype:
     return scale.dtype if largest < 120 else torch.float64
 
 
-def _mean(weights: Tensor, sample_loss: Tensor, anchor_counts: Tensor) -> tuple[Tensor, Tensor]:
-    """The weighted mean over anchors, and one over their total weight; both 0 where there is none."""
+def _inverse_total(weights: Tensor, anchor_counts: Tensor) -> Tensor:
+    """One over the total weight of all anchors; 0 where there is none."""
     total = (weights * anchor_counts).sum()
-    inverse = total.reciprocal().masked_fill_(total == 0, 0)
-    return (weights * sample_loss).sum() * inverse, inverse
+    return total.reciprocal().masked_fill_(total == 0, 0)
 
 
 def _tile_elements(device: torch.device) -> int:

@@ -1,0 +1,262 @@
+"""The Triton kernels as they are launched, for what is known of them without a GPU: benchmarks/static_cost.py reads
+their machine code, tests/kernels/test_compile.py compiles them for four architectures.
+
+A new kernel is one more entry of `VARIANTS`; tests/kernels/test_compile.py names the kernels that have none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from unihpe_kernels.small_linalg import gram_kernels
+from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows
+from unihpe_kernels.tuned import choose
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One launch at a named size."""
+
+    elements: float  # in the variant's unit
+    bytes: float = 0  # read from and written to device memory, once each
+    flops: float = 0  # of matrix products on the matrix units; two a multiply-add
+    matrix: str = "bf16"  # their operand type, a key of static_cost.MATRIX_FLOPS
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel with its argument types and compile-time constants.
+
+    `signature` gives every argument that is not in `constexprs`: "*fp32", "*bf16", "i32", "fp32", ..
+    `per_iteration` is how many elements (of `unit`) a program handles in one iteration of its hot loop, or in all when
+    there is no loop. The hot loop is the innermost loop with the most instructions or, with `trips`, the loop around
+    that one (else the whole kernel); `trips` says how often each of the loops directly inside runs then, in the order
+    of the machine code.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    unit: str  # "triple", "pair", "pose", ..
+    per_iteration: float
+    max_registers: int  # a thread on NVIDIA; the budget that test_compile.py holds the kernel to
+    workloads: Mapping[str, Workload] = field(default_factory=dict)  # none: compiled in tests, no row in the table
+    num_warps: int = 4
+    num_stages: int = 3  # triton's default, here as in a launch
+    divisible: tuple[str, ...] = ()  # pointers aligned to 16 bytes and integers that are multiples of 16
+    trips: tuple[float, ...] = ()
+    max_vgprs: int = 256  # a lane on AMD; 512 leave room for one wave a SIMD
+    max_spills: int = 0
+    allow_tf32: bool = False
+    targets: tuple[str, ...] = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+    def compile(self, target: GPUTarget) -> CompiledKernel:
+        """Machine code for `target`; needs no GPU. ValueError when the arguments are not the kernel's."""
+        if triton.knobs.runtime.interpret:
+            raise RuntimeError("TRITON_INTERPRET is set: the kernels are interpreted, not compiled; unset it")
+        names = self.kernel.arg_names
+        if wrong := {*self.signature, *self.constexprs} ^ set(names) | {*self.divisible} - {*self.signature}:
+            raise ValueError(f"{self.name}: not in both the kernel's arguments and the variant's: {sorted(wrong)}")
+        signature = {name: self.signature.get(name, "constexpr") for name in names}
+        attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in self.divisible}
+        source = ASTSource(self.kernel, signature, dict(self.constexprs), attributes)
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+        return triton.compile(source, target=target, options=options)
+
+
+# file of settings -> the targets that it is for
+_TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "nvidia-h200": ("sm_90",), "hip": ("gfx942",)}
+
+
+def _sv_all(kernel: Any, setting: str, batch: int, scalars: str, max_registers: int, masked: bool = False) -> Variant:
+    """A kernel over triples with the settings that it has at `batch`, for which its workload is."""
+    options = choose(("default",), setting, batch)
+    tile_j, tile_k = options["tile_j"], options["tile_k"]
+    integers = dict.fromkeys(scalars.split(), "i32")
+    constants = {"MASKED": masked, "TILE_J": tile_j, "TILE_K": tile_k} | ({} if masked else {"complete": None})
+    pointers = {name: "*fp32" for name in kernel.arg_names if name not in constants and name not in integers}
+    if masked:
+        pointers["complete"] = "*u8"
+    return Variant(
+        name=f"{setting} {tile_j}x{tile_k}" + ", masked" * masked,
+        kernel=kernel,
+        signature={**pointers, **integers},
+        constexprs=constants,
+        unit="triple",
+        per_iteration=tile_j * tile_k,
+        max_registers=max_registers,
+        # the Gram matrices once, and as much again for the pieces of the results
+        workloads={} if masked else {f"B = {batch}": Workload(batch**3, 4 * 3 * batch**2 * 2)},
+        num_warps=options["num_warps"],
+        divisible=(*pointers, "n", "ld"),
+    )
+
+
+def _sv_paired(
+    direction: str, count: int, dtype: str = "bf16", batch: int = 65_536, table: str = "", masked: bool = False
+) -> Variant:
+    """A kernel over (anchor, sample) pairs, 512 wide, with the settings that it has at `batch` by a file of settings.
+
+    masked: for samples that may lack modalities.
+    """
+    width = 512
+    members, kind = "few" if count <= 3 else "many", "half" if dtype == "bf16" else "float"
+    options = choose(("default", table), f"sv_paired_{direction}_{members}_{kind}", batch)
+    tile_i, tile_j, depth = options["tile_i"], options["tile_j"], options["depth"]
+    kernel = {"forward": kernels_paired.paired_forward, "backward": kernels_paired.paired_backward}[direction]
+    constants: dict[str, Any] = {"COUNT": count, "MASKED": masked, "PRECISION": "ieee"}
+    constants |= {"TILE_I": tile_i, "TILE_J": tile_j, "DEPTH": depth}
+    if direction == "backward":
+        constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
+    types = {"stack": f"*{dtype}", "panel": f"*{dtype}"}
+    types |= dict.fromkeys(("n", "width", "columns", "begin", "end", "rows"), "i32")
+    codes = dict.fromkeys(("anchor_codes", "pool_codes"), "*i32" if masked else None)
+    constants |= {} if masked else codes
+    types |= codes if masked else {}
+    signature = {name: types.get(name, "*fp32") for name in kernel.arg_names if name not in constants}
+    pairs = count * batch**2
+    work = Workload(
+        pairs,
+        2 * count * batch * width + (2 * count * pairs if direction == "backward" else 0),
+        2 * pairs * width * (count - 1),
+    )
+    return Variant(
+        name=f"paired_{direction} {tile_i}x{tile_j}, M = {count}, {dtype}" + ", masked" * masked,
+        kernel=kernel,
+        signature=signature,
+        constexprs=constants,
+        unit="pair",
+        per_iteration=tile_i * tile_j,
+        # named sizes are those of the type that is meant for them
+        workloads={f"B = {batch}, D = {width}": work} if "h200" in table or (count > 3 and not table) else {},
+        num_warps=options["num_warps"],
+        num_stages=options["num_stages"],
+        divisible=tuple(signature),
+        # the products, then the steps to the secular equation's root
+        trips=(width / depth, 5) if count > 3 else (width / depth,),
+        max_registers=255,
+        max_vgprs=512,
+        # seven poles, their vectors and gradients: AMD's compiler loads them all at once whatever the tile
+        max_spills=64 if table == "hip" and count == 8 and direction == "backward" else 0,
+        targets=_TARGETS[table],
+    )
+
+
+def _small(
+    kernel: Any, scalars: str, constexprs: dict[str, Any], unit: str, per_iteration: float, half: str = "", **more: Any
+) -> Variant:
+    """A kernel over samples or entries, whose time is that of its memory or of its launch."""
+    types = {name: "*fp32" for name in kernel.arg_names if name not in constexprs}
+    types |= dict.fromkeys(scalars.split(), "i32") | dict.fromkeys(half.split(), "*bf16")
+    pointers = tuple(name for name, kind in types.items() if kind.startswith("*"))
+    name = kernel.__name__ + (f", M = {constexprs['COUNT']}" if "COUNT" in constexprs else "")
+    return Variant(
+        name, kernel, types, constexprs, unit, per_iteration, divisible=pointers, **{"max_registers": 128, **more}
+    )
+
+
+_BARE = {"MASKED": False}  # neither `present` nor weights
+_UNWEIGHTED = {"weights": None, "WEIGHTED": False}
+_ALL_FORWARD = "n ld rows"
+_ALL_BACKWARD = "n ld begin end rows"
+
+VARIANTS: list[Variant] = [
+    _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 256, _ALL_FORWARD, 128),
+    _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168),
+    _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 256, _ALL_BACKWARD, 168),
+    _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184),
+    _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, masked=True),
+    _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 210, masked=True),
+    *(_sv_paired(direction, 3, table="nvidia-h200") for direction in ("forward", "backward")),
+    *(
+        _sv_paired(direction, count, dtype, table=table)
+        for table in ("", "hip")
+        for count, dtype in ((2, "bf16"), (3, "bf16"), (3, "fp32"), (4, "bf16"), (6, "fp32"), (8, "bf16"))
+        for direction in ("forward", "backward")
+    ),
+    *(_sv_paired(direction, 3, batch=1024, masked=True) for direction in ("forward", "backward")),
+    _small(
+        kernels_all.sv_all_finish, "n ld parts_i parts_j parts_k",
+        {**_BARE, "complete": None, "PARTS": 32, "BLOCK": 32}, "piece", 32 * 32,
+    ),
+    _small(
+        kernels_all.sv_all_factors, "n ld", {**_BARE, **_UNWEIGHTED, "complete": None, "BLOCK": 128}, "sample", 128
+    ),
+    _small(
+        kernels_all.sv_all_reduce, "ld n begin end count_a count_b count_c", {"FIRST": True, "BLOCK": 256}, "piece", 256
+    ),
+    _small(
+        kernels_rows.unit_rows_of_three, "n ld width",
+        {**_BARE, "complete": None, "NORMALIZE": True, "ROWS": 4, "BLOCK": 256}, "entry", 4 * 256, half="x y z",
+    ),
+    _small(
+        kernels_rows.embedding_gradients_of_three, "n ld width",
+        {"NORMALIZE": True, "ROWS": 4, "BLOCK": 256}, "entry", 4 * 256, half="d_x d_y d_z",
+    ),
+    _small(
+        kernels_rows.mean_over_anchors, "n", {**_BARE, **_UNWEIGHTED, "present": None, "COUNT": 3, "BLOCK": 1024},
+        "sample", 1024,
+    ),
+    _small(
+        kernels_rows.weights_and_temperature_gradient, "n parts",
+        {**_BARE, "present": None, "COUNT": 3, "BLOCK": 1024}, "piece", 1024,
+    ),
+    *(
+        _small(
+            kernels_paired.paired_prepare, "n width", {"COUNT": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
+            "entry", 4 * 128, half="stack", max_registers=255,
+        )
+        for count in (3, 8)
+    ),
+    *(
+        _small(
+            kernels_paired.paired_finish, "n splits",
+            {**_BARE, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
+        )
+        for count in (3, 8)
+    ),
+    *(
+        _small(
+            kernels_paired.paired_own, "n splits",
+            {**_BARE, **_UNWEIGHTED, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
+            max_registers=255,
+        )
+        for count in (3, 5)
+    ),
+    *(
+        _small(
+            kernels_paired.paired_basis, "n", {"COUNT": count, "BLOCK": 32}, "sample", 32, num_warps=1,
+            max_registers=255,
+        )
+        for count in (4, 8)
+    ),
+    *(
+        Variant(
+            f"paired_embedding_gradient, M = {count}",
+            kernels_paired.paired_embedding_gradient,
+            {
+                **dict.fromkeys(("inverse_norms", "d_stack", "d_own"), "*fp32"), "stack": "*bf16",
+                "outs": ("*bf16",) * count, "n": "i32", "width": "i32",
+            },
+            {"COUNT": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
+            "entry", 4 * 128, max_registers=128, divisible=("stack", "inverse_norms", "d_stack", "d_own", "width"),
+        )
+        for count in (3, 8)
+    ),
+    *(
+        Variant(
+            f"gram_singular_values {kernel.__name__.strip('_')}, M = {count}", kernel,
+            {name: {"batch": "i32", "width": "i32"}.get(name, "i32" if "stride" in name else "*fp32")
+             for name in kernel.arg_names if name not in ("M", "SAMPLES", "COLUMNS", "stride_d")},
+            {"stride_d": 1, "M": count, "SAMPLES": 8, "COLUMNS": gram_kernels._columns(count)},
+            "sample", 8, max_registers=160, max_vgprs=280, num_warps=1,
+        )
+        for count in (3, 8)
+        for kernel in (gram_kernels._forward, gram_kernels._backward)
+    ),
+]  # fmt: skip

@@ -1,0 +1,296 @@
+"""Kernels for negatives="all" of three modalities: every triple (i, j, k) once in each direction.
+
+Gram matrices A[i, j] = x_i.y_j, B[i, k] = x_i.z_k, C[j, k] = y_j.z_k lie one after the other, [3, ld, ld] with ld the
+batch rounded up to whole tiles. A program owns a tile of C in registers and walks over i: it reads one row piece of A
+and of B a step, and every triple costs arithmetic alone.
+
+exp2 of the shifted logits needs no running maximum: scores lie in [1, sqrt(3)], the shift is their middle.
+"""
+
+import triton
+import triton.language as tl
+
+from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu, triple_sigma
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_MIDDLE = tl.constexpr(1.3660254037844386)  # of [1, sqrt(3)]
+_HALF_RANGE = tl.constexpr(0.3660254037844386)
+_OFF = tl.constexpr(-1e30)  # a logit without weight; finite, so that 0 x it is 0
+
+
+@triton.jit
+def _in_use(complete, index, n, MASKED: tl.constexpr):
+    """Whether a sample takes part in triples. complete: int8 [n], read only if MASKED."""
+    used = index < n
+    if MASKED:
+        used = tl.load(complete + index, mask=used, other=0) != 0
+    return used
+
+
+@triton.jit
+def sv_all_forward(
+    grams,  # float32 [3, ld, ld]
+    complete,
+    temperature,  # float32 []
+    sums_i,  # out, float32 [tiles of j x tiles of k, n]: every anchor's tuples of one tile
+    sums_j,  # out, float32 [tiles of k x splits, ld]
+    sums_k,  # out, float32 [tiles of j x splits, ld]
+    n,
+    ld,
+    rows,  # of i that a program walks over
+    MASKED: tl.constexpr,
+    TILE_J: tl.constexpr,
+    TILE_K: tl.constexpr,
+):
+    """Sums of exp2 of shifted logits over the tuples of every anchor, in pieces. Grid (j, k, splits of i)."""
+    part_j, part_k, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    j = part_j * TILE_J + tl.arange(0, TILE_J)
+    k = part_k * TILE_K + tl.arange(0, TILE_K)
+    scale = _LOG2_E / tl.load(temperature)
+    # unused samples get a logit of -1e30 through the shift of their row and the scale of their column: no work a triple
+    shift_j = tl.where(_in_use(complete, j, n, MASKED), -_MIDDLE * scale, _OFF)[:, None]
+    scale_k = tl.where(_in_use(complete, k, n, MASKED), scale, _OFF)[None, :]
+
+    plane = tl.cast(ld, tl.int64) * ld
+    c = tl.load(grams + 2 * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :]))
+    sums_i += tl.cast(part_j * tl.num_programs(1) + part_k, tl.int64) * n
+    sums = tl.zeros([TILE_J, TILE_K], tl.float32)
+    first = split * rows
+    row = grams + tl.cast(first, tl.int64) * ld
+    for i in range(first, min(first + rows, n)):
+        a = tl.load(row + j)[:, None]
+        b = tl.load(row + plane + k)[None, :]
+        row += ld
+        shift_ij = shift_j
+        if MASKED:
+            shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
+        weight = tl.exp2(triple_sigma(a, b, c) * scale_k + shift_ij)
+        sums += weight
+        tl.store(sums_i + i, tl.sum(weight))
+
+    splits = tl.num_programs(2)
+    tl.store(sums_j + tl.cast(part_k * splits + split, tl.int64) * ld + j, tl.sum(sums, 1))
+    tl.store(sums_k + tl.cast(part_j * splits + split, tl.int64) * ld + k, tl.sum(sums, 0))
+
+
+@triton.jit
+def _add_up(parts, count, stride, index, mask, PARTS: tl.constexpr):
+    """Sum over `count` rows of parts at columns `index`, in the same order every time."""
+    total = tl.zeros([PARTS, index.shape[0]], tl.float32)
+    part = tl.arange(0, PARTS)[:, None]
+    for start in range(0, count, PARTS):
+        pointers = parts + tl.cast(start + part, tl.int64) * stride + index[None, :]
+        total += tl.load(pointers, mask=mask[None, :] & (start + part < count), other=0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def sv_all_finish(
+    grams,
+    complete,
+    temperature,
+    sums_i,
+    sums_j,
+    sums_k,
+    normalisers,  # out, float32 [3, n]: log2 of every anchor's normaliser
+    sample_loss,  # out, float32 [n]
+    n,
+    ld,
+    parts_i,  # rows of sums_i, sums_j, sums_k
+    parts_j,
+    parts_k,
+    MASKED: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Normalisers and losses of the samples from the pieces of `sv_all_forward`. Unused samples keep what they had."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    used = _in_use(complete, i, n, MASKED)
+    scale = _LOG2_E / tl.load(temperature)
+    of_i = tl.where(used, _add_up(sums_i, parts_i, n, i, inside, PARTS), 1.0)
+    of_j = tl.where(used, _add_up(sums_j, parts_j, ld, i, inside, PARTS), 1.0)
+    of_k = tl.where(used, _add_up(sums_k, parts_k, ld, i, inside, PARTS), 1.0)
+    shift = _MIDDLE * scale
+    # Out of float32's range at so small a temperature: no number, rather than a wrong one.
+    reach = scale * _HALF_RANGE + 2 * tl.log2(tl.cast(n, tl.float32))
+    shift = tl.where(reach < 120, shift, float("nan"))
+    log_i = tl.log2(of_i) + shift
+    log_j = tl.log2(of_j) + shift
+    log_k = tl.log2(of_k) + shift
+    a, b, c = _diagonal(grams, i, ld, inside)
+    positive = triple_sigma(a, b, c) * scale
+    tl.store(normalisers + i, log_i, mask=used)
+    tl.store(normalisers + n + i, log_j, mask=used)
+    tl.store(normalisers + 2 * n + i, log_k, mask=used)
+    loss = (log_i - positive) + (log_j - positive) + (log_k - positive)
+    tl.store(sample_loss + i, loss / _LOG2_E, mask=used)
+
+
+@triton.jit
+def _diagonal(grams, i, ld, mask):
+    plane = tl.cast(ld, tl.int64) * ld
+    place = grams + tl.cast(i, tl.int64) * (ld + 1)
+    a = tl.load(place, mask=mask, other=0.0)
+    b = tl.load(place + plane, mask=mask, other=0.0)
+    c = tl.load(place + 2 * plane, mask=mask, other=0.0)
+    return a, b, c
+
+
+@triton.jit
+def sv_all_factors(
+    grad,  # float32 []
+    weights,  # float32 [n], read only if WEIGHTED
+    complete,
+    temperature,
+    inverse_total,  # float32 []
+    normalisers,
+    factors,  # out, float32 [4, ld]
+    n,
+    ld,
+    MASKED: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What exp2 of shifted logits is multiplied with, for each anchor direction; then d loss/d score of a sample."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    used = _in_use(complete, i, n, MASKED)
+    tau = tl.load(temperature)
+    d_score = tl.load(grad) * tl.load(inverse_total) / tau
+    if WEIGHTED:
+        d_score *= tl.load(weights + i, mask=i < n, other=0.0)
+    shift = -_MIDDLE * (_LOG2_E / tau)
+    for m in tl.static_range(3):
+        log_sum = tl.load(normalisers + m * n + i, mask=used, other=0.0)
+        tl.store(factors + m * ld + i, tl.where(used, d_score * tl.exp2(-shift - log_sum), 0.0), mask=i < ld)
+    tl.store(factors + 3 * ld + i, tl.where(used, d_score, 0.0), mask=i < ld)
+
+
+@triton.jit
+def sv_all_backward(
+    grams,
+    complete,
+    temperature,
+    factors,  # float32 [4, ld] by `sv_all_factors`, 0 for unused samples
+    d_a,  # out, float32 [tiles of k, end - begin, ld]
+    d_b,  # out, float32 [tiles of j, end - begin, ld]
+    d_c,  # out, float32 [splits, ld, ld]
+    d_scale,  # out, float32 [programs]: sum of scores times their gradient
+    n,
+    ld,
+    begin,  # the i of this launch
+    end,
+    rows,
+    MASKED: tl.constexpr,
+    TILE_J: tl.constexpr,
+    TILE_K: tl.constexpr,
+):
+    """Gradients of the Gram matrices but for the own tuples' part, in pieces. Grid (j, k, splits of i)."""
+    part_j, part_k, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    j = part_j * TILE_J + tl.arange(0, TILE_J)
+    k = part_k * TILE_K + tl.arange(0, TILE_K)
+    scale = _LOG2_E / tl.load(temperature)
+    used_j = _in_use(complete, j, n, MASKED)
+    used_k = _in_use(complete, k, n, MASKED)
+    shift = -_MIDDLE * scale
+    shift_j = tl.where(used_j, shift, _OFF)[:, None]
+    scale_k = tl.where(used_k, scale, _OFF)[None, :]
+    of_j = tl.load(factors + ld + j)[:, None]
+    of_k = tl.load(factors + 2 * ld + k)[None, :]
+
+    plane = tl.cast(ld, tl.int64) * ld
+    c = tl.load(grams + 2 * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :]))
+    first = begin + split * rows
+    length = tl.cast(end - begin, tl.int64)
+    d_a += (part_k * length + (first - begin)) * ld
+    d_b += (part_j * length + (first - begin)) * ld
+    row = grams + tl.cast(first, tl.int64) * ld
+    sum_c = tl.zeros([TILE_J, TILE_K], tl.float32)
+    sum_scale = tl.zeros([TILE_J, TILE_K], tl.float32)
+    for i in range(first, min(first + rows, end)):
+        a = tl.load(row + j)[:, None]
+        b = tl.load(row + plane + k)[None, :]
+        row += ld
+        shift_ij = shift_j
+        if MASKED:
+            shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
+        mu, m, f = triple_mu(a, b, c)
+        sigma = tl.sqrt(mu + 1)
+        weight = tl.exp2(sigma * scale_k + shift_ij) * ((of_j + tl.load(factors + i)) + of_k)
+        sum_scale += weight * sigma
+        n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
+        weight = weight * h
+        sum_c += weight * n_c
+        tl.store(d_a + j, tl.sum(weight * n_a, 1))
+        tl.store(d_b + k, tl.sum(weight * n_b, 0))
+        d_a += ld
+        d_b += ld
+
+    tl.store(d_c + split * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :]), sum_c)
+    program = (part_j * tl.num_programs(1) + part_k) * tl.num_programs(2) + split
+    tl.store(d_scale + program, tl.sum(sum_scale))
+
+
+@triton.jit
+def sv_all_reduce(
+    grams,
+    factors,
+    parts_a,  # float32 [count_a, end - begin, ld]
+    parts_b,  # float32 [count_b, end - begin, ld]
+    parts_c,  # float32 [count_c, ld, ld]
+    d_grams,  # out, float32 [3, ld, ld]
+    d_scale,  # out, float32 [ld]: what the own tuples add to the sum of scores times their gradient
+    ld,
+    n,
+    begin,
+    end,
+    count_a,
+    count_b,
+    count_c,
+    FIRST: tl.constexpr,  # whether this is the first launch: d_c is written, not added to
+    BLOCK: tl.constexpr,
+):
+    """Add the pieces of `sv_all_backward` up, and the own tuples' gradient on the diagonals. Grid (rows, columns)."""
+    row = tl.cast(tl.program_id(0), tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < ld
+    plane = tl.cast(ld, tl.int64) * ld
+    place = row * ld + column
+    own_a, own_b, own_c, own_scale = _own_tuple(grams, factors, row, ld)
+    own = column == row
+    length = tl.cast(end - begin, tl.int64) * ld
+    if (row >= begin) & (row < end):
+        offset = (row - begin) * ld + column
+        d_a = tl.where(own, own_a, 0.0)
+        d_b = tl.where(own, own_b, 0.0)
+        for part in range(count_a):
+            d_a += tl.load(parts_a + part * length + offset, mask=inside, other=0.0)
+        for part in range(count_b):
+            d_b += tl.load(parts_b + part * length + offset, mask=inside, other=0.0)
+        tl.store(d_grams + place, d_a, mask=inside)
+        tl.store(d_grams + plane + place, d_b, mask=inside)
+    if FIRST:
+        if row >= n:
+            zero = tl.zeros([BLOCK], tl.float32)
+            tl.store(d_grams + place, zero, mask=inside)
+            tl.store(d_grams + plane + place, zero, mask=inside)
+        d_c = tl.where(own, own_c, 0.0)
+        tl.store(d_scale + row, own_scale)
+    else:
+        d_c = tl.load(d_grams + 2 * plane + place, mask=inside, other=0.0)
+    for part in range(count_c):
+        d_c += tl.load(parts_c + part * plane + place, mask=inside, other=0.0)
+    tl.store(d_grams + 2 * plane + place, d_c, mask=inside)
+
+
+@triton.jit
+def _own_tuple(grams, factors, i, ld):
+    """Gradient that the own tuple of sample i gives to A[i, i], B[i, i], C[i, i], and its part of d_scale."""
+    plane = tl.cast(ld, tl.int64) * ld
+    place = grams + i * (ld + 1)
+    a, b, c = tl.load(place), tl.load(place + plane), tl.load(place + 2 * plane)
+    mu, m, f = triple_mu(a, b, c)
+    sigma = tl.sqrt(mu + 1)
+    n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
+    d_score = -3 * tl.load(factors + 3 * ld + i)
+    return d_score * (n_a * h), d_score * (n_b * h), d_score * (n_c * h), d_score * sigma

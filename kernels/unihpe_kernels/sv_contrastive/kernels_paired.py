@@ -1,0 +1,651 @@
+# A Triton tuple grows by `+`, which changes its type.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment,misc,index,operator"
+"""Kernels for negatives="paired": anchor i of one modality against the other members of one sample j.
+
+Similarities are computed a tile at a time from the embeddings as they are, and scaled by the inverse lengths after the
+product: exact for half types, and no B x B tensor. Per sample, as columns of tables:
+
+    inverse_norms [M, n]; inner [M (M - 1)/2, n], the products of its own unit rows, pairs ordered (0, 1), (0, 2), ..
+    and for M > 3, for each anchor modality m, the members' Gram matrix diagonalised: basis [M, blocks, rows, 32] with
+    the rows alpha, M - 1 gaps, and component c of vector k at 1 + (M - 1) (1 + k) + c, as `kernels_arrowhead` wants
+    them. It lies in blocks of 32 samples so that a row is a constant away from the next: as pointers of their own, the
+    up to 57 rows would take all registers.
+
+Members of anchor modality m are the others in order: slot s is modality s + (s >= m).
+A sample's code has bit m set if it has modality m; codes say which anchors there are (anchor_codes, 0 for none) and
+which samples have what an anchor's tuples need (pool_codes). They are read only if MASKED.
+"""
+
+import triton
+import triton.language as tl
+
+from unihpe_kernels.small_linalg.eigh_kernels import symmetric_eigen, triangle_index
+from unihpe_kernels.sv_contrastive.kernels_arrowhead import arrowhead_entry, arrowhead_gradient, arrowhead_root
+from unihpe_kernels.sv_contrastive.kernels_rows import inverse_root
+from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.constexpr_function
+def _pair(p, q, count):
+    """Place of modalities p and q among the pairs."""
+    p, q = min(p, q), max(p, q)
+    return p * count - p * (p + 1) // 2 + q - p - 1
+
+
+@triton.constexpr_function
+def _entries(count):
+    """Numbers that say how the members' Gram matrix of a sample moves a score: none for one member, its one product for
+    two, a triangle in the members' basis for more."""
+    return {2: 0, 3: 1}.get(count, (count - 1) * count // 2)
+
+
+@triton.jit
+def _pair_at(p, q, count):
+    """`_pair` of numbers known at run time."""
+    low = tl.minimum(p, q)
+    return low * count - low * (low + 1) // 2 + tl.maximum(p, q) - low - 1
+
+
+@triton.jit
+def paired_prepare(
+    stack,  # [count, n, width]
+    inverse_norms,  # out
+    inner,  # out
+    n,
+    width,
+    COUNT: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Lengths and own inner products of every sample."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < n
+    plane = tl.cast(n, tl.int64) * width
+    offset = tl.cast(row, tl.int64)[:, None] * width
+    sums = ()
+    for _ in tl.static_range(COUNT * (COUNT + 1) // 2):
+        sums = sums + (tl.zeros([ROWS, BLOCK], tl.float32),)
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)[None, :]
+        mask = inside[:, None] & (column < width)
+        values = ()
+        for m in tl.static_range(COUNT):
+            values = values + (tl.load(stack + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32),)
+        updated = ()
+        for p in tl.static_range(COUNT):
+            for q in tl.static_range(p, COUNT):
+                updated = updated + (sums[triangle_index(p, q, COUNT)] + values[p] * values[q],)
+        sums = updated
+    inverses = ()
+    for m in tl.static_range(COUNT):
+        if NORMALIZE:
+            inverse = inverse_root(tl.sum(sums[triangle_index(m, m, COUNT)], 1))
+        else:
+            inverse = tl.full([ROWS], 1.0, tl.float32)
+        tl.store(inverse_norms + m * n + row, inverse, mask=inside)
+        inverses = inverses + (inverse,)
+    for p in tl.static_range(COUNT):
+        for q in tl.static_range(p + 1, COUNT):
+            product = tl.sum(sums[triangle_index(p, q, COUNT)], 1) * inverses[p] * inverses[q]
+            tl.store(inner + _pair(p, q, COUNT) * n + row, product, mask=inside)
+
+
+@triton.jit
+def paired_basis(inner, basis, n, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """The members' Gram matrices diagonalised, of every sample and for anchor modality program_id(1)."""
+    j = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m = tl.program_id(1)
+    inside = j < n
+    members: tl.constexpr = COUNT - 1
+    entries = ()
+    for s in tl.static_range(members):
+        entries = entries + (tl.full([BLOCK], 1.0, tl.float32),)
+        for t in tl.static_range(s + 1, members):
+            pair = _pair_at(s + (s >= m).to(tl.int32), t + (t >= m).to(tl.int32), COUNT)
+            entries = entries + (tl.load(inner + pair * n + j, mask=inside, other=0.0),)
+    values, vectors = symmetric_eigen(entries, members)
+    out = basis + _block_place(m, j, n, 1 + members + members * members)
+    # maximum would swallow the NaN of a bad sample, and so would all that comes after
+    tl.store(out, tl.where(values[0] < 1, 0.0, values[0] - 1), mask=inside)
+    for k in tl.static_range(members):
+        tl.store(out + (1 + k) * 32, tl.maximum(values[0] - values[k], 0.0), mask=inside)
+    for c in tl.static_range(members * members):
+        tl.store(out + (1 + members + c) * 32, vectors[c], mask=inside)
+
+
+@triton.jit
+def _block_place(m, j, n, rows: tl.constexpr):
+    """Place of sample j in a table [.., blocks, rows, 32]."""
+    return tl.cast(m * ((n + 31) // 32) + j // 32, tl.int64) * (rows * 32) + j % 32
+
+
+@triton.jit
+def _products(
+    stack,
+    inverse_norms,
+    anchor_codes,
+    pool_codes,
+    m,
+    start_i,
+    i,
+    inside_i,
+    start_j,
+    j,
+    inside_j,
+    n,
+    width,
+    COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """Tiles [i, j] of the anchors' products with the members, COUNT - 1 of them, and which pairs are tuples.
+
+    MASKED: products with modalities that the anchor's sample lacks are 0: such a member stands alone, and sigma_1 is
+    that of the others.
+    """
+    members: tl.constexpr = COUNT - 1
+    plane = tl.cast(n, tl.int64) * width
+    # Places within a tile, shared by all members: a tensor of pointers for each would take most of the registers.
+    d = tl.arange(0, DEPTH)
+    place_i = (i - start_i)[:, None] * width + d[None, :]
+    place_j = (j - start_j)[None, :] * width + d[:, None]
+    row = stack + m * plane + tl.cast(start_i, tl.int64) * width
+    column = stack + tl.cast(start_j, tl.int64) * width
+    tiles = ()
+    for _ in tl.static_range(members):
+        tiles = tiles + (tl.zeros([i.shape[0], j.shape[0]], tl.float32),)
+    for start in range(0, width, DEPTH):
+        inside = d < width - start
+        left = tl.load(row + start + place_i, mask=inside_i[:, None] & inside[None, :], other=0.0)
+        updated = ()
+        for s in tl.static_range(members):
+            member = s + (s >= m).to(tl.int32)
+            mask = inside_j[None, :] & inside[:, None]
+            right = tl.load(column + (member * plane + start) + place_j, mask=mask, other=0.0)
+            updated = updated + (tl.dot(left, right, tiles[s], input_precision=PRECISION),)
+        tiles = updated
+    of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
+    valid = inside_i[:, None] & inside_j[None, :]
+    if MASKED:
+        code_i = tl.load(anchor_codes + i, mask=inside_i, other=0)
+        code_j = tl.load(pool_codes + j, mask=inside_j, other=0)
+        valid = valid & ((code_i >> m) & 1 != 0)[:, None] & ((code_i[:, None] & ~code_j[None, :]) == 0)
+    products = ()
+    for s in tl.static_range(members):
+        member = s + (s >= m).to(tl.int32)
+        of_row = of_i
+        if MASKED:
+            of_row = tl.where((code_i >> member) & 1 != 0, of_i, 0.0)
+        of_j = tl.load(inverse_norms + member * n + j, mask=inside_j, other=0.0)
+        products = products + (tiles[s] * of_row[:, None] * of_j[None, :],)
+    return products, valid
+
+
+@triton.jit
+def _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED: tl.constexpr):
+    """Of three modalities, the product of the two members: [1, j], or [i, j] where the anchor's sample may lack one."""
+    c = tl.load(inner + (2 - m) * n + j, mask=inside_j, other=0.0)[None, :]
+    if MASKED:
+        others = 7 & ~(1 << m)
+        code = tl.load(anchor_codes + i, mask=inside_i, other=0)
+        c = tl.where(((code & others) == others)[:, None], c, 0.0)
+    return c
+
+
+@triton.jit
+def _rotated(products, own, inside, COUNT: tl.constexpr):
+    """Products in the members' basis, alpha and gaps, for `kernels_arrowhead`. own: the samples' places in `basis`."""
+    members: tl.constexpr = COUNT - 1
+    s = ()
+    g = ()
+    for k in tl.static_range(members):
+        total = products[0] * tl.load(own + (1 + members + k * members) * 32, mask=inside, other=0.0)
+        for c in tl.static_range(1, members):
+            total += products[c] * tl.load(own + (1 + members + k * members + c) * 32, mask=inside, other=0.0)
+        s = s + (total,)
+        g = g + (tl.load(own + (1 + k) * 32, mask=inside, other=0.0),)
+    return s, tl.load(own, mask=inside, other=0.0), g
+
+
+@triton.jit
+def _rotated_back(d_s, own, inside, c: tl.constexpr, COUNT: tl.constexpr):
+    """The gradient of the product with member c, from those of products in the members' basis."""
+    members: tl.constexpr = COUNT - 1
+    total = d_s[0] * tl.load(own + (1 + members + c) * 32, mask=inside, other=0.0)
+    for k in tl.static_range(1, members):
+        total += d_s[k] * tl.load(own + (1 + members + k * members + c) * 32, mask=inside, other=0.0)
+    return total
+
+
+@triton.jit
+def paired_forward(
+    stack,
+    inverse_norms,
+    inner,
+    basis,
+    anchor_codes,
+    pool_codes,
+    temperature,
+    highest,  # out, float32 [splits, count, n]: the largest logit to base 2 of an anchor's tuples
+    sums,  # out, float32 [splits, count, n]: sum of exp2(logit - highest)
+    n,
+    width,
+    columns,  # of j that a program walks over, a multiple of TILE_J
+    COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_I: tl.constexpr,
+    TILE_J: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """Pieces of the normalisers. Grid (tiles of i, anchor modality, splits of j)."""
+    i = tl.program_id(0) * TILE_I + tl.arange(0, TILE_I)
+    m = tl.program_id(1)
+    split = tl.program_id(2)
+    inside_i = i < n
+    scale = _LOG2_E / tl.load(temperature)
+    top = tl.full([TILE_I], float("-inf"), tl.float32)
+    total = tl.zeros([TILE_I], tl.float32)
+    for start in range(split * columns, min((split + 1) * columns, n), TILE_J):
+        j = start + tl.arange(0, TILE_J)
+        inside_j = j < n
+        products, valid = _products(
+            stack, inverse_norms, anchor_codes, pool_codes, m, tl.program_id(0) * TILE_I, i, inside_i, start, j, inside_j,
+            n, width, COUNT, MASKED, PRECISION, DEPTH,
+        )  # fmt: skip
+        if COUNT == 2:
+            square = 1 + tl.abs(products[0])
+        elif COUNT == 3:
+            c = _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED)
+            square = 1 + triple_mu(products[0], products[1], c)[0]
+        else:
+            own = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)))[None, :]
+            s, a, g = _rotated(products, own, inside_j[None, :], COUNT)
+            square = arrowhead_root(s, a, g, COUNT - 1) + (a + 1)
+        logit = tl.where(valid, tl.sqrt(square) * scale, float("-inf"))
+        new_top = tl.maximum(top, tl.max(logit, 1))
+        reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # rows without a tuple so far
+        total = total * tl.exp2(top - reference) + tl.sum(tl.exp2(logit - reference[:, None]), 1)
+        top = new_top
+    place = tl.cast(split * COUNT + m, tl.int64) * n + i
+    tl.store(highest + place, top, mask=inside_i)
+    tl.store(sums + place, total, mask=inside_i)
+
+
+@triton.jit
+def _own_products(inner, codes, m, i, inside, n, COUNT: tl.constexpr, MASKED: tl.constexpr):
+    """A sample's own products of modality m with its members; 0 for pairs that it lacks."""
+    products = ()
+    for s in tl.static_range(COUNT - 1):
+        member = s + (s >= m).to(tl.int32)
+        product = tl.load(inner + _pair_at(m, member, COUNT) * n + i, mask=inside, other=0.0)
+        if MASKED:
+            code = tl.load(codes + i, mask=inside, other=0)
+            product = tl.where(((code >> m) & (code >> member) & 1) != 0, product, 0.0)
+        products = products + (product,)
+    return products
+
+
+@triton.jit
+def _own_members_inner(inner, codes, m, i, inside, n, MASKED: tl.constexpr):
+    """Of three modalities, a sample's own product of the two that are not m; 0 if it lacks one."""
+    c = tl.load(inner + (2 - m) * n + i, mask=inside, other=0.0)
+    if MASKED:
+        code = tl.load(codes + i, mask=inside, other=0)
+        c = tl.where((code & ~(1 << m)) == (7 & ~(1 << m)), c, 0.0)
+    return c
+
+
+@triton.jit
+def paired_finish(
+    inner,
+    basis,
+    anchor_codes,
+    temperature,
+    highest,
+    sums,
+    normalisers,  # out, float32 [count, n]: log2; 0 where there is no anchor
+    sample_loss,  # out, float32 [n]: summed over the sample's anchors
+    n,
+    splits,
+    COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Normalisers and losses of the samples from the pieces of `paired_forward`."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    scale = _LOG2_E / tl.load(temperature)
+    # the own tuple has the same score from all of its anchors, unless the sample lacks the modality taken first
+    first = tl.zeros([BLOCK], tl.int32)
+    if MASKED:
+        first = tl.where(tl.load(anchor_codes + i, mask=inside, other=0) & 1 != 0, 0, 1)
+    products = _own_products(inner, anchor_codes, first, i, inside, n, COUNT, MASKED)
+    if COUNT == 2:
+        square = 1 + tl.abs(products[0])
+    elif COUNT == 3:
+        c = _own_members_inner(inner, anchor_codes, first, i, inside, n, MASKED)
+        square = 1 + triple_mu(products[0], products[1], c)[0]
+    else:
+        s, a, g = _rotated(products, basis + _block_place(0, i, n, 1 + COUNT * (COUNT - 1)), inside, COUNT)
+        square = arrowhead_root(s, a, g, COUNT - 1) + (a + 1)
+    positive = tl.sqrt(square) * scale
+    loss = tl.zeros([BLOCK], tl.float32)
+    for m in tl.static_range(COUNT):
+        top = tl.full([BLOCK], float("-inf"), tl.float32)
+        for split in range(splits):
+            place = tl.cast(split * COUNT + m, tl.int64) * n + i
+            top = tl.maximum(top, tl.load(highest + place, mask=inside, other=0.0))
+        anchor = inside & (top > float("-inf"))
+        if MASKED:
+            anchor = anchor & ((tl.load(anchor_codes + i, mask=inside, other=0) >> m) & 1 != 0)
+        top = tl.where(anchor, top, 0.0)
+        total = tl.zeros([BLOCK], tl.float32)
+        for split in range(splits):
+            place = tl.cast(split * COUNT + m, tl.int64) * n + i
+            part = tl.load(highest + place, mask=anchor, other=0.0)
+            total += tl.load(sums + place, mask=anchor, other=1.0) * tl.exp2(part - top)
+        log_sum = tl.where(anchor, tl.log2(tl.where(anchor, total, 1.0)) + top, 0.0)
+        tl.store(normalisers + m * n + i, log_sum, mask=inside)
+        loss += tl.where(anchor, log_sum - positive, 0.0)
+    tl.store(sample_loss + i, loss / _LOG2_E, mask=inside)
+
+
+@triton.jit
+def _d_score(grad, weights, inverse_total, temperature, i, inside, WEIGHTED: tl.constexpr):
+    """d loss/d score of the tuples of sample i, but for the softmax."""
+    d_score = tl.where(inside, tl.load(grad) * tl.load(inverse_total) / tl.load(temperature), 0.0)
+    if WEIGHTED:
+        d_score *= tl.load(weights + i, mask=inside, other=0.0).to(tl.float32)
+    return d_score
+
+
+@triton.jit
+def _half_sign(x):
+    return tl.where(x > 0, 0.5, tl.where(x < 0, -0.5, 0.0))
+
+
+@triton.jit
+def paired_backward(
+    stack,
+    inverse_norms,
+    inner,
+    basis,
+    anchor_codes,
+    pool_codes,
+    temperature,
+    grad,
+    weights,
+    inverse_total,
+    normalisers,
+    panel,  # out, [count, end - begin, count, n]: d loss/d (anchor row . member row); the anchor's own modality is 0
+    d_members,  # out, float32 [splits, count, blocks, entries, 32]: for the members' products, see `_entries`
+    d_scale,  # out, float32 [tiles of j x count x splits]: sum of scores times their gradient
+    n,
+    width,
+    begin,  # the anchors of this panel
+    end,
+    rows,  # of them for one program, a multiple of TILE_I
+    COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    FIRST: tl.constexpr,  # whether this is the first panel: later ones add to d_members and d_scale
+    PRECISION: tl.constexpr,
+    TILE_I: tl.constexpr,
+    TILE_J: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """Gradients of a panel of inner products. Grid (tiles of j, anchor modality, splits of i)."""
+    members: tl.constexpr = COUNT - 1
+    entries: tl.constexpr = _entries(COUNT)
+    j = tl.program_id(0) * TILE_J + tl.arange(0, TILE_J)
+    m = tl.program_id(1)
+    split = tl.program_id(2)
+    inside_j = j < n
+    scale = _LOG2_E / tl.load(temperature)
+    sum_scale = tl.zeros([TILE_J], tl.float32)
+    sum_inner = tl.zeros([TILE_J], tl.float32)
+    members_out = d_members + _block_place(split * COUNT + m, j, n, entries)
+    length = tl.cast(end - begin, tl.int64)
+    first = begin + split * rows
+    for start in range(first, min(first + rows, end), TILE_I):
+        i = start + tl.arange(0, TILE_I)
+        inside_i = i < end
+        products, valid = _products(
+            stack, inverse_norms, anchor_codes, pool_codes, m, start, i, inside_i, tl.program_id(0) * TILE_J, j,
+            inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH,
+        )  # fmt: skip
+        log_sum = tl.load(normalisers + m * n + i, mask=inside_i, other=0.0)[:, None]
+        d_score = _d_score(grad, weights, inverse_total, temperature, i, inside_i, WEIGHTED)[:, None]
+        if COUNT == 2:
+            sigma = tl.sqrt(1 + tl.abs(products[0]))
+        elif COUNT == 3:
+            c = _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED)
+            mu, square, f = triple_mu(products[0], products[1], c)
+            sigma = tl.sqrt(1 + mu)
+        else:
+            # start >> 30 is 0, which a compiler cannot know: it would load all rows before the loop and spill them
+            own = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)) + (start >> 30))[None, :]
+            s, a, g = _rotated(products, own, inside_j[None, :], COUNT)
+            root = arrowhead_root(s, a, g, members)
+            sigma = tl.sqrt(root + (a + 1))
+        weight = tl.where(valid, d_score * tl.exp2(sigma * scale - log_sum), 0.0)
+        sum_scale += tl.sum(weight * sigma, 0)
+        d_products = ()
+        if COUNT == 2:
+            d_products = (weight * _half_sign(products[0]) / sigma,)
+        elif COUNT == 3:
+            n_a, n_b, n_c, h = triple_gradient(products[0], products[1], c, mu, square, f, sigma)
+            weight = weight * h
+            d_products = (weight * n_a, weight * n_b)
+            d_inner = weight * n_c
+            if MASKED:  # a member that the anchor's sample lacks has no say in the pair of members either
+                code = tl.load(anchor_codes + i, mask=inside_i, other=0)
+                d_inner = tl.where((code == 7)[:, None], d_inner, 0.0)
+            sum_inner += tl.sum(d_inner, 0)
+        else:
+            d_s, vector = arrowhead_gradient(s, a, g, root, weight, members)
+            # Added up in memory, in places that this program alone writes: the registers are all taken.
+            written = inside_j
+            if FIRST:
+                written = inside_j & (j * 0 + start > first)
+            for p in tl.static_range(members):
+                for q in tl.static_range(p, members):
+                    pointers = members_out + triangle_index(p, q, members) * 32
+                    part = tl.sum(arrowhead_entry(s, vector, p, q), 0)
+                    tl.store(pointers, tl.load(pointers, mask=written, other=0.0) + part, mask=inside_j)
+
+        of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
+        place = (m * length + (i - begin))[:, None] * COUNT * n + j[None, :]
+        mask = inside_i[:, None] & inside_j[None, :]
+        tl.store(panel + place + m * n, tl.zeros([TILE_I, TILE_J], panel.dtype.element_ty), mask=mask)
+        for slot in tl.static_range(members):
+            member = slot + (slot >= m).to(tl.int32)
+            of_row = of_i
+            if MASKED:
+                code = tl.load(anchor_codes + i, mask=inside_i, other=0)
+                of_row = tl.where((code >> member) & 1 != 0, of_i, 0.0)
+            of_j = tl.load(inverse_norms + member * n + j, mask=inside_j, other=0.0)
+            if COUNT > 3:
+                d_product = _rotated_back(d_s, own, inside_j[None, :], slot, COUNT)
+            else:
+                d_product = d_products[slot]
+            value = d_product * of_row[:, None] * of_j[None, :]
+            tl.store(panel + place + member * n, value.to(panel.dtype.element_ty), mask=mask)
+
+    if COUNT == 3:
+        if not FIRST:
+            sum_inner += tl.load(members_out, mask=inside_j, other=0.0)
+        tl.store(members_out, sum_inner, mask=inside_j)
+    d_scale += (tl.program_id(0) * COUNT + m) * tl.num_programs(2) + split
+    total_scale = tl.sum(sum_scale)
+    if not FIRST:
+        total_scale += tl.load(d_scale)
+    tl.store(d_scale, total_scale)
+
+
+@triton.jit
+def paired_own(
+    inner,
+    basis,
+    anchor_codes,
+    temperature,
+    grad,
+    weights,
+    inverse_total,
+    d_members,
+    d_own,  # out, float32 [count, pairs, n]: d loss/d a sample's own inner products, to be added up over count
+    d_scale,  # out, float32 [programs]
+    n,
+    splits,
+    COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What a sample's own inner products get from anchors of one modality: as members of their tuples, and as the
+    positive of its own. Grid (blocks of samples, anchor modality)."""
+    members: tl.constexpr = COUNT - 1
+    entries: tl.constexpr = _entries(COUNT)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m = tl.program_id(1)
+    inside = i < n
+    d_score = -_d_score(grad, weights, inverse_total, temperature, i, inside, WEIGHTED)
+    if MASKED:
+        code = tl.load(anchor_codes + i, mask=inside, other=0)
+        d_score = tl.where((code >> m) & 1 != 0, d_score, 0.0)
+    products = _own_products(inner, anchor_codes, m, i, inside, n, COUNT, MASKED)
+    sums = ()
+    for e in tl.static_range(entries):
+        total = tl.zeros([BLOCK], tl.float32)
+        for split in range(splits):
+            place = _block_place(split * COUNT + m, i, n, entries)
+            total += tl.load(d_members + place + e * 32, mask=inside, other=0.0)
+        sums = sums + (total,)
+    if COUNT == 2:
+        sigma = tl.sqrt(1 + tl.abs(products[0]))
+        d_products = (d_score * _half_sign(products[0]) / sigma,)
+        d_inner = ()
+    elif COUNT == 3:
+        c = _own_members_inner(inner, anchor_codes, m, i, inside, n, MASKED)
+        mu, square, f = triple_mu(products[0], products[1], c)
+        sigma = tl.sqrt(1 + mu)
+        n_a, n_b, n_c, h = triple_gradient(products[0], products[1], c, mu, square, f, sigma)
+        d_products = (d_score * (h * n_a), d_score * (h * n_b))
+        d_own_inner = d_score * (h * n_c)
+        if MASKED:
+            d_own_inner = tl.where(code == 7, d_own_inner, 0.0)
+        d_inner = (sums[0] + d_own_inner,)
+    else:
+        own = basis + _block_place(m, i, n, 1 + COUNT * members)
+        s, a, g = _rotated(products, own, inside, COUNT)
+        root = arrowhead_root(s, a, g, members)
+        sigma = tl.sqrt(root + (a + 1))
+        d_s, vector = arrowhead_gradient(s, a, g, root, d_score, members)
+        d_products = ()
+        for c in tl.static_range(members):
+            d_products = d_products + (_rotated_back(d_s, own, inside, c, COUNT),)
+        both = ()
+        for p in tl.static_range(members):
+            for q in tl.static_range(p, members):
+                both = both + (sums[triangle_index(p, q, members)] + arrowhead_entry(s, vector, p, q),)
+        d_inner = _from_basis(both, own, inside, members)
+    tl.store(d_scale + m * tl.num_programs(0) + tl.program_id(0), tl.sum(d_score * sigma))
+
+    out = d_own + m * (COUNT * members // 2) * n + i
+    for s in tl.static_range(members):
+        member = s + (s >= m).to(tl.int32)
+        d_product = d_products[s]
+        if MASKED:
+            d_product = tl.where(((code >> m) & (code >> member) & 1) != 0, d_product, 0.0)
+        tl.store(out + _pair_at(m, member, COUNT) * n, d_product, mask=inside)
+        for t in tl.static_range(s + 1, members):
+            place = _pair_at(member, t + (t >= m).to(tl.int32), COUNT) * n
+            tl.store(out + place, d_inner[_pair(s, t, members)], mask=inside)
+
+
+@triton.jit
+def _from_basis(h, own, inside, members: tl.constexpr):
+    """(Q H Q^T)[s, t] for s < t, row by row, H given by its upper triangle."""
+    half = ()  # Q H, row s, column k
+    for s in tl.static_range(members):
+        for k in tl.static_range(members):
+            total = tl.zeros(h[0].shape, tl.float32)
+            for q in tl.static_range(members):
+                q_s = tl.load(own + (1 + members + q * members + s) * 32, mask=inside, other=0.0)
+                total += h[triangle_index(q, k, members)] * q_s
+            half = half + (total,)
+    result = ()
+    for s in tl.static_range(members):
+        for t in tl.static_range(s + 1, members):
+            total = tl.zeros(h[0].shape, tl.float32)
+            for k in tl.static_range(members):
+                k_t = tl.load(own + (1 + members + k * members + t) * 32, mask=inside, other=0.0)
+                total += half[s * members + k] * k_t
+            result = result + (total,)
+    return result
+
+
+@triton.jit
+def paired_embedding_gradient(
+    stack,
+    inverse_norms,
+    d_stack,  # float32 [count, n, width]: from the inner products of anchors with members
+    d_own,
+    outs,  # out, count tensors [n, width]
+    n,
+    width,
+    COUNT: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The own inner products' part added, and what is along a row taken out, as its length has no say."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < n
+    plane = tl.cast(n, tl.int64) * width
+    offset = tl.cast(row, tl.int64)[:, None] * width
+    inverses = ()
+    for m in tl.static_range(COUNT):
+        inverses = inverses + (tl.load(inverse_norms + m * n + row, mask=inside, other=0.0),)
+    factors = ()
+    for p in tl.static_range(COUNT):
+        for q in tl.static_range(p + 1, COUNT):
+            total = tl.zeros([ROWS], tl.float32)
+            for m in tl.static_range(COUNT):
+                place = (m * (COUNT * (COUNT - 1) // 2) + _pair(p, q, COUNT)) * n
+                total += tl.load(d_own + place + row, mask=inside, other=0.0)
+            factors = factors + (total * inverses[p] * inverses[q],)
+    for m in tl.static_range(COUNT):
+        along = tl.zeros([ROWS, BLOCK], tl.float32)
+        if NORMALIZE:
+            for start in range(0, width, BLOCK):
+                column = start + tl.arange(0, BLOCK)[None, :]
+                mask = inside[:, None] & (column < width)
+                gradient = _row_gradient(stack, d_stack, factors, plane, offset + column, mask, m, COUNT)
+                value = tl.load(stack + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32)
+                along += gradient * (value * inverses[m][:, None])
+        along_unit = tl.sum(along, 1) * inverses[m]
+        for start in range(0, width, BLOCK):
+            column = start + tl.arange(0, BLOCK)[None, :]
+            mask = inside[:, None] & (column < width)
+            gradient = _row_gradient(stack, d_stack, factors, plane, offset + column, mask, m, COUNT)
+            if NORMALIZE:
+                value = tl.load(stack + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32)
+                gradient -= value * along_unit[:, None]
+            tl.store(outs[m] + offset + column, gradient.to(outs[m].dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _row_gradient(stack, d_stack, factors, plane, place, mask, m: tl.constexpr, COUNT: tl.constexpr):
+    gradient = tl.load(d_stack + m * plane + place, mask=mask, other=0.0)
+    for q in tl.static_range(COUNT):
+        if q != m:
+            other = tl.load(stack + q * plane + place, mask=mask, other=0.0).to(tl.float32)
+            gradient += factors[_pair(m, q, COUNT)][:, None] * other
+    return gradient

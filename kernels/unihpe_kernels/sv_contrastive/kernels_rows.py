@@ -1,0 +1,209 @@
+"""Kernels over the rows of embeddings: lengths before the scores, the mean over anchors, the gradient after them."""
+
+import triton
+import triton.language as tl
+
+_MIN_NORM = tl.constexpr(1e-12)
+
+
+@triton.jit
+def unit_rows_of_three(
+    x,  # [n, width], contiguous, any floating dtype
+    y,
+    z,
+    complete,  # int8 [n], read only if MASKED
+    units,  # out, float32 [5, ld, width]: x, x, y, z, z; zero for unused samples and from n on
+    inverse_norms,  # out, float32 [3, ld]
+    n,
+    ld,
+    width,
+    MASKED: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Unit rows in the order in which one batched product gives x.y, x.z and y.z: the first three by the last three."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    used = row < n
+    if MASKED:
+        used = tl.load(complete + row, mask=used, other=0) != 0
+    plane = tl.cast(ld, tl.int64) * width
+    offset = tl.cast(row, tl.int64) * width
+    for m in tl.static_range(3):
+        if m == 0:
+            source = x
+        elif m == 1:
+            source = y
+        else:
+            source = z
+        inverse = _inverse_norm(source, offset, width, used, NORMALIZE, ROWS, BLOCK)
+        tl.store(inverse_norms + m * ld + row, inverse, mask=row < ld)
+        for start in range(0, width, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            place = offset[:, None] + column[None, :]
+            inside = column[None, :] < width
+            value = tl.load(source + place, mask=used[:, None] & inside, other=0.0).to(tl.float32) * inverse[:, None]
+            written = (row < ld)[:, None] & inside
+            tl.store(units + (m + 1) * plane + place, value, mask=written)
+            if m == 0:
+                tl.store(units + place, value, mask=written)
+            if m == 2:
+                tl.store(units + 4 * plane + place, value, mask=written)
+
+
+@triton.jit
+def _inverse_norm(source, offset, width, used, NORMALIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """1/length of rows, 0 for rows as good as zero; 1 unless NORMALIZE."""
+    if not NORMALIZE:
+        return tl.full([ROWS], 1.0, tl.float32)
+    else:  # noqa: RET505 - Triton compiles what follows a return
+        return _inverse_length(source, offset, width, used, ROWS, BLOCK)
+
+
+@triton.jit
+def _inverse_length(source, offset, width, used, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    square = tl.zeros([ROWS], tl.float32)
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        inside = used[:, None] & (column[None, :] < width)
+        value = tl.load(source + (offset[:, None] + column[None, :]), mask=inside, other=0.0).to(tl.float32)
+        square += tl.sum(value * value, 1)
+    return inverse_root(square)
+
+
+@triton.jit
+def inverse_root(square):
+    """1/length from squared lengths, 0 for rows as good as zero. Correctly rounded: every score depends on it."""
+    norm = tl.sqrt_rn(square)
+    return tl.where(norm >= _MIN_NORM, tl.div_rn(1.0, tl.maximum(norm, _MIN_NORM)), 0.0)
+
+
+@triton.jit
+def mean_over_anchors(
+    sample_loss,  # float32 [n]: summed over the sample's anchors
+    weights,  # [n], read only if WEIGHTED
+    present,  # int8 [count, n], read only if MASKED
+    loss,  # out, float32 []
+    inverse_total,  # out, float32 []: 1 over the weight of all anchors, or 0
+    n,
+    COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The weighted mean over anchors. One program."""
+    total = tl.zeros([BLOCK], tl.float32)
+    weighted = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, n, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        inside = i < n
+        weight = _weight(weights, i, inside, WEIGHTED)
+        total += tl.where(inside, weight * _anchors(present, i, n, inside, COUNT, MASKED), 0.0)
+        weighted += weight * tl.load(sample_loss + i, mask=inside, other=0.0)
+    sum_total = tl.sum(total)
+    inverse = tl.where(sum_total == 0, 0.0, 1 / tl.where(sum_total == 0, 1.0, sum_total))
+    tl.store(inverse_total, inverse)
+    tl.store(loss, tl.sum(weighted) * inverse)
+
+
+@triton.jit
+def _weight(weights, i, inside, WEIGHTED: tl.constexpr):
+    if WEIGHTED:
+        return tl.load(weights + i, mask=inside, other=0.0).to(tl.float32)
+    else:  # noqa: RET505 - Triton compiles what follows a return
+        return tl.where(inside, 1.0, 0.0)
+
+
+@triton.jit
+def _anchors(present, i, n, inside, COUNT: tl.constexpr, MASKED: tl.constexpr):
+    """How many anchors a sample has."""
+    if MASKED:
+        count = tl.zeros(i.shape, tl.float32)
+        for m in tl.static_range(COUNT):
+            count += tl.load(present + m * n + i, mask=inside, other=0).to(tl.float32)
+        return tl.where(count >= 2, count, 0.0)
+    else:  # noqa: RET505 - Triton compiles what follows a return
+        return tl.where(inside, COUNT * 1.0, 0.0)
+
+
+@triton.jit
+def weights_and_temperature_gradient(
+    grad,
+    loss,
+    inverse_total,
+    sample_loss,
+    present,
+    temperature,
+    d_scale,  # float32 [parts]: pieces of the sum of scores times their gradient
+    d_weights,  # out, float32 [n]
+    d_temperature,  # out, float32 []
+    n,
+    parts,
+    COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Gradients of the weights, and, by the first program, of the temperature."""
+    block = tl.program_id(0)
+    i = block * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    factor = tl.load(grad) * tl.load(inverse_total)
+    anchors = _anchors(present, i, n, inside, COUNT, MASKED)
+    own = tl.load(sample_loss + i, mask=inside, other=0.0)
+    # nothing weighs anything: the loss is 0, and so is its gradient
+    tl.store(d_weights + i, factor * (own - anchors * tl.load(loss)), mask=inside)
+    if block == 0:
+        total = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, parts, BLOCK):
+            part = start + tl.arange(0, BLOCK)
+            total += tl.load(d_scale + part, mask=part < parts, other=0.0)
+        tl.store(d_temperature, -tl.sum(total) / tl.load(temperature))
+
+
+@triton.jit
+def embedding_gradients_of_three(
+    units,  # float32 [5, ld, width]
+    inverse_norms,  # float32 [3, ld]
+    left,  # float32 [3, ld, width]: dA y, dB z, dC z
+    right,  # float32 [3, ld, width]: dA^T x, dB^T x, dC^T y
+    d_x,  # out, [n, width]
+    d_y,
+    d_z,
+    n,
+    ld,
+    width,
+    NORMALIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Gradients of the unit rows taken back through the normalisation."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < n
+    plane = tl.cast(ld, tl.int64) * width
+    offset = tl.cast(row, tl.int64) * width
+    for m in tl.static_range(3):
+        if m == 0:
+            first, second, out = left, left + plane, d_x
+        elif m == 1:
+            first, second, out = left + 2 * plane, right, d_y
+        else:
+            first, second, out = right + plane, right + 2 * plane, d_z
+        inverse = tl.load(inverse_norms + m * ld + row, mask=inside, other=0.0)[:, None]
+        along = tl.zeros([ROWS, 1], tl.float32)
+        if NORMALIZE:
+            for start in range(0, width, BLOCK):
+                column = start + tl.arange(0, BLOCK)
+                place = offset[:, None] + column[None, :]
+                mask = inside[:, None] & (column[None, :] < width)
+                gradient = tl.load(first + place, mask=mask, other=0.0) + tl.load(second + place, mask=mask, other=0.0)
+                unit = tl.load(units + (m + 1) * plane + place, mask=mask, other=0.0)
+                along += tl.sum(unit * gradient, 1)[:, None]
+        for start in range(0, width, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            place = offset[:, None] + column[None, :]
+            mask = inside[:, None] & (column[None, :] < width)
+            gradient = tl.load(first + place, mask=mask, other=0.0) + tl.load(second + place, mask=mask, other=0.0)
+            if NORMALIZE:
+                unit = tl.load(units + (m + 1) * plane + place, mask=mask, other=0.0)
+                gradient = (gradient - unit * along) * inverse
+            tl.store(out + place, gradient.to(out.dtype.element_ty), mask=mask)

@@ -1,0 +1,211 @@
+"""negatives="paired" by the kernels of `kernels_paired`: buffers, grids, launches.
+
+The backward pass takes the anchors in panels: one kernel computes a panel of gradients of inner products, and matrix
+products take them to the embeddings. A panel is about as large as the embeddings, so memory is O(B D). No atomics.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from unihpe_kernels.sv_contrastive import kernels_paired as kernels
+from unihpe_kernels.tuned import settings
+
+_PANEL_BYTES = 2**26  # a panel may always be this large
+_ROWS, _COLUMNS = 4, 128  # block of the kernels over rows
+_SAMPLES = 32  # block of the kernels over samples
+
+# torch.set_float32_matmul_precision -> Triton's precision of products of float32
+_PRECISION = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is known of every sample; see `kernels_paired`."""
+
+    stack: Tensor  # [count, n, width]
+    inverse_norms: Tensor  # [count, n]
+    inner: Tensor  # [pairs, n]
+    basis: Tensor  # flat
+
+
+@dataclass(frozen=True)
+class Codes:
+    """int32 [n], bit m: which anchors a sample has, and which modalities."""
+
+    anchors: Tensor
+    pool: Tensor
+
+
+def saved_size(count: int, batch: int, width: int, dtype: torch.dtype, device: torch.device) -> int:
+    """float32 numbers that `Tables` take."""
+    return sum(_table_sizes(count, batch, width, dtype, device))
+
+
+def view_saved(saved: Tensor, count: int, batch: int, width: int, dtype: torch.dtype) -> Tables:
+    """The tables in a flat float32 buffer."""
+    stack, inverse_norms, inner, basis = saved.split(_table_sizes(count, batch, width, dtype, saved.device))
+    stack = stack.view(_stack_dtype(dtype, saved.device))[: count * batch * width].view(count, batch, width)
+    return Tables(stack, inverse_norms.view(count, batch), inner.view(-1, batch), basis)
+
+
+def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, absent: Tensor | None) -> None:
+    """Fill the tables. absent: bool [count, n], rows taken as zero: NaN in them would pass through a zero factor."""
+    count, n, width = tables.stack.shape
+    torch.stack([embedding.to(tables.stack.dtype) for embedding in embeddings], out=tables.stack)
+    if absent is not None:
+        tables.stack.masked_fill_(absent[:, :, None], 0)
+    kernels.paired_prepare[(triton.cdiv(n, _ROWS),)](
+        tables.stack, tables.inverse_norms, tables.inner, n, width,
+        COUNT=count, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
+    )  # fmt: skip
+    if count > 3:
+        kernels.paired_basis[(triton.cdiv(n, _SAMPLES), count)](
+            tables.inner, tables.basis, n,
+            COUNT=count, BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
+        )  # fmt: skip
+
+
+def normalisers(
+    tables: Tables, temperature: Tensor, codes: Codes | None, log_sums: Tensor, sample_loss: Tensor
+) -> None:
+    """Write the normalisers [count, n] and losses [n] of the anchors, 0 where there is none."""
+    count, n, width = tables.stack.shape
+    options = _options("forward", tables.stack)
+    tile_i, tile_j = options["tile_i"], options["tile_j"]
+    tiles_i = triton.cdiv(n, tile_i)
+    columns, splits = _split(n, tile_j, tiles_i * count, options["programs"])
+    highest, sums = temperature.new_empty((2, splits, count, n)).unbind(0)
+    anchors, pool = (codes.anchors, codes.pool) if codes else (None, None)
+    kernels.paired_forward[(tiles_i, count, splits)](
+        tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchors, pool, temperature, highest, sums,
+        n, width, columns, COUNT=count, MASKED=codes is not None, PRECISION=_precision(), TILE_I=tile_i, TILE_J=tile_j,
+        DEPTH=options["depth"], num_warps=options["num_warps"], num_stages=options["num_stages"],
+        enable_fp_fusion=True,
+    )  # fmt: skip
+    kernels.paired_finish[(triton.cdiv(n, _SAMPLES),)](
+        tables.inner, tables.basis, anchors, temperature, highest, sums, log_sums, sample_loss, n, splits,
+        COUNT=count, MASKED=codes is not None, BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
+    )  # fmt: skip
+
+
+def gradients(
+    grad: Tensor,
+    temperature: Tensor,
+    weights: Tensor | None,
+    codes: Codes | None,
+    normalize: bool,
+    inverse_total: Tensor,
+    log_sums: Tensor,
+    tables: Tables,
+    outs: list[Tensor],
+) -> Tensor:
+    """Write the gradients of the embeddings into `outs`; returns pieces of the sum of scores times their gradient."""
+    count, n, width = tables.stack.shape
+    new = temperature.new_empty
+    options = _options("backward", tables.stack)
+    tile_i, tile_j = options["tile_i"], options["tile_j"]
+    tiles_j = triton.cdiv(n, tile_j)
+    panel_rows = _panel_rows(tables.stack, tile_i)
+    rows, splits = _split(panel_rows, tile_i, tiles_j * count, options["programs"])
+    panel = new((count, panel_rows, count, n), dtype=tables.stack.dtype)
+    members = count - 1
+    entries = {2: 0, 3: 1}.get(count, members * count // 2)
+    d_members = new(splits * count * entries * _padded(n))
+    programs = tiles_j * count * splits
+    d_scale = new(programs + triton.cdiv(n, _SAMPLES) * count)
+    d_stack = new(tables.stack.shape) if panel_rows >= n else torch.zeros_like(tables.stack, dtype=torch.float32)
+    anchors, pool = (codes.anchors, codes.pool) if codes else (None, None)
+    for begin in range(0, n, panel_rows):
+        end = min(begin + panel_rows, n)
+        kernels.paired_backward[(tiles_j, count, splits)](
+            tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchors, pool, temperature, grad, weights,
+            inverse_total, log_sums, panel, d_members, d_scale, n, width, begin, end, rows,
+            COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None, FIRST=begin == 0,
+            PRECISION=_precision(), TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
+            num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
+        )  # fmt: skip
+        _add_products(d_stack, panel.view(-1)[: count * (end - begin) * count * n], tables.stack, begin, end)
+    d_own = new((count, count * members // 2, n))
+    kernels.paired_own[(triton.cdiv(n, _SAMPLES), count)](
+        tables.inner, tables.basis, anchors, temperature, grad, weights, inverse_total, d_members, d_own,
+        d_scale[programs:], n, splits, COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None,
+        BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
+    )  # fmt: skip
+    kernels.paired_embedding_gradient[(triton.cdiv(n, _ROWS),)](
+        tables.stack, tables.inverse_norms, d_stack, d_own, tuple(outs), n, width,
+        COUNT=count, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
+    )  # fmt: skip
+    return d_scale
+
+
+def _add_products(d_stack: Tensor, panel: Tensor, stack: Tensor, begin: int, end: int) -> None:
+    """Take a panel's gradients of inner products to the rows of both sides."""
+    count, n, width = stack.shape
+    panel = panel.view(count, end - begin, count, n)
+    if end - begin == n:
+        # one block matrix with zeros on its diagonal: half as much work again for three, but two launches
+        whole, rows = panel.view(count * n, count * n), stack.view(count * n, width)
+        _product(whole, rows, d_stack.view(count * n, width), add=False)
+        _product(whole.T, rows, d_stack.view(count * n, width), add=True)
+        return
+    for m in range(count):
+        for member in range(count):
+            if member != m:
+                part = panel[m, :, member]
+                _product(part, stack[member], d_stack[m, begin:end], add=True)
+                _product(part.T, stack[m, begin:end], d_stack[member], add=True)
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor, add: bool) -> None:
+    """out (float32) = left @ right, or added to it; of half types with float32 sums and results."""
+    if left.dtype == torch.float32:
+        torch.addmm(out, left, right, beta=int(add), out=out)
+    else:
+        torch.addmm(out, left, right, out_dtype=torch.float32, beta=int(add), out=out)
+
+
+def _table_sizes(count: int, batch: int, width: int, dtype: torch.dtype, device: torch.device) -> list[int]:
+    stack = -(-count * batch * width * _stack_dtype(dtype, device).itemsize // 4)
+    basis = count * _padded(batch) * (1 + count * (count - 1)) if count > 3 else 0
+    return [stack, count * batch, count * (count - 1) // 2 * batch, basis]
+
+
+def _padded(batch: int) -> int:
+    """Samples in whole blocks of the tables that lie in blocks."""
+    return -(-batch // 32) * 32
+
+
+def _stack_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The panel has the type of the embeddings; float16 has not the range for gradients and is widened.
+
+    Triton's interpreter, which is what runs on a CPU, cannot multiply matrices of bfloat16.
+    """
+    return torch.bfloat16 if dtype == torch.bfloat16 and device.type == "cuda" else torch.float32
+
+
+def _options(direction: str, stack: Tensor) -> dict[str, int]:
+    members = "few" if stack.shape[0] <= 3 else "many"
+    kind = "float" if stack.dtype == torch.float32 else "half"
+    return settings(f"sv_paired_{direction}_{members}_{kind}", stack.shape[1], stack.device)
+
+
+def _panel_rows(stack: Tensor, tile: int) -> int:
+    count, n, width = stack.shape
+    rows = max(_PANEL_BYTES // (count * count * n * stack.element_size()), width // 2)
+    return n if rows >= n else max(tile, rows // tile * tile)
+
+
+def _split(length: int, tile: int, others: int, programs: int) -> tuple[int, int]:
+    """(items of one program, a multiple of `tile`; programs that share `length`) for about `programs` in all."""
+    tiles = -(-length // tile)
+    splits = max(1, min(tiles, programs // others))
+    each = math.ceil(tiles / splits)
+    return each * tile, math.ceil(tiles / each)
+
+
+def _precision() -> str:
+    return _PRECISION[torch.get_float32_matmul_precision()]

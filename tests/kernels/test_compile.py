@@ -1,0 +1,89 @@
+"""Every kernel variant compiles for four architectures, as it would be launched; no GPU is needed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parent.parent.parent
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
+# the kernels are interpreted in a process where some test has set TRITON_INTERPRET: compile in one of its own
+COMPILE = """
+import importlib, inspect, json, multiprocessing, os, pkgutil
+import unihpe_kernels
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+from benchmarks.kernel_variants import VARIANTS
+from benchmarks.sass import resources
+
+targets = {f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in (80, 90, 100)}
+targets["gfx942"] = GPUTarget("hip", "gfx942", 64)
+
+def compile(job):
+    number, name = job
+    variant, target = VARIANTS[number], targets[name]
+    try:
+        used = resources(variant.compile(target), target)
+    except Exception as error:
+        used = {"error": f"{type(error).__name__}: {error}"}
+    budget = {
+        "max_registers": variant.max_vgprs if target.backend == "hip" else variant.max_registers,
+        "allow_tf32": variant.allow_tf32,
+        "max_spills": variant.max_spills,
+    }
+    return f"{variant.name}, {name}", {**used, **budget}
+
+jobs = [(number, name) for number, variant in enumerate(VARIANTS) for name in variant.targets]
+with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+    found = dict(pool.imap_unordered(compile, jobs))
+launched = set()
+for module in pkgutil.walk_packages(unihpe_kernels.__path__, "unihpe_kernels."):
+    for value in vars(importlib.import_module(module.name)).values():
+        if isinstance(value, JITFunction) and "tl.store" in inspect.getsource(value.fn):  # helpers store nothing
+            launched.add(f"{value.fn.__module__}.{value.fn.__name__}")
+listed = {f"{variant.kernel.fn.__module__}.{variant.kernel.fn.__name__}" for variant in VARIANTS}
+print(json.dumps({"found": found, "unlisted": sorted(launched - listed)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, Any]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", COMPILE]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_kernel_that_is_launched_is_listed(compiled: dict[str, Any]) -> None:
+    assert compiled["unlisted"] == [], "add them to benchmarks/kernel_variants.py"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_registers_hold_everything_and_nothing_is_double_or_tf32(compiled: dict[str, Any], architecture: str) -> None:
+    found = {name: used for name, used in compiled["found"].items() if name.endswith(f", {architecture}")}
+    assert found
+    faults = []
+    for name, used in found.items():
+        if "error" in used:
+            faults.append(f"{name}: {used['error']}")
+            continue
+        wrong = {what: used[what] for what in ("stack", "double") if used[what]}
+        if used["spills"] > used["max_spills"]:
+            wrong["spills"] = used["spills"]
+        elif used["max_spills"]:
+            wrong.pop("stack", None)  # that is where they go
+        if used["tf32"] and not used["allow_tf32"]:
+            wrong["tf32"] = used["tf32"]
+        if used["registers"] > used["max_registers"]:
+            wrong["registers"] = f"{used['registers']}, the budget is {used['max_registers']}"
+        if wrong:
+            faults.append(f"{name}: {wrong}")
+    assert not faults, "\n".join(faults)
