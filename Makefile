@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train test lint bench gpu clean install
+.PHONY: train test test-plain test-interpreted lint bench gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -19,13 +19,18 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)
 	$(BIN)/python -m unihpe_fast.train
 
-# many small problems: on one thread they finish sooner than on several
-test: export OMP_NUM_THREADS := 1
+# many small problems: on one thread they finish sooner than on several; the kernels' tests in Triton's interpreter beside
 test: $(STAMP)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests
+	$(MAKE) -j2 --output-sync=target test-plain test-interpreted
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=90
+
+test-plain test-interpreted: export OMP_NUM_THREADS := 1
+test-plain: $(STAMP)
+	$(BIN)/coverage run -m pytest tests
+test-interpreted: $(STAMP)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

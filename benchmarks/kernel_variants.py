@@ -12,7 +12,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from unihpe_kernels.small_linalg import gram_kernels
+from unihpe_kernels.procrustes import kernels as kernels_poses
+from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
 from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows
 from unihpe_kernels.tuned import choose
 
@@ -69,6 +70,8 @@ class Variant:
         return triton.compile(source, target=target, options=options)
 
 
+# What keeps a compiler busy for ten seconds and more is compiled for two targets in tests; the others were checked once.
+_SLOW = ("sm_90", "gfx942")
 # file of settings -> the targets that it is for
 _TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "nvidia-h200": ("sm_90",), "hip": ("gfx942",)}
 
@@ -79,6 +82,8 @@ def _sv_all(kernel: Any, setting: str, batch: int, scalars: str, max_registers: 
     tile_j, tile_k = options["tile_j"], options["tile_k"]
     integers = dict.fromkeys(scalars.split(), "i32")
     constants = {"MASKED": masked, "TILE_J": tile_j, "TILE_K": tile_k} | ({} if masked else {"complete": None})
+    if kernel is kernels_all.sv_all_backward:
+        constants["FIRST"] = not masked
     pointers = {name: "*fp32" for name in kernel.arg_names if name not in constants and name not in integers}
     if masked:
         pointers["complete"] = "*u8"
@@ -98,18 +103,25 @@ def _sv_all(kernel: Any, setting: str, batch: int, scalars: str, max_registers: 
 
 
 def _sv_paired(
-    direction: str, count: int, dtype: str = "bf16", batch: int = 65_536, table: str = "", masked: bool = False
+    direction: str,
+    count: int,
+    dtype: str = "bf16",
+    batch: int = 65_536,
+    table: str = "",
+    masked: bool = False,
+    odd: bool = False,
+    precision: str = "ieee",
 ) -> Variant:
     """A kernel over (anchor, sample) pairs, 512 wide, with the settings that it has at `batch` by a file of settings.
 
-    masked: for samples that may lack modalities.
+    masked: for samples that may lack modalities. odd: for a batch that 16 does not divide.
     """
     width = 512
     members, kind = "few" if count <= 3 else "many", "half" if dtype == "bf16" else "float"
     options = choose(("default", table), f"sv_paired_{direction}_{members}_{kind}", batch)
     tile_i, tile_j, depth = options["tile_i"], options["tile_j"], options["depth"]
     kernel = {"forward": kernels_paired.paired_forward, "backward": kernels_paired.paired_backward}[direction]
-    constants: dict[str, Any] = {"COUNT": count, "MASKED": masked, "PRECISION": "ieee"}
+    constants: dict[str, Any] = {"COUNT": count, "MASKED": masked, "PRECISION": precision}
     constants |= {"TILE_I": tile_i, "TILE_J": tile_j, "DEPTH": depth}
     if direction == "backward":
         constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
@@ -126,25 +138,65 @@ def _sv_paired(
         2 * pairs * width * (count - 1),
     )
     return Variant(
-        name=f"paired_{direction} {tile_i}x{tile_j}, M = {count}, {dtype}" + ", masked" * masked,
+        name=f"paired_{direction} {tile_i}x{tile_j}, M = {count}, {dtype}"
+        + ", masked" * masked
+        + ", odd" * odd
+        + f", {precision}" * (precision != "ieee"),
         kernel=kernel,
         signature=signature,
         constexprs=constants,
         unit="pair",
         per_iteration=tile_i * tile_j,
         # named sizes are those of the type that is meant for them
-        workloads={f"B = {batch}, D = {width}": work} if "h200" in table or (count > 3 and not table) else {},
+        workloads={f"B = {batch}, D = {width}": work}
+        if "h200" in table or (count > 3 and not table and not odd)
+        else {},
         num_warps=options["num_warps"],
         num_stages=options["num_stages"],
-        divisible=tuple(signature),
+        divisible=tuple(
+            name for name, kind in signature.items() if kind != "i32" or name == "width" or (name == "n" and not odd)
+        ),
         # the products, then the steps to the secular equation's root
         trips=(width / depth, 5) if count > 3 else (width / depth,),
         max_registers=255,
         max_vgprs=512,
         # seven poles, their vectors and gradients: AMD's compiler loads them all at once whatever the tile
-        max_spills=64 if table == "hip" and count == 8 and direction == "backward" else 0,
-        targets=_TARGETS[table],
+        max_spills={"hip": 64}.get(table, 4) if count == 8 and direction == "backward" else 0,
+        allow_tf32=precision != "ieee",
+        targets=("sm_90",) if count == 8 and not table else _TARGETS[table],
     )
+
+
+def _poses(
+    kernel: Any, joints: int, numbers: int, max_registers: int, name: str = "", weighted: bool = False, **flags: bool
+) -> Variant:
+    """A kernel over pairs of poses in whole blocks, float32; numbers: read and written a pose, besides the poses."""
+    gradients = flags.get("FOR_PRED", False) + flags.get("FOR_TARGET", False)
+    options = choose(("default",), "pose_gradients" if gradients else "pose_values", joints)
+    constants: dict[str, Any] = {"WHOLE": True, "WEIGHTED": weighted, "JOINTS": joints, **flags}
+    constants |= {"LANES": options["lanes"], "SHARE": options["share"]}
+    used = {"weights": weighted, "d_pred": flags.get("FOR_PRED", True), "d_target": flags.get("FOR_TARGET", True)}
+    constants |= {argument: None for argument, on in used.items() if argument in kernel.arg_names and not on}
+    pointers = [name for name in kernel.arg_names if name not in constants and name not in ("block", "n")]
+    work = Workload(10**6, 10**6 * 4 * ((6 + weighted + 3 * gradients) * joints + numbers))
+    return Variant(
+        f"{kernel.__name__}{name}, J = {joints}", kernel,
+        {**dict.fromkeys(pointers, "*fp32"), "block": "i32", "n": "i32"}, constants,
+        "pose", options["lanes"], max_registers, {} if weighted else {"10^6 poses": work},
+        num_warps=options["num_warps"], divisible=tuple(pointers),
+        **({"targets": _SLOW} if gradients else {}),
+    )  # fmt: skip
+
+
+def _matrices(kernel: Any, numbers: int) -> Variant:
+    """A kernel over 3x3 matrices in whole blocks, float32; numbers: read and written a matrix."""
+    lanes = svd3x3_kernels.LANES
+    pointers = [name for name in kernel.arg_names if name not in ("block", "n", "WHOLE", "LANES")]
+    return Variant(
+        kernel.__name__, kernel, {**dict.fromkeys(pointers, "*fp32"), "block": "i32", "n": "i32"},
+        {"WHOLE": True, "LANES": lanes}, "matrix", lanes, 80, {"10^6 matrices": Workload(10**6, 10**6 * 4 * numbers)},
+        num_warps=lanes // 32, divisible=tuple(pointers),
+    )  # fmt: skip
 
 
 def _small(
@@ -171,7 +223,7 @@ VARIANTS: list[Variant] = [
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 256, _ALL_BACKWARD, 168),
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184),
     _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, masked=True),
-    _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 210, masked=True),
+    _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 216, masked=True),
     *(_sv_paired(direction, 3, table="nvidia-h200") for direction in ("forward", "backward")),
     *(
         _sv_paired(direction, count, dtype, table=table)
@@ -180,15 +232,18 @@ VARIANTS: list[Variant] = [
         for direction in ("forward", "backward")
     ),
     *(_sv_paired(direction, 3, batch=1024, masked=True) for direction in ("forward", "backward")),
+    *(_sv_paired(direction, 3, "fp32", precision="tf32x3") for direction in ("forward", "backward")),
+    *(
+        _sv_paired(direction, count, dtype, batch=1000, masked=count == 3, odd=True)
+        for count, dtype in ((3, "bf16"), (3, "fp32"), (5, "bf16"))
+        for direction in ("forward", "backward")
+    ),
     _small(
         kernels_all.sv_all_finish, "n ld parts_i parts_j parts_k",
-        {**_BARE, "complete": None, "PARTS": 32, "BLOCK": 32}, "piece", 32 * 32,
+        {**_BARE, **_UNWEIGHTED, "complete": None, "PARTS": 32, "BLOCK": 32}, "piece", 32 * 32,
     ),
     _small(
-        kernels_all.sv_all_factors, "n ld", {**_BARE, **_UNWEIGHTED, "complete": None, "BLOCK": 128}, "sample", 128
-    ),
-    _small(
-        kernels_all.sv_all_reduce, "ld n begin end count_a count_b count_c", {"FIRST": True, "BLOCK": 256}, "piece", 256
+        kernels_all.sv_all_reduce, "ld begin end count_a count_b count_c", {"LAST": True, "BLOCK": 256}, "piece", 256
     ),
     _small(
         kernels_rows.unit_rows_of_three, "n ld width",
@@ -203,7 +258,7 @@ VARIANTS: list[Variant] = [
         "sample", 1024,
     ),
     _small(
-        kernels_rows.weights_and_temperature_gradient, "n parts",
+        kernels_rows.weights_and_temperature_gradient, "n parts open_parts",
         {**_BARE, "present": None, "COUNT": 3, "BLOCK": 1024}, "piece", 1024,
     ),
     *(
@@ -246,7 +301,7 @@ VARIANTS: list[Variant] = [
             {"COUNT": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
             "entry", 4 * 128, max_registers=128, divisible=("stack", "inverse_norms", "d_stack", "d_own", "width"),
         )
-        for count in (3, 8)
+        for count in (3, 5)
     ),
     *(
         Variant(
@@ -259,4 +314,14 @@ VARIANTS: list[Variant] = [
         for count in (3, 8)
         for kernel in (gram_kernels._forward, gram_kernels._backward)
     ),
+    _poses(kernels_poses.pa_mpjpe_forward, 17, 1, 168, FOR_PRED=False, FOR_TARGET=False),
+    _poses(kernels_poses.pa_mpjpe_forward, 17, 1, 216, " with gradient", FOR_PRED=True, FOR_TARGET=False),
+    _poses(kernels_poses.pa_mpjpe_forward, 133, 1, 168, FOR_PRED=False, FOR_TARGET=False),
+    _poses(
+        kernels_poses.pa_mpjpe_forward, 17, 1, 255, " weighted, both gradients", True, FOR_PRED=True, FOR_TARGET=True
+    ),
+    _poses(kernels_poses.procrustes_forward, 17, 13, 128, SCALED=True),
+    _poses(kernels_poses.procrustes_backward, 17, 23, 232, SCALED=True, FOR_PRED=True, FOR_TARGET=False),
+    _matrices(svd3x3_kernels.svd3x3_forward, 30),
+    _matrices(svd3x3_kernels.svd3x3_backward, 51),
 ]  # fmt: skip

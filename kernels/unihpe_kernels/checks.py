@@ -1,5 +1,6 @@
 """Argument checks shared by every operation: each raises naming the argument, what came and what was wanted."""
 
+import contextlib
 import importlib.util
 import os
 from types import EllipsisType
@@ -16,6 +17,8 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
     "singular_value_contrastive_loss": (torch.float32, torch.bfloat16, torch.float16),
     "gram_singular_values": (torch.float32, torch.bfloat16, torch.float16),
+    "procrustes": (torch.float32, torch.bfloat16, torch.float16),
+    "pa_mpjpe": (torch.float32, torch.bfloat16, torch.float16),
     "svd3x3": (torch.float32, torch.bfloat16, torch.float16),
 }
 
@@ -76,6 +79,11 @@ def check_backend(backend: str, tensor: Tensor, op: str) -> Literal["triton", "t
     if backend == "triton":
         raise ValueError(f'backend="triton" cannot run {op}: {obstacle}; use backend="torch" or "auto"')
     return "torch"
+
+
+def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current device: make it the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else contextlib.nullcontext()
 
 
 def _triton_obstacle(tensor: Tensor, op: str) -> str | None:

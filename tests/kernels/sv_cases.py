@@ -1,9 +1,12 @@
-"""Inputs and tolerances shared by the tests of the singular-value loss."""
+"""Inputs, tolerances and the check against the definition, shared by the tests of the singular-value loss."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from unihpe_kernels.sv_contrastive import reference
 
 # Absolute error of the loss (about 5) and of its gradients (entries below 0.3) against float64 on the same inputs.
 # float32 scores are good to 5e-7, divided by a temperature of 0.1. The half types compute in float32 and differ in the
@@ -36,3 +39,38 @@ def value_and_gradients(
 
 def in_float64(value):
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def check_against(
+    loss: Callable[..., Tensor],
+    embeddings: list[Tensor],
+    exact_loss: Callable[..., Tensor] = reference.singular_value_contrastive_loss,
+    given: list[Tensor] | None = None,
+    **options: Any,
+) -> None:
+    """Value and gradients of `loss` against `exact_loss` in float64, at temperatures of about 0.1.
+
+    given: what `loss` gets in place of the embeddings, for values that are to be of no effect.
+    """
+    value, gradients = value_and_gradients(loss, given or embeddings, **options)
+    exact, exact_gradients = value_and_gradients(
+        exact_loss,
+        [in_float64(embedding) for embedding in embeddings],
+        **{name: in_float64(option) for name, option in options.items()},
+    )
+    dtype = embeddings[0].dtype
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert abs(value.double() - exact) <= LOSS_TOLERANCE[dtype]
+    tensors = [*embeddings, *(option for option in options.values() if isinstance(option, Tensor))]
+    tensors = [tensor for tensor in tensors if tensor.is_floating_point()]
+    for gradient, wanted, tensor in zip(gradients, exact_gradients, tensors, strict=True):
+        assert gradient.dtype == tensor.dtype
+        assert gradient.shape == tensor.shape
+        # A weight's gradient is made of losses. The temperature's is a difference of sums of sigma_1 / tau^2.
+        if tensor.dim() == 1:
+            tolerance = LOSS_TOLERANCE[dtype]
+        elif tensor.dim() == 0:
+            tolerance = 8 * torch.finfo(dtype).eps * len(embeddings) ** 0.5 / tensor.item() ** 2
+        else:
+            tolerance = GRADIENT_TOLERANCE[dtype]
+        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=tolerance)

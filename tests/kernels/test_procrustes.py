@@ -8,8 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.pose_cases import (
+    CASES,
     ERROR_TOLERANCE,
-    OCTAHEDRON,
+    GENERIC,
+    S,
+    check_optimum,
+    check_prediction_without_variance,
     generator,
     pose_pairs,
     random_poses,
@@ -123,66 +127,10 @@ def test_error_does_not_see_a_similarity_of_the_prediction(seed, joints, scale, 
     torch.testing.assert_close(recovered.apply(pred), moved, rtol=1e-7, atol=1e-7 * (1 + abs(shift)) * scale)
 
 
-def line(samples: int) -> torch.Tensor:
-    """Joints along one random direction a pose."""
-    return random_poses(samples, 17, seed=11)[..., :1] * random_rotations(samples, seed=12)[:, None, 0]
-
-
-def plane(samples: int) -> torch.Tensor:
-    flat = random_poses(samples, 17, seed=13)
-    flat[..., 2] = 0
-    return flat @ random_rotations(samples, seed=14).mT
-
-
-def mirrored(points: torch.Tensor) -> torch.Tensor:
-    return points * torch.tensor([-1.0, 1.0, 1.0], dtype=points.dtype)
-
-
-S = 64
-GENERIC = random_poses(S, seed=15)
-FIVE = GENERIC[:, :6]
-SIX = OCTAHEDRON.expand(S, 6, 3)
-CASES = {
-    # name: prediction, target
-    "mirrored": (mirrored(GENERIC), GENERIC),
-    "mirrored noisy": (mirrored(GENERIC) + 0.1 * random_poses(S, seed=16), GENERIC),
-    "planar": (plane(S), GENERIC),
-    "planar target": (GENERIC, plane(S)),
-    "planar both": (plane(S) @ random_rotations(S, 17).mT, plane(S)),
-    "planar both, mirrored": (mirrored(plane(S)), plane(S)),
-    "collinear": (line(S), GENERIC),
-    "collinear target": (GENERIC, line(S)),
-    "collinear both": (line(S) @ random_rotations(S, 18).mT, line(S)),
-    "collinear along axes": (GENERIC * torch.tensor([1.0, 0, 0]), GENERIC * torch.tensor([0, 0, 1.0])),
-    "identical": (GENERIC, GENERIC),
-    "identical, equal singular values": (SIX, SIX),
-    "equal singular values, noisy": (SIX + 0.1 * FIVE, SIX),
-    "equal singular values, mirrored": (-SIX, SIX),
-    "far from the origin": (GENERIC + 1e4, mirrored(GENERIC) - 1e4),
-    "two joints": (GENERIC[:, :2], line(S)[:, :2]),
-}
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", CASES)
 def test_degenerate_poses_reach_the_optimum(name, dtype):
-    pred, target = (points.to(dtype) for points in CASES[name])
-    similarity = procrustes(pred, target)
-    rotation = similarity.rotation.double()
-    eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).double().expand(S, 3, 3), rtol=0, atol=20 * eps)
-    torch.testing.assert_close(torch.det(rotation), torch.ones(S).double(), rtol=0, atol=20 * eps)
-    assert (similarity.scale >= 0).all()
-    # the sum of squares has one minimum whatever the rotation; its root is in mm. Far poses carry their own rounding.
-    residual = (similarity.apply(pred) - target).double()
-    far = 20 if "far" in name else 1
-    size = (target - target.mean(1, keepdim=True)).double().norm(dim=(1, 2))
-    got, best = residual.norm(dim=(1, 2)), squared_residual(pred, target).clamp_min(0).sqrt()
-    assert (got <= best + 100 * eps * far * size).all()
-    # (roots: a minimum of 0 is only known to the root of rounding)
-    assert (got >= best - 2e-7 * size - 100 * eps * far * size).all()
-    error = pa_mpjpe(pred, target).double()
-    assert ((error - residual.norm(dim=-1).mean(-1)).abs() <= 50 * eps * far * size).all()
+    check_optimum(name, dtype, procrustes, pa_mpjpe)
 
 
 def test_identical_poses_have_no_error():
@@ -193,15 +141,7 @@ def test_identical_poses_have_no_error():
 @pytest.mark.parametrize("offset", [0.0, 0.1, 1e4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_prediction_without_variance(dtype, offset):
-    pred = torch.full((S, 17, 3), offset, dtype=dtype)
-    target = GENERIC.to(dtype)
-    similarity = procrustes(pred, target)
-    assert torch.equal(similarity.rotation, torch.eye(3, dtype=dtype).expand(S, 3, 3))
-    assert torch.equal(similarity.scale, torch.ones(S, dtype=dtype))
-    centred = target - target.mean(1, keepdim=True)
-    atol = 4e-7 * offset + 1e-3 if dtype == torch.float32 else 1e-9
-    torch.testing.assert_close(pa_mpjpe(pred, target), centred.norm(dim=-1).mean(-1), rtol=0, atol=atol)
-    torch.testing.assert_close(similarity.apply(pred).mean(1), target.mean(1), rtol=0, atol=5 * atol)
+    check_prediction_without_variance(dtype, offset, procrustes, pa_mpjpe)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1, 1e4])

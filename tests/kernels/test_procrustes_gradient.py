@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from tests.kernels.pose_cases import (
+    CASES,
+    GENERIC,
     OCTAHEDRON,
+    S,
     generator,
     pose_pairs,
     random_poses,
     random_rotations,
     reference_gradients,
 )
-from tests.kernels.test_procrustes import CASES, GENERIC, S
 from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe, procrustes
 from unihpe_kernels.procrustes import op, reference
 

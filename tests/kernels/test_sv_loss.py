@@ -6,7 +6,7 @@ import torch
 from tests.kernels.sv_cases import (
     GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,
-    in_float64,
+    check_against,
     random_embeddings,
     value_and_gradients,
 )
@@ -20,41 +20,16 @@ CASES += [("paired", 5, 5, 3)]
 KINDS = [("all", 2), ("all", 3), ("paired", 2), ("paired", 3), ("paired", 4)]
 
 
-def check_against_reference(embeddings, negatives, **options) -> None:
-    value, gradients = value_and_gradients(singular_value_contrastive_loss, embeddings, negatives=negatives, **options)
-    exact, exact_gradients = value_and_gradients(
-        reference.singular_value_contrastive_loss,
-        [in_float64(embedding) for embedding in embeddings],
-        negatives=negatives,
-        **{name: in_float64(option) for name, option in options.items()},
-    )
-    dtype = embeddings[0].dtype
-    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert abs(value.double() - exact) <= LOSS_TOLERANCE[dtype]
-    tensors = [*embeddings, *(option for option in options.values() if isinstance(option, torch.Tensor))]
-    tensors = [tensor for tensor in tensors if tensor.is_floating_point()]
-    for gradient, wanted, tensor in zip(gradients, exact_gradients, tensors, strict=True):
-        assert gradient.dtype == tensor.dtype
-        assert gradient.shape == tensor.shape
-        # A weight's gradient is made of losses. The temperature's is a difference of sums of sigma_1 / tau^2.
-        if tensor.dim() == 1:
-            tolerance = LOSS_TOLERANCE[dtype]
-        elif tensor.dim() == 0:
-            tolerance = 8 * torch.finfo(dtype).eps * len(embeddings) ** 0.5 / tensor.item() ** 2
-        else:
-            tolerance = GRADIENT_TOLERANCE[dtype]
-        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=tolerance)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("negatives", "count", "batch", "width"), CASES)
 @pytest.mark.parametrize("partial", [False, True])
 def test_matches_definition(negatives, count, batch, width, partial, dtype):
     embeddings = random_embeddings(count, batch, width, dtype)
     generator = torch.Generator().manual_seed(count)
-    check_against_reference(
+    check_against(
+        singular_value_contrastive_loss,
         embeddings,
-        negatives,
+        negatives=negatives,
         temperature=torch.tensor(0.1, dtype=dtype),
         weights=torch.rand(batch, generator=generator, dtype=dtype),
         present=torch.rand(count, batch, generator=generator) < 0.75 if partial else None,
@@ -64,7 +39,9 @@ def test_matches_definition(negatives, count, batch, width, partial, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("negatives", ["all", "paired"])
 def test_half_precision_computes_in_float32(negatives, dtype):
-    check_against_reference(random_embeddings(3, 7, 16, dtype), negatives, temperature=0.1)
+    check_against(
+        singular_value_contrastive_loss, random_embeddings(3, 7, 16, dtype), negatives=negatives, temperature=0.1
+    )
 
 
 @pytest.mark.parametrize(("negatives", "count"), KINDS)
@@ -73,7 +50,12 @@ def test_tiles_smaller_than_the_batch(monkeypatch, negatives, count):
     monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 40)
     monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._PAIR_ROWS", 5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    check_against_reference(random_embeddings(count, 13, 8, torch.float64), negatives, temperature=0.1)
+    check_against(
+        singular_value_contrastive_loss,
+        random_embeddings(count, 13, 8, torch.float64),
+        negatives=negatives,
+        temperature=0.1,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -84,7 +66,7 @@ def test_each_way_to_the_gradient_of_all(monkeypatch, safe_gap, most_kept, dtype
     monkeypatch.setattr(torch_backend, "_MOST_KEPT", most_kept)
     monkeypatch.setattr(torch_backend, "_TILE_PER_THREAD", 400)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    check_against_reference(random_embeddings(3, 11, 6, dtype), "all", temperature=0.1)
+    check_against(singular_value_contrastive_loss, random_embeddings(3, 11, 6, dtype), negatives="all", temperature=0.1)
 
 
 @pytest.mark.parametrize("most_kept", [0, 2**20], ids=["recomputed", "kept"])
@@ -106,7 +88,7 @@ def test_near_double_eigenvalue_among_others(monkeypatch, most_kept):
     with torch.no_grad():
         for m, angle in enumerate(torch.tensor([0, 2 / 3, 4 / 3 + 1e-5], dtype=torch.float64) * torch.pi):
             embeddings[m][4] = torch.stack([angle.cos(), angle.sin(), *torch.zeros(6, dtype=torch.float64)])
-    check_against_reference(embeddings, "all", temperature=0.1)
+    check_against(singular_value_contrastive_loss, embeddings, negatives="all", temperature=0.1)
     assert calls["gradients"] == 1
     assert calls["add_sums"] >= 2
 

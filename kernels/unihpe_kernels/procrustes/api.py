@@ -61,7 +61,7 @@ def procrustes(
         TypeError, ValueError: an argument is not as described; the message names it.
     """
     batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
-    resolved = check_backend(backend, pred, "procrustes")
+    resolved = check_backend(backend, _widest(flat_pred, flat_target, flat_weights), "procrustes")
     rotation, size, translation = op.procrustes(flat_pred, flat_target, flat_weights, bool(scale), resolved)
     return Similarity(rotation.reshape(*batch, 3, 3), size.reshape(batch), translation.reshape(*batch, 3))
 
@@ -84,7 +84,7 @@ def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, bac
         [...], in the unit of the input: float64 if an input is, else float32. A NaN spoils its own sample only.
     """
     batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
-    resolved = check_backend(backend, pred, "pa_mpjpe")
+    resolved = check_backend(backend, _widest(flat_pred, flat_target, flat_weights), "pa_mpjpe")
     recording = torch.is_grad_enabled()
     needs = (recording and pred.requires_grad, recording and target.requires_grad)
     return op.pa_mpjpe(flat_pred, flat_target, flat_weights, *needs, resolved)[0].reshape(batch)
@@ -140,6 +140,11 @@ def _check(
         weights = weights.reshape(samples, joints)
     flat = (pred.reshape(samples, joints, 3), target.reshape(samples, joints, 3), weights)
     return torch.Size(batch), flat
+
+
+def _widest(pred: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """The tensor that makes the computation float64 if there is one, else the prediction."""
+    return next((tensor for tensor in (target, weights) if tensor is not None and tensor.dtype == torch.float64), pred)
 
 
 def _centred(pred: Tensor, target: Tensor, weights: Tensor | None, root: int | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,8 +12,14 @@ from torch import Tensor
 from unihpe_kernels.procrustes import torch_backend
 from unihpe_kernels.small_linalg.lanes import compute_dtype
 
-# backend name -> module with `procrustes_forward`, `procrustes_backward`, `pa_mpjpe_forward`, `pa_mpjpe_backward`
-_BACKENDS: dict[str, Any] = {"torch": torch_backend}
+
+def _backend(name: str) -> Any:
+    """The module with `procrustes_forward`, `procrustes_backward`, `pa_mpjpe_forward` and `pa_mpjpe_backward`."""
+    if name == "triton":
+        from unihpe_kernels.procrustes import triton_backend  # not above: triton may be missing
+
+        return triton_backend
+    return torch_backend
 
 
 @torch.library.custom_op("unihpe_kernels::procrustes", mutates_args=())
@@ -21,7 +27,7 @@ def procrustes(
     pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3]."""
-    return _BACKENDS[backend].procrustes_forward(pred, target, weights, scaled)
+    return _backend(backend).procrustes_forward(pred, target, weights, scaled)
 
 
 @torch.library.custom_op("unihpe_kernels::procrustes_backward", mutates_args=())
@@ -43,7 +49,7 @@ def procrustes_backward(
     gradients = (d_rotation, d_scale, d_translation)
     poses = (pred, target, weights)
     needs = (for_pred, for_target)
-    return _BACKENDS[backend].procrustes_backward(*gradients, *poses, rotation, scale, scaled, needs)
+    return _backend(backend).procrustes_backward(*gradients, *poses, rotation, scale, scaled, needs)
 
 
 @torch.library.custom_op("unihpe_kernels::pa_mpjpe", mutates_args=())
@@ -51,7 +57,7 @@ def pa_mpjpe(
     pred: Tensor, target: Tensor, weights: Tensor | None, for_pred: bool, for_target: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """[N, J, 3] twice, [N, J] -> error [N] and its gradients in pred and target, [N, J, 3]; [0] where not asked for."""
-    return _BACKENDS[backend].pa_mpjpe_forward(pred, target, weights, (for_pred, for_target))
+    return _backend(backend).pa_mpjpe_forward(pred, target, weights, (for_pred, for_target))
 
 
 @torch.library.custom_op("unihpe_kernels::pa_mpjpe_backward", mutates_args=())
@@ -60,7 +66,7 @@ def pa_mpjpe_backward(grad: Tensor, gradient: Tensor, points: Tensor, backend: s
 
     The points are an argument so that torch knows of the dependence: a second derivative is refused, not taken as 0.
     """
-    return _BACKENDS[backend].pa_mpjpe_backward(grad, gradient, points.dtype)
+    return _backend(backend).pa_mpjpe_backward(grad, gradient, points.dtype)
 
 
 @procrustes.register_fake

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unihpe_kernels.checks import on_device
 from unihpe_kernels.small_linalg.eigh_kernels import diagonalise, identity, triangle_index
 
 _EPS = tl.constexpr(2.0**-23)
@@ -39,7 +40,9 @@ def forward(stack: Tensor) -> tuple[Tensor, Tensor]:
     batch, count, width = stack.shape
     values = torch.empty((batch, count), dtype=torch.float32, device=stack.device)
     vectors = torch.empty((batch, count, count), dtype=torch.float32, device=stack.device)
-    if batch:
+    if batch == 0:
+        return values, vectors
+    with on_device(stack):
         _forward[(triton.cdiv(batch, _SAMPLES),)](
             stack, *stack.stride(), values, vectors, batch, width, count, _SAMPLES, _columns(count), **_OPTIONS
         )
@@ -50,7 +53,9 @@ def backward(grad: Tensor, stack: Tensor, values: Tensor, vectors: Tensor) -> Te
     """[B, M, D]: sum over k of grad_k u_k v_k^T, v_k = Z^T u_k / |Z^T u_k|, or 0 where that length is mere rounding."""
     batch, count, width = stack.shape
     gradient = torch.empty((batch, count, width), dtype=stack.dtype, device=stack.device)
-    if batch:
+    if batch == 0:
+        return gradient
+    with on_device(stack):
         _backward[(triton.cdiv(batch, _SAMPLES),)](
             grad.contiguous(), stack, *stack.stride(), values, vectors, gradient, batch, width, count, _SAMPLES,
             _columns(count), **_OPTIONS,

@@ -45,7 +45,7 @@ def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Ten
 @torch.library.custom_op("unihpe_kernels::svd3x3", mutates_args=())
 def _svd3x3(a: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """[N, 3, 3] -> U [N, 3, 3], S [N, 3], Vh [N, 3, 3]."""
-    return _BACKENDS[backend].forward(a)
+    return _backend(backend).forward(a)
 
 
 @torch.library.custom_op("unihpe_kernels::svd3x3_backward", mutates_args=())
@@ -53,11 +53,16 @@ def _svd3x3_backward(
     d_u: Tensor, d_s: Tensor, d_vh: Tensor, u: Tensor, s: Tensor, vh: Tensor, dtype: torch.dtype, backend: str
 ) -> Tensor:
     """[N, 3, 3], the gradient of the matrices, in `dtype`."""
-    return _BACKENDS[backend].backward(d_u, d_s, d_vh, u, s, vh).to(dtype)
+    return _backend(backend).backward(d_u, d_s, d_vh, u, s, vh).to(dtype)
 
 
-# backend name -> module with `forward` and `backward`
-_BACKENDS: dict[str, Any] = {"torch": svd3x3_torch}
+def _backend(name: str) -> Any:
+    """The module with `forward` and `backward`."""
+    if name == "triton":
+        from unihpe_kernels.small_linalg import svd3x3_kernels  # not above: triton may be missing
+
+        return svd3x3_kernels
+    return svd3x3_torch
 
 
 @_svd3x3.register_fake

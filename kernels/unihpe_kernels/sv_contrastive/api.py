@@ -53,7 +53,7 @@ def singular_value_contrastive_loss(
     Args:
         embeddings: M tensors [B, D], any strides; float32, float64, bfloat16 or float16, unlike ones are promoted.
         temperature: tau, a float of at least 0.001, or a tensor [] that receives a gradient and whose range is not
-            checked. "all" of three modalities sums in float32 where that cannot underflow (tau >= 0.0055 at B = 4096).
+            checked. "all" of three modalities sums in float32 where that cannot underflow (tau >= 0.0062 at B = 4096).
             Below, the torch backend sums in float64. The Triton backend cannot: "auto" leaves a float that small to
             torch, and a tensor that small gives NaN, not a wrong number.
         negatives: "paired": i_m = i and the other M - 1 members all from one sample j; B tuples, 2 <= M <= 8, O(B D)
@@ -128,4 +128,4 @@ def _check_temperature(temperature: float | Tensor, like: Tensor) -> Tensor:
 
 def _least_float32_temperature(batch: int) -> float:
     """Above it exp2 of logits about the middle of [1, sqrt(3)], and their sums over batch^2, stay float32 numbers."""
-    return (math.sqrt(3) - 1) / 2 * math.log2(math.e) / (120 - 2 * math.log2(max(batch, 1)))
+    return (math.sqrt(3) - 1) / 2 * math.log2(math.e) / (110 - 2 * math.log2(max(batch, 1)))

@@ -20,7 +20,7 @@ _OFF = tl.constexpr(-1e30)  # a logit without weight; finite, so that 0 x it is 
 
 @triton.jit
 def _in_use(complete, index, n, MASKED: tl.constexpr):
-    """Whether a sample takes part in triples. complete: int8 [n], read only if MASKED."""
+    """Whether a sample takes part in triples. complete: uint8 [n], read only if MASKED."""
     used = index < n
     if MASKED:
         used = tl.load(complete + index, mask=used, other=0) != 0
@@ -89,17 +89,21 @@ def sv_all_finish(
     grams,
     complete,
     temperature,
+    weights,  # [n], read only if WEIGHTED
     sums_i,
     sums_j,
     sums_k,
     normalisers,  # out, float32 [3, n]: log2 of every anchor's normaliser
     sample_loss,  # out, float32 [n]
+    factors,  # out, float32 [4, ld]: of i, j, k, what exp2 of shifted logits is multiplied with in the backward pass;
+    #           the weight over the temperature. 0 for unused samples
     n,
     ld,
     parts_i,  # rows of sums_i, sums_j, sums_k
     parts_j,
     parts_k,
     MASKED: tl.constexpr,
+    WEIGHTED: tl.constexpr,
     PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -114,7 +118,7 @@ def sv_all_finish(
     shift = _MIDDLE * scale
     # Out of float32's range at so small a temperature: no number, rather than a wrong one.
     reach = scale * _HALF_RANGE + 2 * tl.log2(tl.cast(n, tl.float32))
-    shift = tl.where(reach < 120, shift, float("nan"))
+    shift = tl.where(reach < 110, shift, float("nan"))
     log_i = tl.log2(of_i) + shift
     log_j = tl.log2(of_j) + shift
     log_k = tl.log2(of_k) + shift
@@ -125,6 +129,15 @@ def sv_all_finish(
     tl.store(normalisers + 2 * n + i, log_k, mask=used)
     loss = (log_i - positive) + (log_j - positive) + (log_k - positive)
     tl.store(sample_loss + i, loss / _LOG2_E, mask=used)
+
+    weight = tl.where(used, 1 / tl.load(temperature), 0.0)
+    if WEIGHTED:
+        weight *= tl.load(weights + i, mask=inside, other=0.0).to(tl.float32)
+    padded = i < ld
+    tl.store(factors + i, tl.where(used, weight * tl.exp2(shift - log_i), 0.0), mask=padded)
+    tl.store(factors + ld + i, tl.where(used, weight * tl.exp2(shift - log_j), 0.0), mask=padded)
+    tl.store(factors + 2 * ld + i, tl.where(used, weight * tl.exp2(shift - log_k), 0.0), mask=padded)
+    tl.store(factors + 3 * ld + i, weight, mask=padded)
 
 
 @triton.jit
@@ -137,55 +150,30 @@ def _diagonal(grams, i, ld, mask):
     return a, b, c
 
 
-@triton.jit
-def sv_all_factors(
-    grad,  # float32 []
-    weights,  # float32 [n], read only if WEIGHTED
-    complete,
-    temperature,
-    inverse_total,  # float32 []
-    normalisers,
-    factors,  # out, float32 [4, ld]
-    n,
-    ld,
-    MASKED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """What exp2 of shifted logits is multiplied with, for each anchor direction; then d loss/d score of a sample."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    used = _in_use(complete, i, n, MASKED)
-    tau = tl.load(temperature)
-    d_score = tl.load(grad) * tl.load(inverse_total) / tau
-    if WEIGHTED:
-        d_score *= tl.load(weights + i, mask=i < n, other=0.0)
-    shift = -_MIDDLE * (_LOG2_E / tau)
-    for m in tl.static_range(3):
-        log_sum = tl.load(normalisers + m * n + i, mask=used, other=0.0)
-        tl.store(factors + m * ld + i, tl.where(used, d_score * tl.exp2(-shift - log_sum), 0.0), mask=i < ld)
-    tl.store(factors + 3 * ld + i, tl.where(used, d_score, 0.0), mask=i < ld)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["begin", "end", "d_scale"])
 def sv_all_backward(
     grams,
     complete,
     temperature,
-    factors,  # float32 [4, ld] by `sv_all_factors`, 0 for unused samples
+    factors,  # by `sv_all_finish`
     d_a,  # out, float32 [tiles of k, end - begin, ld]
     d_b,  # out, float32 [tiles of j, end - begin, ld]
     d_c,  # out, float32 [splits, ld, ld]
-    d_scale,  # out, float32 [programs]: sum of scores times their gradient
+    d_scale,  # out, float32 [programs]: sum of scores times their gradient, but for the mean over anchors
     n,
     ld,
     begin,  # the i of this launch
     end,
     rows,
     MASKED: tl.constexpr,
+    FIRST: tl.constexpr,  # whether this is the first launch: later ones add to d_c
     TILE_J: tl.constexpr,
     TILE_K: tl.constexpr,
 ):
-    """Gradients of the Gram matrices but for the own tuples' part, in pieces. Grid (j, k, splits of i)."""
+    """Gradients of the Gram matrices but for the own tuples' part and the mean over anchors, in pieces.
+
+    Grid (j, k, splits of i).
+    """
     part_j, part_k, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     j = part_j * TILE_J + tl.arange(0, TILE_J)
     k = part_k * TILE_K + tl.arange(0, TILE_K)
@@ -226,14 +214,19 @@ def sv_all_backward(
         d_a += ld
         d_b += ld
 
-    tl.store(d_c + split * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :]), sum_c)
+    pointers = d_c + split * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :])
+    if not FIRST:
+        sum_c += tl.load(pointers)
+    tl.store(pointers, sum_c)
     program = (part_j * tl.num_programs(1) + part_k) * tl.num_programs(2) + split
     tl.store(d_scale + program, tl.sum(sum_scale))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin", "end"])
 def sv_all_reduce(
     grams,
+    grad,  # float32 []
+    inverse_total,  # float32 []
     factors,
     parts_a,  # float32 [count_a, end - begin, ld]
     parts_b,  # float32 [count_b, end - begin, ld]
@@ -241,16 +234,18 @@ def sv_all_reduce(
     d_grams,  # out, float32 [3, ld, ld]
     d_scale,  # out, float32 [ld]: what the own tuples add to the sum of scores times their gradient
     ld,
-    n,
     begin,
     end,
     count_a,
     count_b,
     count_c,
-    FIRST: tl.constexpr,  # whether this is the first launch: d_c is written, not added to
+    LAST: tl.constexpr,  # whether this is the last launch: d_c is complete
     BLOCK: tl.constexpr,
 ):
-    """Add the pieces of `sv_all_backward` up, and the own tuples' gradient on the diagonals. Grid (rows, columns)."""
+    """Add the pieces of `sv_all_backward` up, and the own tuples' gradient on the diagonals. Grid (rows, columns).
+
+    The last launch sees to the rows from `begin` to ld: beyond the batch they are those of unused samples, zero.
+    """
     row = tl.cast(tl.program_id(0), tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < ld
@@ -258,29 +253,28 @@ def sv_all_reduce(
     place = row * ld + column
     own_a, own_b, own_c, own_scale = _own_tuple(grams, factors, row, ld)
     own = column == row
+    mean = tl.load(grad) * tl.load(inverse_total)
     length = tl.cast(end - begin, tl.int64) * ld
-    if (row >= begin) & (row < end):
+    if row >= begin:
         offset = (row - begin) * ld + column
+        mask = inside & (row + column * 0 < end)
         d_a = tl.where(own, own_a, 0.0)
         d_b = tl.where(own, own_b, 0.0)
         for part in range(count_a):
-            d_a += tl.load(parts_a + part * length + offset, mask=inside, other=0.0)
+            d_a += tl.load(parts_a + part * length + offset, mask=mask, other=0.0)
         for part in range(count_b):
-            d_b += tl.load(parts_b + part * length + offset, mask=inside, other=0.0)
-        tl.store(d_grams + place, d_a, mask=inside)
-        tl.store(d_grams + plane + place, d_b, mask=inside)
-    if FIRST:
-        if row >= n:
-            zero = tl.zeros([BLOCK], tl.float32)
-            tl.store(d_grams + place, zero, mask=inside)
-            tl.store(d_grams + plane + place, zero, mask=inside)
+            d_b += tl.load(parts_b + part * length + offset, mask=mask, other=0.0)
+        if LAST:
+            mask = inside
+        tl.store(d_grams + place, d_a * mean, mask=mask)
+        tl.store(d_grams + plane + place, d_b * mean, mask=mask)
+    if LAST:
         d_c = tl.where(own, own_c, 0.0)
-        tl.store(d_scale + row, own_scale)
-    else:
-        d_c = tl.load(d_grams + 2 * plane + place, mask=inside, other=0.0)
-    for part in range(count_c):
-        d_c += tl.load(parts_c + part * plane + place, mask=inside, other=0.0)
-    tl.store(d_grams + 2 * plane + place, d_c, mask=inside)
+        for part in range(count_c):
+            d_c += tl.load(parts_c + part * plane + place, mask=inside, other=0.0)
+        tl.store(d_grams + 2 * plane + place, d_c * mean, mask=inside)
+        if tl.program_id(1) == 0:
+            tl.store(d_scale + row, own_scale)
 
 
 @triton.jit

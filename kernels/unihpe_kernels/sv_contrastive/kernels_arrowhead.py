@@ -52,7 +52,7 @@ def arrowhead_root(s, alpha, gaps, n: tl.constexpr):
         half = tl.maximum(half, _TINY)
         rising = linear > 0
         t = tl.maximum(t, tl.where(rising, first, half) * _inverse(tl.where(rising, half, slope)))
-    return t
+    return t + (s[0] - s[0])  # maxima drop a NaN
 
 
 @triton.jit

@@ -255,8 +255,8 @@ def paired_forward(
         j = start + tl.arange(0, TILE_J)
         inside_j = j < n
         products, valid = _products(
-            stack, inverse_norms, anchor_codes, pool_codes, m, tl.program_id(0) * TILE_I, i, inside_i, start, j, inside_j,
-            n, width, COUNT, MASKED, PRECISION, DEPTH,
+            stack, inverse_norms, anchor_codes, pool_codes, m, tl.program_id(0) * TILE_I, i, inside_i, start, j,
+            inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH,
         )  # fmt: skip
         if COUNT == 2:
             square = 1 + tl.abs(products[0])
@@ -341,10 +341,10 @@ def paired_finish(
         for split in range(splits):
             place = tl.cast(split * COUNT + m, tl.int64) * n + i
             top = tl.maximum(top, tl.load(highest + place, mask=inside, other=0.0))
-        anchor = inside & (top > float("-inf"))
+        anchor = inside  # whatever its logits are: a NaN among them must come out
         if MASKED:
             anchor = anchor & ((tl.load(anchor_codes + i, mask=inside, other=0) >> m) & 1 != 0)
-        top = tl.where(anchor, top, 0.0)
+        top = tl.where(anchor & (top > float("-inf")), top, 0.0)
         total = tl.zeros([BLOCK], tl.float32)
         for split in range(splits):
             place = tl.cast(split * COUNT + m, tl.int64) * n + i
@@ -370,7 +370,7 @@ def _half_sign(x):
     return tl.where(x > 0, 0.5, tl.where(x < 0, -0.5, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin", "end"])
 def paired_backward(
     stack,
     inverse_norms,
@@ -459,6 +459,7 @@ def paired_backward(
                     pointers = members_out + triangle_index(p, q, members) * 32
                     part = tl.sum(arrowhead_entry(s, vector, p, q), 0)
                     tl.store(pointers, tl.load(pointers, mask=written, other=0.0) + part, mask=inside_j)
+            tl.debug_barrier()  # the thread that reads an entry need not be the one that wrote it
 
         of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
         place = (m * length + (i - begin))[:, None] * COUNT * n + j[None, :]

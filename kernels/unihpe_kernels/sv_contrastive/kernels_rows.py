@@ -11,7 +11,7 @@ def unit_rows_of_three(
     x,  # [n, width], contiguous, any floating dtype
     y,
     z,
-    complete,  # int8 [n], read only if MASKED
+    complete,  # uint8 [n], read only if MASKED
     units,  # out, float32 [5, ld, width]: x, x, y, z, z; zero for unused samples and from n on
     inverse_norms,  # out, float32 [3, ld]
     n,
@@ -82,9 +82,9 @@ def inverse_root(square):
 def mean_over_anchors(
     sample_loss,  # float32 [n]: summed over the sample's anchors
     weights,  # [n], read only if WEIGHTED
-    present,  # int8 [count, n], read only if MASKED
+    present,  # uint8 [count, n], read only if MASKED
     loss,  # out, float32 []
-    inverse_total,  # out, float32 []: 1 over the weight of all anchors, or 0
+    inverse_total,  # out, float32 [32]: 1 over the weight of all anchors, or 0, all alike
     n,
     COUNT: tl.constexpr,
     MASKED: tl.constexpr,
@@ -102,7 +102,7 @@ def mean_over_anchors(
         weighted += weight * tl.load(sample_loss + i, mask=inside, other=0.0)
     sum_total = tl.sum(total)
     inverse = tl.where(sum_total == 0, 0.0, 1 / tl.where(sum_total == 0, 1.0, sum_total))
-    tl.store(inverse_total, inverse)
+    tl.store(inverse_total + tl.arange(0, 32), inverse)
     tl.store(loss, tl.sum(weighted) * inverse)
 
 
@@ -135,6 +135,7 @@ def weights_and_temperature_gradient(
     present,
     temperature,
     d_scale,  # float32 [parts]: pieces of the sum of scores times their gradient
+    open_parts,  # the first of them still lack the mean over anchors
     d_weights,  # out, float32 [n]
     d_temperature,  # out, float32 []
     n,
@@ -156,7 +157,8 @@ def weights_and_temperature_gradient(
         total = tl.zeros([BLOCK], tl.float32)
         for start in range(0, parts, BLOCK):
             part = start + tl.arange(0, BLOCK)
-            total += tl.load(d_scale + part, mask=part < parts, other=0.0)
+            value = tl.load(d_scale + part, mask=part < parts, other=0.0)
+            total += tl.where(part < open_parts, factor * value, value)
         tl.store(d_temperature, -tl.sum(total) / tl.load(temperature))
 
 

@@ -1,7 +1,8 @@
 """negatives="all" of three modalities by the kernels of `kernels_all`: buffers, grids, launches.
 
-Six launches forward and six backward up to some 500 samples; beyond, the backward pass takes i in several turns, so
-that the pieces of its Gram gradients stay within twice the size of a Gram matrix. No atomics: equal bits every time.
+Up to some 700 samples four launches forward and five backward, beside those of `triton_backend`. Beyond, the backward
+pass takes i in several turns, so that the pieces of its Gram gradients stay within twice the size of a Gram matrix or
+64 MiB, whichever is more. No atomics: equal bits every time.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ class Saved:
     units: Tensor  # [5, ld, width]
     inverse_norms: Tensor  # [3, ld]
     grams: Tensor  # [3, ld, ld]
+    factors: Tensor  # [4, ld]
+
+
+def aligned(size: int) -> int:
+    """float32 numbers rounded up to 128 bytes: kernels are compiled for aligned pointers, and slow without."""
+    return -(-size // 32) * 32
 
 
 def padded(batch: int) -> int:
@@ -33,19 +40,25 @@ def padded(batch: int) -> int:
 
 
 def saved_size(batch: int, width: int) -> int:
-    ld = padded(batch)
-    return 5 * ld * width + 3 * ld + 3 * ld * ld
+    return sum(_sizes(batch, width))
 
 
 def view_saved(saved: Tensor, batch: int, width: int) -> Saved:
     ld = padded(batch)
-    units, inverse_norms, grams = saved[: saved_size(batch, width)].split([5 * ld * width, 3 * ld, 3 * ld * ld])
-    return Saved(units.view(5, ld, width), inverse_norms.view(3, ld), grams.view(3, ld, ld))
+    units, inverse_norms, grams, factors = saved[: saved_size(batch, width)].split(_sizes(batch, width))
+    units = units[: 5 * ld * width].view(5, ld, width)
+    return Saved(units, inverse_norms.view(3, ld), grams.view(3, ld, ld), factors.view(4, ld))
+
+
+def _sizes(batch: int, width: int) -> list[int]:
+    ld = padded(batch)
+    return [aligned(5 * ld * width), 3 * ld, 3 * ld * ld, 4 * ld]  # ld is a multiple of 32
 
 
 def normalisers(
     embeddings: list[Tensor],
     temperature: Tensor,
+    weights: Tensor | None,
     complete: Tensor | None,
     normalize: bool,
     saved: Saved,
@@ -64,7 +77,7 @@ def normalisers(
 
     options = settings("sv_all_forward", n, x.device)
     tile_j, tile_k = options["tile_j"], options["tile_k"]
-    tiles_j, tiles_k = ld // tile_j, ld // tile_k
+    tiles_j, tiles_k = _tiles(ld, tile_j), _tiles(ld, tile_k)
     rows, splits = _split(n, tiles_j * tiles_k, options["programs"])
     sums_i = x.new_empty((tiles_j * tiles_k, n), dtype=torch.float32)
     sums_j = x.new_empty((tiles_k * splits, ld), dtype=torch.float32)
@@ -74,37 +87,33 @@ def normalisers(
         MASKED=complete is not None, TILE_J=tile_j, TILE_K=tile_k,
         num_warps=options["num_warps"], enable_fp_fusion=True,
     )  # fmt: skip
-    kernels_all.sv_all_finish[(triton.cdiv(n, 32),)](
-        saved.grams, complete, temperature, sums_i, sums_j, sums_k, log_sums, sample_loss, n, ld,
-        len(sums_i), len(sums_j), len(sums_k), MASKED=complete is not None, PARTS=32, BLOCK=32, enable_fp_fusion=True,
+    kernels_all.sv_all_finish[(triton.cdiv(ld, 32),)](
+        saved.grams, complete, temperature, weights, sums_i, sums_j, sums_k, log_sums, sample_loss, saved.factors,
+        n, ld, len(sums_i), len(sums_j), len(sums_k),
+        MASKED=complete is not None, WEIGHTED=weights is not None, PARTS=32, BLOCK=32, enable_fp_fusion=True,
     )  # fmt: skip
 
 
 def gradients(
     grad: Tensor,
     temperature: Tensor,
-    weights: Tensor | None,
     complete: Tensor | None,
     normalize: bool,
     inverse_total: Tensor,
-    log_sums: Tensor,
     saved: Saved,
     outs: list[Tensor],
 ) -> Tensor:
-    """Write the gradients of the embeddings into `outs`; returns pieces of the sum of scores times their gradient."""
+    """Write the gradients of the embeddings into `outs`.
+
+    Returns pieces of the sum of scores times their gradient, which still lack the mean over anchors.
+    """
     n, width = outs[0].shape
     ld = saved.grams.shape[1]
     new = saved.grams.new_empty
-    factors = new((4, ld))
-    kernels_all.sv_all_factors[(triton.cdiv(ld, 128),)](
-        grad, weights, complete, temperature, inverse_total, log_sums, factors, n, ld,
-        MASKED=complete is not None, WEIGHTED=weights is not None, BLOCK=128, enable_fp_fusion=True,
-    )  # fmt: skip
-
     options = settings("sv_all_backward", n, grad.device)
     tile_j, tile_k = options["tile_j"], options["tile_k"]
-    tiles_j, tiles_k = ld // tile_j, ld // tile_k
-    turn = max(1, min(n, max(_PIECES, 2 * ld * ld) // ((tiles_j + tiles_k) * ld)))
+    tiles_j, tiles_k = _tiles(ld, tile_j), _tiles(ld, tile_k)
+    turn = min(n, max(16, max(_PIECES, 2 * ld * ld) // ((tiles_j + tiles_k) * ld) // 16 * 16))
     rows, splits = _split(turn, tiles_j * tiles_k, options["programs"])
     parts_a, parts_b, parts_c = new((tiles_k, turn, ld)), new((tiles_j, turn, ld)), new((splits, ld, ld))
     programs = tiles_j * tiles_k * splits
@@ -113,14 +122,14 @@ def gradients(
     for begin in range(0, n, turn):
         end = min(begin + turn, n)
         kernels_all.sv_all_backward[(tiles_j, tiles_k, splits)](
-            saved.grams, complete, temperature, factors, parts_a, parts_b, parts_c,
+            saved.grams, complete, temperature, saved.factors, parts_a, parts_b, parts_c,
             d_scale[ld + begin // turn * programs :], n, ld, begin, end, rows,
-            MASKED=complete is not None, TILE_J=tile_j, TILE_K=tile_k,
+            MASKED=complete is not None, FIRST=begin == 0, TILE_J=tile_j, TILE_K=tile_k,
             num_warps=options["num_warps"], enable_fp_fusion=True,
         )  # fmt: skip
         kernels_all.sv_all_reduce[(ld, triton.cdiv(ld, _COLUMNS))](
-            saved.grams, factors, parts_a, parts_b, parts_c, d_grams, d_scale, ld, n, begin, end,
-            tiles_k, tiles_j, splits, FIRST=begin == 0, BLOCK=_COLUMNS, enable_fp_fusion=True,
+            saved.grams, grad, inverse_total, saved.factors, parts_a, parts_b, parts_c, d_grams, d_scale,
+            ld, begin, end, tiles_k, tiles_j, splits, LAST=end == n, BLOCK=_COLUMNS, enable_fp_fusion=True,
         )  # fmt: skip
     left = torch.bmm(d_grams, saved.units[2:])
     right = torch.bmm(d_grams.mT, saved.units[:3])
@@ -136,3 +145,9 @@ def _split(length: int, tiles: int, programs: int) -> tuple[int, int]:
     splits = max(1, min(programs // tiles, length // _LEAST_ROWS))
     rows = -(-length // splits)
     return rows, -(-length // rows)
+
+
+def _tiles(ld: int, tile: int) -> int:
+    if ld % tile:
+        raise ValueError(f"tuned: tile must divide the padded batch {ld}, got {tile}")
+    return ld // tile

@@ -5,17 +5,19 @@ modalities. For more, where the eigenvectors behind a tuple depend on the set, t
 gathered; to know which occur costs one synchronisation a pass.
 """
 
-import contextlib
+import functools
 from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
+from unihpe_kernels.checks import on_device
 from unihpe_kernels.sv_contrastive import kernels_rows, triton_all, triton_paired
 from unihpe_kernels.sv_contrastive.triton_paired import Codes, Tables
 
 _BLOCK = 1024  # samples of a program where there is nothing to do but add
+_HEADER = 32  # float32 numbers before the tables, which so stay aligned; the first is 1/(total weight)
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,16 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `torch_backend.forward`."""
     count, n = len(embeddings), len(embeddings[0])
-    shapes = ((), (count, n), (n,), (saved_size(embeddings, present, negatives),))
-    loss, log_sums, sample_loss, saved = (embeddings[0].new_empty(shape, dtype=torch.float32) for shape in shapes)
+    new = functools.partial(embeddings[0].new_empty, dtype=torch.float32)
+    loss, log_sums, sample_loss = new(()), new((count, n)), new((n,))
+    saved = new((saved_size(embeddings, present, negatives),))
+    if n == 0 or n % 32:
+        saved.zero_()  # between the tables, too: an output must be the same every time
     if n == 0:
         return loss.zero_(), log_sums, sample_loss, saved
-    with _on_device(loss):
+    with on_device(loss):
         embeddings = [embedding.contiguous() for embedding in embeddings]
+        weights = None if weights is None else weights.contiguous()
         tau = temperature.float()
         masks = _masks(present)
         if _grouped(embeddings, present):
@@ -76,9 +82,9 @@ def forward(
                 log_sums[m, part.pool] += own
             sample_loss[part.pool] += own_loss
         if _has_triples(count, negatives):
-            triples = triton_all.view_saved(saved[1:], n, embeddings[0].shape[1])
+            triples = triton_all.view_saved(saved[_HEADER:], n, embeddings[0].shape[1])
             complete = masks.complete if masks else None
-            triton_all.normalisers(embeddings, tau, complete, normalize, triples, log_sums, sample_loss)
+            triton_all.normalisers(embeddings, tau, weights, complete, normalize, triples, log_sums, sample_loss)
         kernels_rows.mean_over_anchors[(1,)](
             sample_loss, weights, masks.present if masks else None, loss, saved, n,
             COUNT=count, MASKED=masks is not None, WEIGHTED=weights is not None, BLOCK=_BLOCK, enable_fp_fusion=True,
@@ -110,11 +116,13 @@ def backward(
     d_temperature = torch.empty_like(loss)
     if n == 0:
         return [*(out.to(dtype) for out in outs), torch.zeros_like(temperature), _like(d_weights, weights)]
-    with _on_device(grad):
+    with on_device(grad):
         embeddings = [embedding.contiguous() for embedding in embeddings]
+        weights = None if weights is None else weights.contiguous()
         grad, tau = grad.float(), temperature.float()
         masks = _masks(present)
         pieces = []
+        open_pieces = 0  # how many of their numbers lack the mean over anchors
         if _grouped(embeddings, present):
             for out in outs:
                 out.zero_()
@@ -139,26 +147,27 @@ def backward(
             for m, own in zip(part.modalities, own_outs, strict=True):
                 outs[m][part.pool] += own
         if _has_triples(count, negatives):
-            triples = triton_all.view_saved(saved[1:], n, embeddings[0].shape[1])
+            triples = triton_all.view_saved(saved[_HEADER:], n, embeddings[0].shape[1])
             complete = masks.complete if masks else None
             into = [torch.empty_like(out) for out in outs] if pieces else outs
-            pieces.append(triton_all.gradients(grad, tau, weights, complete, normalize, saved, log_sums, triples, into))
+            pieces.insert(0, triton_all.gradients(grad, tau, complete, normalize, saved, triples, into))
+            open_pieces = len(pieces[0])
             if into is not outs:
                 for out, own in zip(outs, into, strict=True):
                     out += own
         d_scale = pieces[0] if len(pieces) == 1 else torch.cat([*pieces, grad.new_zeros(1)])
         kernels_rows.weights_and_temperature_gradient[(triton.cdiv(n, _BLOCK),)](
-            grad, loss, saved, sample_loss, masks.present if masks else None, tau, d_scale, d_weights, d_temperature,
-            n, len(d_scale), COUNT=count, MASKED=masks is not None, BLOCK=_BLOCK, enable_fp_fusion=True,
+            grad, loss, saved, sample_loss, masks.present if masks else None, tau, d_scale, open_pieces, d_weights,
+            d_temperature, n, len(d_scale), COUNT=count, MASKED=masks is not None, BLOCK=_BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
     return [*(out.to(dtype) for out in outs), d_temperature.to(temperature.dtype), _like(d_weights, weights)]
 
 
 def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
-    """Elements that `forward` hands to `backward`: 1/(total weight), then triples' and pairs' tables."""
+    """Elements that `forward` hands to `backward`: a header, then triples' and pairs' tables."""
     first = embeddings[0]
     n, width = first.shape
-    size = 1
+    size = _HEADER
     if _has_triples(len(embeddings), negatives):
         size += triton_all.saved_size(n, width)
     if _has_tables(len(embeddings), present, negatives):
@@ -189,11 +198,12 @@ def _paired_parts(saved: Tensor, embeddings: list[Tensor], masks: _Masks | None,
         tables = triton_paired.view_saved(saved[len(saved) - size :], count, n, width, dtype)
         codes = absent = None
         if masks is not None:
-            anchors = masks.present.sum(0) >= 2
+            in_use = masks.present.sum(0) >= 2
+            anchors = in_use
             if _has_triples(count, negatives):
-                anchors &= masks.complete == 0
+                anchors = in_use & (masks.complete == 0)
             codes = Codes(torch.where(anchors, masks.codes, 0), masks.codes)
-            absent = masks.present == 0
+            absent = ~(masks.present.bool() & in_use)
         return [_Paired(tables, codes, everything, None, absent)]
     if masks is None or _has_triples(count, negatives):
         return []
@@ -222,8 +232,3 @@ def _masks(present: Tensor | None) -> _Masks | None:
 
 def _like(d_weights: Tensor, weights: Tensor | None) -> Tensor:
     return d_weights if weights is None else d_weights.to(weights.dtype)
-
-
-def _on_device(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Triton launches on the current device."""
-    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else contextlib.nullcontext()

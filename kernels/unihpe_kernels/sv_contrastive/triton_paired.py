@@ -1,7 +1,8 @@
 """negatives="paired" by the kernels of `kernels_paired`: buffers, grids, launches.
 
 The backward pass takes the anchors in panels: one kernel computes a panel of gradients of inner products, and matrix
-products take them to the embeddings. A panel is about as large as the embeddings, so memory is O(B D). No atomics.
+products take them to the embeddings. A panel is M/2 times as large as the embeddings, or 64 MiB, so memory is O(B D).
+No atomics.
 """
 
 import math
@@ -12,14 +13,12 @@ import triton
 from torch import Tensor
 
 from unihpe_kernels.sv_contrastive import kernels_paired as kernels
+from unihpe_kernels.sv_contrastive.triton_all import aligned
 from unihpe_kernels.tuned import settings
 
 _PANEL_BYTES = 2**26  # a panel may always be this large
 _ROWS, _COLUMNS = 4, 128  # block of the kernels over rows
 _SAMPLES = 32  # block of the kernels over samples
-
-# torch.set_float32_matmul_precision -> Triton's precision of products of float32
-_PRECISION = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,9 @@ def view_saved(saved: Tensor, count: int, batch: int, width: int, dtype: torch.d
     """The tables in a flat float32 buffer."""
     stack, inverse_norms, inner, basis = saved.split(_table_sizes(count, batch, width, dtype, saved.device))
     stack = stack.view(_stack_dtype(dtype, saved.device))[: count * batch * width].view(count, batch, width)
-    return Tables(stack, inverse_norms.view(count, batch), inner.view(-1, batch), basis)
+    pairs = count * (count - 1) // 2
+    inverse_norms = inverse_norms[: count * batch].view(count, batch)
+    return Tables(stack, inverse_norms, inner[: pairs * batch].view(pairs, batch), basis)
 
 
 def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, absent: Tensor | None) -> None:
@@ -78,13 +79,13 @@ def normalisers(
     tile_i, tile_j = options["tile_i"], options["tile_j"]
     tiles_i = triton.cdiv(n, tile_i)
     columns, splits = _split(n, tile_j, tiles_i * count, options["programs"])
-    highest, sums = temperature.new_empty((2, splits, count, n)).unbind(0)
+    highest, sums = (temperature.new_empty((splits, count, n)) for _ in range(2))
     anchors, pool = (codes.anchors, codes.pool) if codes else (None, None)
     kernels.paired_forward[(tiles_i, count, splits)](
         tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchors, pool, temperature, highest, sums,
-        n, width, columns, COUNT=count, MASKED=codes is not None, PRECISION=_precision(), TILE_I=tile_i, TILE_J=tile_j,
-        DEPTH=options["depth"], num_warps=options["num_warps"], num_stages=options["num_stages"],
-        enable_fp_fusion=True,
+        n, width, columns, COUNT=count, MASKED=codes is not None, PRECISION=_precision(tables.stack.dtype),
+        TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
+        num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
     )  # fmt: skip
     kernels.paired_finish[(triton.cdiv(n, _SAMPLES),)](
         tables.inner, tables.basis, anchors, temperature, highest, sums, log_sums, sample_loss, n, splits,
@@ -114,7 +115,7 @@ def gradients(
     panel = new((count, panel_rows, count, n), dtype=tables.stack.dtype)
     members = count - 1
     entries = {2: 0, 3: 1}.get(count, members * count // 2)
-    d_members = new(splits * count * entries * _padded(n))
+    d_members = new(splits * count * entries * aligned(n))
     programs = tiles_j * count * splits
     d_scale = new(programs + triton.cdiv(n, _SAMPLES) * count)
     d_stack = new(tables.stack.shape) if panel_rows >= n else torch.zeros_like(tables.stack, dtype=torch.float32)
@@ -125,7 +126,7 @@ def gradients(
             tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchors, pool, temperature, grad, weights,
             inverse_total, log_sums, panel, d_members, d_scale, n, width, begin, end, rows,
             COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None, FIRST=begin == 0,
-            PRECISION=_precision(), TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
+            PRECISION=_precision(tables.stack.dtype), TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
             num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
         )  # fmt: skip
         _add_products(d_stack, panel.view(-1)[: count * (end - begin) * count * n], tables.stack, begin, end)
@@ -170,13 +171,8 @@ def _product(left: Tensor, right: Tensor, out: Tensor, add: bool) -> None:
 
 def _table_sizes(count: int, batch: int, width: int, dtype: torch.dtype, device: torch.device) -> list[int]:
     stack = -(-count * batch * width * _stack_dtype(dtype, device).itemsize // 4)
-    basis = count * _padded(batch) * (1 + count * (count - 1)) if count > 3 else 0
-    return [stack, count * batch, count * (count - 1) // 2 * batch, basis]
-
-
-def _padded(batch: int) -> int:
-    """Samples in whole blocks of the tables that lie in blocks."""
-    return -(-batch // 32) * 32
+    basis = count * aligned(batch) * (1 + count * (count - 1)) if count > 3 else 0  # in blocks of 32 samples
+    return [aligned(stack), aligned(count * batch), aligned(count * (count - 1) // 2 * batch), basis]
 
 
 def _stack_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -207,5 +203,17 @@ def _split(length: int, tile: int, others: int, programs: int) -> tuple[int, int
     return each * tile, math.ceil(tiles / each)
 
 
-def _precision() -> str:
-    return _PRECISION[torch.get_float32_matmul_precision()]
+def _precision(dtype: torch.dtype) -> str:
+    """Triton's precision of products, by what torch allows its own: no TF32 unless asked for."""
+    if dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision != "tf32":
+        return "ieee"
+    # AMD has no kernel for three TF32 products
+    return "tf32" if torch.version.hip or _lowest_precision_asked() else "tf32x3"
+
+
+def _lowest_precision_asked() -> bool:
+    """torch.set_float32_matmul_precision("medium"); where the newer setting was used, its getter raises."""
+    try:
+        return torch.get_float32_matmul_precision() == "medium"
+    except RuntimeError:
+        return True

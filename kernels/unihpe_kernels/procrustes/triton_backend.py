@@ -1,0 +1,90 @@
+"""The Triton backend of `procrustes` and `pa_mpjpe`: buffers, launches.
+
+Every pass is one launch over whole blocks of poses, and one over what is left.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unihpe_kernels.procrustes import kernels
+from unihpe_kernels.procrustes.torch_backend import pa_mpjpe_backward
+from unihpe_kernels.small_linalg.lanes_kernels import launches
+from unihpe_kernels.tuned import settings
+
+__all__ = ["pa_mpjpe_backward", "pa_mpjpe_forward", "procrustes_backward", "procrustes_forward"]
+
+
+def pa_mpjpe_forward(
+    pred: Tensor, target: Tensor, weights: Tensor | None, needs: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, J, 3] twice, [N, J] -> error [N] and its gradients in pred and target, [N, J, 3], float32; [0] where not
+    needed."""
+    error = _buffer(pred, (pred.shape[0],))
+    d_pred, d_target = (_buffer(pred, pred.shape if needed else (0,)) for needed in needs)
+    table = "pose_gradients" if any(needs) else "pose_values"
+    _launch(kernels.pa_mpjpe_forward, table, [pred, target, weights, error, d_pred, d_target], pred, weights, needs)
+    return error, d_pred, d_target
+
+
+def procrustes_forward(
+    pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3], float32."""
+    samples = pred.shape[0]
+    similarity = _buffer(pred, (samples, 3, 3)), _buffer(pred, (samples,)), _buffer(pred, (samples, 3))
+    _launch(kernels.procrustes_forward, "pose_values", [pred, target, weights, *similarity], pred, weights, (scaled,))
+    return similarity
+
+
+def procrustes_backward(
+    d_rotation: Tensor,
+    d_scale: Tensor,
+    d_translation: Tensor,
+    pred: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    rotation: Tensor,
+    scale: Tensor,
+    scaled: bool,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the similarities -> gradients in pred and target, [N, J, 3]; [0] where not needed."""
+    d_pred, d_target = (
+        _buffer(points, points.shape if needed else (0,), points.dtype)
+        for points, needed in zip((pred, target), needs, strict=True)
+    )
+    tensors = [d_rotation, d_scale, d_translation, pred, target, weights, rotation, scale, d_pred, d_target]
+    _launch(kernels.procrustes_backward, "pose_gradients", tensors, pred, weights, (scaled, *needs))
+    return d_pred, d_target
+
+
+def _buffer(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device=like.device)
+
+
+def _launch(
+    kernel: Any,
+    table: str,
+    tensors: list[Tensor | None],
+    pred: Tensor,
+    weights: Tensor | None,
+    flags: tuple[bool, ...],
+) -> None:
+    samples, joints, _ = pred.shape
+    options = settings(table, joints, pred.device)
+    lanes, share = options["lanes"], options["share"]
+    dense = [_dense(tensor) for tensor in tensors]
+    for grid, block, whole in launches(samples, lanes):
+        kernel[grid](
+            *dense, block, samples, whole, weights is not None, *flags, joints, lanes, share,
+            num_warps=options["num_warps"], enable_fp_fusion=True,
+        )  # fmt: skip
+
+
+def _dense(tensor: Tensor | None) -> Tensor | None:
+    """Contiguous, and numbers instead of bools."""
+    if tensor is None:
+        return None
+    return (tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor).contiguous()
