@@ -70,7 +70,7 @@ class Variant:
         return triton.compile(source, target=target, options=options)
 
 
-# What keeps a compiler busy for ten seconds and more is compiled for two targets in tests; the others were checked once.
+# What keeps a compiler busy for ten seconds and more is compiled for two targets in tests.
 _SLOW = ("sm_90", "gfx942")
 # file of settings -> the targets that it is for
 _TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "nvidia-h200": ("sm_90",), "hip": ("gfx942",)}
