@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unihpe_kernels.checks import on_device
 from unihpe_kernels.procrustes import kernels
 from unihpe_kernels.procrustes.torch_backend import pa_mpjpe_backward
 from unihpe_kernels.small_linalg.lanes_kernels import launches
@@ -76,11 +77,12 @@ def _launch(
     options = settings(table, joints, pred.device)
     lanes, share = options["lanes"], options["share"]
     dense = [_dense(tensor) for tensor in tensors]
-    for grid, block, whole in launches(samples, lanes):
-        kernel[grid](
-            *dense, block, samples, whole, weights is not None, *flags, joints, lanes, share,
-            num_warps=options["num_warps"], enable_fp_fusion=True,
-        )  # fmt: skip
+    with on_device(pred):
+        for grid, block, whole in launches(samples, lanes):
+            kernel[grid](
+                *dense, block, samples, whole, weights is not None, *flags, joints, lanes, share,
+                num_warps=options["num_warps"], enable_fp_fusion=True,
+            )  # fmt: skip
 
 
 def _dense(tensor: Tensor | None) -> Tensor | None:

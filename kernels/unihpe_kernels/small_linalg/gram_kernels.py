@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unihpe_kernels.checks import on_device
 from unihpe_kernels.small_linalg.eigh_kernels import diagonalise, identity, triangle_index
+from unihpe_kernels.small_linalg.jacobi_kernels import inverse_power
 
 _EPS = tl.constexpr(2.0**-23)
 # Rounds of a decomposition, times M. Measured for M = 2..8: with 2 the turned rows of every matrix tried, 512 and more
@@ -61,14 +62,6 @@ def backward(grad: Tensor, stack: Tensor, values: Tensor, vectors: Tensor) -> Te
             _columns(count), **_OPTIONS,
         )  # fmt: skip
     return gradient
-
-
-@triton.jit
-def _inverse_power(x):
-    """1 / 2^floor(log2 x) for x >= 0, exact; its range ends at 2^126 and 2^-126, so that it is a normal number."""
-    bits = x.to(tl.int32, bitcast=True) & 0x7F800000
-    bits = tl.minimum(tl.maximum(bits, 1 << 23), 253 << 23)
-    return ((254 << 23) - bits).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -130,7 +123,7 @@ def _forward(
         members = _load(stack, rows, stride_m, stride_d, start + column, mask, M)
         for m in tl.static_range(M):
             largest = tl.maximum(largest, tl.max(tl.abs(members[m]), axis=2))
-    scale = _inverse_power(tl.max(largest, axis=1))
+    scale = inverse_power(tl.max(largest, axis=1))
 
     vectors = identity(scale, M)
     squares = vectors[:M]
@@ -150,7 +143,7 @@ def _forward(
 
     for k in tl.static_range(M):
         # D rows span at most D dimensions: the rest is rounding
-        length = tl.where(k < width, tl.sqrt(tl.where(squares[k] < 0, 0.0, squares[k])), 0.0) * _inverse_power(scale)
+        length = tl.where(k < width, tl.sqrt(tl.where(squares[k] < 0, 0.0, squares[k])), 0.0) * inverse_power(scale)
         tl.store(values_out + sample * M + k, length, mask=inside)
         for i in tl.static_range(M):
             tl.store(vectors_out + sample * (M * M) + (i * M + k), vectors[k * M + i], mask=inside)
@@ -167,7 +160,7 @@ def _backward(
     column = tl.arange(0, _THREADS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     column = column.to(tl.int64)[None, :, :]
     largest = tl.load(values + sample * M, mask=inside, other=0)
-    scale = _inverse_power(largest)
+    scale = inverse_power(largest)
     vectors = ()
     for k in tl.static_range(M):
         for i in tl.static_range(M):

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unihpe_kernels.checks import on_device
 from unihpe_kernels.small_linalg.jacobi_kernels import jacobi_frame
 from unihpe_kernels.small_linalg.lanes_kernels import launches, load_entries, load_rows, store_rows
 
@@ -25,8 +26,9 @@ def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     s = torch.empty((samples, 3), dtype=torch.float32, device=a.device)
     vh = torch.empty((samples, 3, 3), dtype=torch.float32, device=a.device)
     a = a.contiguous()
-    for grid, block, whole in launches(samples, LANES):
-        svd3x3_forward[grid](a, u, s, vh, block, samples, whole, LANES, **_OPTIONS)
+    with on_device(a):
+        for grid, block, whole in launches(samples, LANES):
+            svd3x3_forward[grid](a, u, s, vh, block, samples, whole, LANES, **_OPTIONS)
     return u, s, vh
 
 
@@ -34,8 +36,9 @@ def backward(d_u: Tensor, d_s: Tensor, d_vh: Tensor, u: Tensor, s: Tensor, vh: T
     """Gradients of the outputs -> gradient of the matrices, [N, 3, 3]; `svd3x3` documents the damping."""
     gradient = torch.empty((u.shape[0], 3, 3), dtype=torch.float32, device=u.device)
     tensors = [tensor.contiguous() for tensor in (d_u, d_s, d_vh, u, s, vh)]
-    for grid, block, whole in launches(len(u), LANES):
-        svd3x3_backward[grid](*tensors, gradient, block, len(u), whole, LANES, **_OPTIONS)
+    with on_device(u):
+        for grid, block, whole in launches(len(u), LANES):
+            svd3x3_backward[grid](*tensors, gradient, block, len(u), whole, LANES, **_OPTIONS)
     return gradient
 
 
