@@ -28,7 +28,7 @@ test: $(STAMP)
 
 test-plain test-interpreted: export OMP_NUM_THREADS := 1
 test-plain: $(STAMP)
-	$(BIN)/coverage run -m pytest tests
+	$(BIN)/coverage run -m pytest tests --ignore-glob='*/test_triton_*'
 test-interpreted: $(STAMP)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py
 

@@ -160,9 +160,7 @@ def test_the_report_shows_counts_and_times_and_that_they_are_not_measured() -> N
     row["times"] = {"B = 8": static_cost.times(count, Workload(1e9))}
     record = {"rows": [row], "arch": 90, "label": static_cost.LABEL, "commit": "0123456789abcdef", "date": "2026-01-01"}
     text = report.static_cost_table({**record, "versions": {"triton": "9"}})
-    assert "| a kernel | triple | 4.00 | 0.00 | 0.00 | 3.75 |" in text
-    assert "| 7.75 | 96 | 256 | 31% |" in text
-    assert "| a kernel | B = 8 | 0.232 | 0.957 |" in text
+    assert "| a kernel | B = 8 | triple | 7.75 | 4.00 | 96 | 31% | 0.232 | 0.957 | 0.000 | 0.000 | 0.957 |" in text
     assert "not measured" in text
     assert "0123456789; triton 9" in text
 
