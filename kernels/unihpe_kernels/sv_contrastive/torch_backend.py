@@ -19,7 +19,7 @@ from unihpe_kernels.sv_contrastive.scorers import make_scorer
 
 # Elements of each of about eight buffers of a tile. A thread's share is large enough to hide the cost of some fifty
 # calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch.
-_TILE_PER_THREAD = 65536
+_TILE_PER_THREAD = 131072
 _MOST_THREADS = 16
 _GPU_TILE = 2**22
 # Rows i of a tile of "all" where no whole [j, k] fits: sums over i and over j are then both short work.
