@@ -74,3 +74,19 @@ def check_against(
         else:
             tolerance = GRADIENT_TOLERANCE[dtype]
         torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=tolerance)
+
+
+def check_temperature(loss: Callable[..., Tensor], negatives: str, temperature: float) -> None:
+    """Value and gradients of a float32 `loss` against float64, at any temperature."""
+    embeddings = random_embeddings(3, 7, 32, torch.float32)
+    value, gradients = value_and_gradients(loss, embeddings, negatives=negatives, temperature=temperature)
+    exact, exact_gradients = value_and_gradients(
+        reference.singular_value_contrastive_loss,
+        [e.double() for e in embeddings],
+        negatives=negatives,
+        temperature=temperature,
+    )
+    # scores good to 5e-7 each; a softmax weight is off by as much, over tau, and the gradient by that over tau again
+    assert abs(value - exact) <= 1e-6 / temperature + 1e-5
+    for gradient, wanted in zip(gradients, exact_gradients, strict=True):
+        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=1e-6 / temperature**2 + 1e-6)

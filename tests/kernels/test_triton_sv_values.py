@@ -9,6 +9,7 @@ from tests.kernels.sv_cases import (
     GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,
     check_against,
+    check_temperature,
     in_float64,
     random_embeddings,
     value_and_gradients,
@@ -151,21 +152,6 @@ def test_float_temperature_is_that_of_a_tensor(negatives):
     )
 
 
-def check_temperature(negatives, temperature):
-    embeddings = random_embeddings(3, 7, 32, torch.float32)
-    value, gradients = value_and_gradients(triton_loss, embeddings, negatives=negatives, temperature=temperature)
-    exact, exact_gradients = value_and_gradients(
-        reference.singular_value_contrastive_loss,
-        [e.double() for e in embeddings],
-        negatives=negatives,
-        temperature=temperature,
-    )
-    # scores good to 5e-7 each; a softmax weight is off by as much, over tau, and the gradient by that over tau again
-    assert abs(value - exact) <= 1e-6 / temperature + 1e-5
-    for gradient, wanted in zip(gradients, exact_gradients, strict=True):
-        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=1e-6 / temperature**2 + 1e-6)
-
-
 # the interpreter's numpy speaks of inf and NaN, also of those that a mask discards
 WITHOUT_WARNING = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -173,14 +159,14 @@ WITHOUT_WARNING = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @WITHOUT_WARNING
 @pytest.mark.parametrize("temperature", [0.001, 0.004, 0.02, 1.0, 50.0])
 def test_every_temperature_of_paired(temperature):
-    check_temperature("paired", temperature)
+    check_temperature(triton_loss, "paired", temperature)
 
 
 @WITHOUT_WARNING
 # 0.0052: what 7 samples need is said to leave float32's range at 0.00508
 @pytest.mark.parametrize("temperature", [0.0052, 0.02, 1.0, 50.0])
 def test_temperatures_of_all(temperature):
-    check_temperature("all", temperature)
+    check_temperature(triton_loss, "all", temperature)
 
 
 @WITHOUT_WARNING
