@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from unihpe_fast.data.render import render_crops
-from unihpe_fast.data.sources import SOURCES, Reading, load_source
+from unihpe_fast.data.sources import SOURCES, Reading, Request, load_source
 from unihpe_fast.data.store import write_store
 from unihpe_fast.data.types import Sample
 
@@ -52,7 +52,7 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
     if job.seed < 0:
         raise ValueError(f"--seed {job.seed}: want 0 or more")
     source = load_source(source_name)
-    reading = source.read(inputs, job.dataset, seed=job.seed, image_size=job.image_size)
+    reading = source.read(inputs, job.dataset, Request(None, job.image_size, job.seed))
     for note in reading.tally.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     samples = reading.samples

@@ -174,11 +174,11 @@ def test_a_further_source_needs_a_module_and_a_name(tmp_path, monkeypatch, capsy
     class Options:
         every: int = 1
 
-    def read(inputs, options, *, seed, image_size):
+    def read(inputs, options, request):
         tally = Tally(notes=["half of it is [bold]missing[/bold]"])
 
         def kept():
-            for i, sample in enumerate(synthetic_samples(6, seed)):
+            for i, sample in enumerate(synthetic_samples(6, request.seed)):
                 if i % options.every:
                     tally.skip("S1", "odd", "not wanted")
                 else:

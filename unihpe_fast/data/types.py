@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class Sample:
     bbox: [3] float32, centre x, y and side in px of the full image.
     keypoints_2d: [17, 3] float32, px of the full image and confidence in [0, 1] (0: missing).
     joints_3d: [17, 4] float32, camera-space mm (not root-centred) and validity 0/1.
+    photo: file of the full image, from which `prepare` cuts the next two.
     image: JPEG bytes of the crop with margin; crop: [2, 3] float32 takes full-image px to crop px.
     """
 
@@ -27,6 +29,7 @@ class Sample:
     keypoints_2d: np.ndarray | None = None
     joints_3d: np.ndarray | None = None
     camera: Camera | None = None
+    photo: Path | None = None
     image: bytes | None = None
     crop: np.ndarray | None = None
     subject: str = ""
