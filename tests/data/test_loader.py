@@ -41,6 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def assert_same(found: Batch, wanted: Batch) -> None:
     assert found.subject == wanted.subject
     assert found.action == wanted.action
+    assert found.camera_id == wanted.camera_id
     assert found.tensors().keys() == wanted.tensors().keys()
     for name, tensor in wanted.tensors().items():
         other = found.tensors()[name]
@@ -63,9 +64,10 @@ def assert_well_formed(batch: Batch, count: int, image_size: int) -> None:
         "weights": (count,),
         "index": (count,),
         "scale_2d": (count,),
+        "frame": (count,),
     }
     assert {name: tuple(tensor.shape) for name, tensor in batch.tensors().items()} == shapes
-    types = dict.fromkeys(shapes, torch.float32) | {"present": torch.bool, "index": torch.int64}
+    types = dict.fromkeys(shapes, torch.float32) | {"present": torch.bool, "index": torch.int64, "frame": torch.int64}
     assert {name: tensor.dtype for name, tensor in batch.tensors().items()} == types
     assert len(batch) == len(batch.subject) == len(batch.action) == count
 
@@ -92,6 +94,8 @@ def test_an_unaugmented_batch_says_what_the_samples_say(files: dict[str, str]) -
     assert batch.index.tolist() == rows.tolist()
     assert batch.subject == ["S1"] * 4
     assert batch.action == ["Walking"] * 4
+    assert batch.camera_id == ["54138969"] * 4
+    assert batch.frame.tolist() == rows.tolist()
     for i, person in enumerate(people[row] for row in rows):
         joints = person.joints_3d[:, :3]
         np.testing.assert_allclose(batch.root[i], joints[0], rtol=1e-6)

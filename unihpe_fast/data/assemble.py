@@ -42,8 +42,10 @@ def assemble(
     *,
     present: np.ndarray,
     index: np.ndarray,
+    frame: np.ndarray,
     subject: list[str],
     action: list[str],
+    camera_id: list[str],
     detector: AugmentConfig | None = None,
     rng: np.random.Generator | None = None,
 ) -> Batch:
@@ -82,8 +84,10 @@ def assemble(
         weights=torch.ones(len(index)),
         index=torch.from_numpy(index.astype(np.int64)),
         scale_2d=_float(people.bbox[:, 2] / 2),
+        frame=torch.from_numpy(frame.astype(np.int64)),
         subject=subject,
         action=action,
+        camera_id=camera_id,
     )
 
 

@@ -63,8 +63,10 @@ class FileDataset:
             self._pictures(columns, people, present[0], colors),
             present=present,
             index=columns.index,
+            frame=columns.frame,
             subject=columns.subject,
             action=columns.action,
+            camera_id=columns.camera_id,
             detector=self.augment,
             rng=rng,
         )

@@ -1,6 +1,7 @@
 """What a prepared file holds: one HDF5 file a dataset split.
 
-attributes    format, schema_version, dataset, split, joint_set, unit, source_files (JSON: name -> bytes), licence
+attributes    format, schema_version, dataset, split, joint_set, unit, source_files (JSON: name -> bytes), licence,
+              caveat (how the samples differ from the published protocol; older files have none)
 keypoints_2d  [N, 17, 3] float32   px of the full image, confidence
 joints_3d     [N, 17, 4] float32   camera-space mm, validity
 bbox          [N, 3] float32       centre x, y and side, px of the full image

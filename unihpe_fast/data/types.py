@@ -23,6 +23,7 @@ class Sample:
     joints_3d: [17, 4] float32, camera-space mm (not root-centred) and validity 0/1.
     photo: file of the full image, from which `prepare` cuts the next two.
     image: JPEG bytes of the crop with margin; crop: [2, 3] float32 takes full-image px to crop px.
+    frame: 0-based in the source's video or sequence.
     """
 
     bbox: np.ndarray
@@ -55,7 +56,7 @@ class Batch:
         (Li et al. 2022, eq. 5); an unknown camera counts as one of focal length sqrt(w^2 + h^2).
     present: [3, B] bool in MODALITIES order. weights: [B]. index: [B] int64, row in the dataset.
     scale_2d: [B] px of the full image for one unit of keypoints_2d (half the bbox side).
-    subject, action: B names.
+    frame: [B] int64, 0-based in the source's sequence. subject, action, camera_id: B names.
     """
 
     image: Tensor
@@ -70,8 +71,10 @@ class Batch:
     weights: Tensor
     index: Tensor
     scale_2d: Tensor
+    frame: Tensor
     subject: list[str] = field(default_factory=list)
     action: list[str] = field(default_factory=list)
+    camera_id: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.keypoints_2d.shape[0]

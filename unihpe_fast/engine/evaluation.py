@@ -33,7 +33,8 @@ class Predictions:
     keypoints_2d: [N, 17, 2] of the image's 2D head in half bbox sides, None without an image encoder.
     target_3d: [N, 17, 4] root-relative mm and validity. target_2d: [N, 17, 3] half bbox sides and confidence.
     present: [3, N] bool, what the samples have, in MODALITIES order; rows of a modality that a sample lacks mean
-    nothing. scale_2d: [N] px a half bbox side. index: [N] row in the dataset. subject, action: N names.
+    nothing. scale_2d: [N] px a half bbox side. index: [N] row in the dataset. frame: [N] int64, 0-based in the source's
+    sequence. subject, action, camera_id: N names.
     """
 
     embeddings: dict[str, Tensor]
@@ -44,8 +45,10 @@ class Predictions:
     present: Tensor
     scale_2d: Tensor
     index: Tensor
+    frame: Tensor
     subject: list[str]
     action: list[str]
+    camera_id: list[str]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -71,8 +74,7 @@ def predict(
     """
     device = torch.device(device)
     rows: dict[str, list[Tensor]] = {}
-    subject: list[str] = []
-    action: list[str] = []
+    names: dict[str, list[str]] = {"subject": [], "action": [], "camera_id": []}
     was_training = model.training
     model.eval()
     try:
@@ -88,13 +90,14 @@ def predict(
                     "present": batch.present.T,
                     "scale_2d": batch.scale_2d,
                     "index": batch.index,
+                    "frame": batch.frame,
                 }
                 if outputs.keypoints_2d is not None:
                     collected["keypoints_2d"] = outputs.keypoints_2d
                 for name, x in collected.items():
                     rows.setdefault(name, []).append(x.float().cpu() if x.is_floating_point() else x.cpu())
-                subject += batch.subject
-                action += batch.action
+                for key, listed in names.items():
+                    listed += getattr(batch, key)
     finally:
         model.train(was_training)
     if not rows:
@@ -110,8 +113,8 @@ def predict(
         present=whole["present"].T,
         scale_2d=whole["scale_2d"],
         index=whole["index"],
-        subject=subject,
-        action=action,
+        frame=whole["frame"],
+        **names,
     )
 
 
