@@ -178,18 +178,28 @@ def val_batches(config: DataConfig, *, limit: int) -> Iterable[Batch]:
     """
     if limit < 0:
         raise ValueError(f"limit: found {limit}, wanted 0 (all) or more")
-    sources = [
-        _fixed_synthetic(config.image_size)
-        if name == SYNTHETIC
-        else open_source(name, image_size=config.image_size, seed=_VALIDATION_SEED)
-        for name in config.val
-    ]
+    sources = _validation_sources(config)
     total = sum(map(len, sources))
     count = min(limit, total) if limit else total
     dataset = _ValidationBlocks(sources, np.arange(count) * total // count, config.val_batch_size)
     # pictures of synthetic people are kept in this process
     workers = config.workers if set(config.val) != {SYNTHETIC} else 0
     return _loader(dataset, range(len(dataset)), workers)
+
+
+def row_batches(config: DataConfig, rows: np.ndarray) -> Iterable[Batch]:
+    """These rows [n] of config.val, counted through all of its sources, otherwise as `val_batches` gives them."""
+    dataset = _ValidationBlocks(_validation_sources(config), rows, config.val_batch_size)
+    return _loader(dataset, range(len(dataset)), config.workers)
+
+
+def _validation_sources(config: DataConfig) -> list[PoseDataset]:
+    return [
+        _fixed_synthetic(config.image_size)
+        if name == SYNTHETIC
+        else open_source(name, image_size=config.image_size, seed=_VALIDATION_SEED)
+        for name in config.val
+    ]
 
 
 @lru_cache(maxsize=1)

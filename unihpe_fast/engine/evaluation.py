@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unihpe_fast.data.types import MODALITIES, Batch
+from unihpe_fast.engine.flip import averaged, mirrored
 from unihpe_fast.metrics import (
     average,
     average_by_group,
@@ -17,7 +18,7 @@ from unihpe_fast.metrics import (
     keypoint_metrics,
     pose_metrics,
 )
-from unihpe_fast.models.unihpe import UniHPE
+from unihpe_fast.models.unihpe import Outputs, UniHPE
 from unihpe_fast.retrieval import retrieve
 
 log = logging.getLogger(__name__)
@@ -65,11 +66,17 @@ class Predictions:
 
 
 def predict(
-    model: UniHPE, batches: Iterable[Batch], *, device: torch.device | str, dtype: torch.dtype = torch.float32
+    model: UniHPE,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    flip_test: bool = False,
 ) -> Predictions:
     """The model's word on every sample of the batches, in their order.
 
-    dtype: of autocast; float32: none. The model is in evaluation mode meanwhile and gets its own mode back. Raises
+    dtype: of autocast; float32: none. flip_test: poses are averaged with those of the mirrored input (engine/flip.py);
+    embeddings are not. The model is in evaluation mode meanwhile and gets its own mode back. Raises
     ValueError when there is no batch.
     """
     device = torch.device(device)
@@ -81,7 +88,9 @@ def predict(
         with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             for batch in batches:
                 there = batch.to(device)
-                outputs = model(there.image, there.keypoints_2d, there.joints_3d, there.box, there.present)
+                outputs = _outputs(model, there)
+                if flip_test:
+                    outputs = averaged(outputs, _outputs(model, mirrored(there)))
                 collected = {
                     "embeddings": outputs.embeddings.transpose(0, 1),
                     "joints_3d": outputs.joints_3d.transpose(0, 1),
@@ -116,6 +125,10 @@ def predict(
         frame=whole["frame"],
         **names,
     )
+
+
+def _outputs(model: UniHPE, batch: Batch) -> Outputs:
+    return model(batch.image, batch.keypoints_2d, batch.joints_3d, batch.box, batch.present)
 
 
 @dataclass(frozen=True)

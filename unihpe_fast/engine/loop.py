@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from unihpe_fast.config import Config, ConfigError, OptimConfig, to_yaml
+from unihpe_fast.data.describe import caveat_section, data_lines
 from unihpe_fast.data.loader import available_modalities, mean_pose, train_batches, val_batches
 from unihpe_fast.data.types import Batch
 from unihpe_fast.engine.checkpoint import CONFIG, SUMMARY, load_latest, save_checkpoint, save_weights
@@ -149,6 +150,8 @@ def train(config: Config, run_dir: Path, *, resume: bool = False, console: Conso
         say(line)
     # all that can be refused is refused before the folder is touched
     _check_data(config)
+    for line in data_lines(config.data):
+        say(line)
     try:
         trainer = Trainer(config, runtime)
     except ValueError as error:
@@ -175,7 +178,7 @@ def train(config: Config, run_dir: Path, *, resume: bool = False, console: Conso
     try:
         _fit(trainer, run_dir, log)
         save_weights(run_dir, trainer.best_model.state_dict())
-        scores = validate(trainer)
+        scores = validate(trainer) | caveat_section(config.data.val)
         log.validation(trainer.step, scores)
     finally:
         log.close()
