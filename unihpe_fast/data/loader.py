@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from unihpe_fast.config import AugmentConfig, DataConfig
+from unihpe_fast.config import AugmentConfig, DataConfig, augment_of
 from unihpe_fast.data import augment as aug
 from unihpe_fast.data.assemble import assemble, compose, input_crop, inverse, merge
 from unihpe_fast.data.images import normalized, warp_jpeg
@@ -164,7 +164,8 @@ def train_batches(
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
     sources = [
-        open_source(name, image_size=config.image_size, seed=seed, augment=config.augment) for name in config.train
+        open_source(name, image_size=config.image_size, seed=seed, augment=augment_of(config, name))
+        for name in config.train
     ]
     order = Order([len(source) for source in sources], config.train_weights, seed)
     dataset = _TrainSteps(sources, order, config.batch_size, rank, world_size)
