@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import tyro
 from rich.console import Console
 
+from unihpe_fast.data.check import check_store
 from unihpe_fast.data.partial import PartialCrops
 from unihpe_fast.data.photos import CROP_SIZE, PhotoError, crop_photos
 from unihpe_fast.data.progress import Counting
@@ -121,8 +122,46 @@ def _photographed(
     return crop_photos(samples, size, partial=partial, broken=count if skip_broken else None)
 
 
+@dataclass(frozen=True)
+class CheckJob:
+    """Look a prepared file over: every column, every picture, and whether its parts agree."""
+
+    path: tyro.conf.Positional[Path]
+    """prepared file"""
+    png: Path | None = None
+    """draw random samples with their skeletons here"""
+    seed: int = 0
+    """of the choice of samples"""
+
+
+def check(job: CheckJob, console: Console) -> bool:
+    """Print what is in the file and what is wrong with it; True when nothing is."""
+    with Counting("check", None, console) as counting:
+        report = check_store(job.path, counting.advance)
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    for fact in report.facts:
+        say(fact)
+    for problem in report.problems:
+        say(f"wrong: {problem}", "bold red")
+    # a file that cannot be read has nothing to draw
+    if job.png and report.facts:
+        # matplotlib takes a second to import
+        from unihpe_fast.contact_sheet import draw_contact_sheet
+
+        say(f"drawn: {draw_contact_sheet(job.path, job.png, seed=job.seed)}")
+    count = len(report.problems)
+    say(f"{count} problem{'s' if count > 1 else ''}" if count else "nothing is wrong with it")
+    return not count
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, 1 for input that cannot be used, 2 for a command line that cannot, 130 for Ctrl-C."""
+    """The exit status: 0, 1 for input that cannot be used, 2 for a command line that cannot, 130 for Ctrl-C.
+
+    `check` gives 1 for a file with problems.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     console, errors = Console(), Console(stderr=True)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -130,6 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if arguments else 2
     name, *rest = arguments
     try:
+        if name == "check":
+            prog = "python -m unihpe_fast.prepare check"
+            return 0 if check(tyro.cli(CheckJob, args=rest, prog=prog), console) else 1
         # Any: the type of the dataset's own options is known from here on only
         kind: Any = Job
         job = tyro.cli(kind[load_source(name).Options], args=rest, prog=f"python -m unihpe_fast.prepare {name}")

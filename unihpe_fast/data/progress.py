@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Counting:
-    """Counts what goes through `over`; use as a context manager. total: how many there will be, None: unknown."""
+    """Counts samples; use as a context manager. total: how many there will be, None: unknown."""
 
     def __init__(self, name: str, total: int | None, console: Console) -> None:
         self.name, self.total, self.console = name, total, console
@@ -20,6 +20,9 @@ class Counting:
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
 
     def __enter__(self) -> "Counting":
+        self._task = self._progress.add_task(self.name, total=self.total)
+        self._done, self._start = 0, time.monotonic()
+        self._last = self._start
         if self.console.is_terminal:
             self._progress.start()
         return self
@@ -30,14 +33,17 @@ class Counting:
             self._progress.stop()
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
-        task = self._progress.add_task(self.name, total=self.total)
-        start = last = time.monotonic()
-        for number, item in enumerate(items, 1):
+        for item in items:
             yield item
-            self._progress.advance(task)
-            now = time.monotonic()
-            if not self.console.is_terminal and now - last >= SECONDS_A_LINE:
-                last = now
-                of = "" if self.total is None else f"/{self.total}"
-                rate = f"{number / (now - start):.0f}/s"
-                self.console.print(f"{self.name}: {number}{of} samples, {rate}", markup=False, highlight=False)
+            self.advance(1)
+
+    def advance(self, count: int) -> None:
+        """That many more are done."""
+        self._done += count
+        self._progress.advance(self._task, count)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self._last >= SECONDS_A_LINE:
+            self._last = now
+            of = "" if self.total is None else f"/{self.total}"
+            rate = f"{self._done / (now - self._start):.0f}/s"
+            self.console.print(f"{self.name}: {self._done}{of} samples, {rate}", markup=False, highlight=False)
