@@ -143,9 +143,9 @@ def _decoded(data: np.ndarray) -> tuple[str, tuple[int, int]]:
 
 def _check_absence(columns: Columns, problems: _Problems) -> None:
     has = columns.present
-    problems.add("present: has neither image nor 2D nor 3D", columns.index, ~has.any(0))
+    problems.add("present: has neither image nor 2D nor 3D", columns.index, np.logical_not(has.any(0)))
     for key, row in (("keypoints_2d", 1), ("joints_3d", 2)):
-        values = getattr(columns, key)
+        values: np.ndarray = getattr(columns, key)
         problems.add(f"{key}: numbers where present says there are none", columns.index, ~has[row] & values.any((1, 2)))
         none = has[row] & ~(values[..., -1] > 0).any(1)
         problems.add(f"{key}: present, but no joint of it is known", columns.index, none)
