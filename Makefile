@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train test test-plain test-interpreted lint bench gpu clean install
+.PHONY: train test test-plain test-interpreted fuzz lint bench gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -31,6 +31,11 @@ test-plain: $(STAMP)
 	$(BIN)/coverage run -m pytest tests --ignore-glob='*/test_triton_*'
 test-interpreted: $(STAMP)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py
+
+# readers of other people's files against mutated ones
+fuzz: export FUZZ ?= 10000
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest tests/data -m fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
