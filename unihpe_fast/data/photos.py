@@ -15,7 +15,9 @@ from unihpe_fast.data.bbox import crop_map
 from unihpe_fast.data.camera import CAMERA_SIZE, Camera
 from unihpe_fast.data.images import JPEG_QUALITY, LARGEST_SIDE, decode_photo, enlargement, photo_size, reduction
 from unihpe_fast.data.partial import Crop, PartialCrops, crop_keys
+from unihpe_fast.data.sources import SourceError
 from unihpe_fast.data.types import Sample
+from unihpe_fast.data.untrusted import read_bytes
 
 # a network input of 256 px with the margin around it, and no pixel more
 CROP_SIZE = 320
@@ -153,15 +155,11 @@ def _cut(photo: Path, samples: list[Sample], size: int) -> list[Crop | PhotoErro
 def _read(path: Path, step: int) -> tuple[int, int, np.ndarray]:
     """Width, height and the decoded picture, `step` times smaller."""
     try:
-        with open(path, "rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            if length > LARGEST_FILE:
-                raise PhotoError(path, "image too large", f"found {length} bytes, wanted at most {LARGEST_FILE}")
-            data = file.read()
+        data = read_bytes(path, LARGEST_FILE)
     except FileNotFoundError as error:
         raise PhotoError(path, "missing image", "no such file") from error
-    except OSError as error:
-        raise PhotoError(path, "unreadable image", error.strerror or str(error)) from error
+    except (SourceError, OSError) as error:
+        raise PhotoError(path, "unreadable image", str(error)) from error
     try:
         width, height = photo_size(data)
         if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
