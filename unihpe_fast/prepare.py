@@ -72,6 +72,9 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
     source = load_source(source_name)
     reading = source.read(inputs, job.dataset, Request(job.images if size else None, size, job.seed))
 
+    if reading.draw and job.images is not None:
+        raise ValueError(f"--images {job.images}: {source_name} has no photographs")
+
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -95,6 +98,9 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
             for sample in counting.over(samples):
                 written[sample.subject, sample.action] += 1
                 yield sample
+            if not written and (skipped := reading.tally.skipped):
+                reasons = ", ".join(sorted({reason for _, _, reason in skipped}))
+                raise ValueError(f"{out}: all {skipped.total()} samples were left out ({reasons}); nothing was written")
 
         summary = write_store(
             out,
@@ -109,6 +115,8 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
         console.print(table)
     parts = ", ".join(f"{summary.present[name]} with {name}" for name in summary.present)
     say(f"{summary.samples} samples in {out} ({parts})")
+    if job.images and size and not summary.present["image"]:
+        say(f"note: no sample names a photograph under {job.images}")
     if reading.caveat:
         say(f"caveat: {reading.caveat}")
 

@@ -2,6 +2,9 @@
 
 import os
 import struct
+import subprocess
+import sys
+import textwrap
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from tests.data.test_images import bright_spot, centroid
 from unihpe_fast.data import photos
 from unihpe_fast.data.bbox import CROP_MARGIN
 from unihpe_fast.data.camera import Camera
-from unihpe_fast.data.partial import PartialCrops
+from unihpe_fast.data.partial import Crop, PartialCrops
 from unihpe_fast.data.photos import PhotoError, crop_photos
 from unihpe_fast.data.types import Sample
 
@@ -181,7 +184,7 @@ def test_missing_and_enormous_files_and_folders_are_named(tmp_path: Path, monkey
     # one that nobody writes to would be waited for
     os.mkfifo(tmp_path / "pipe.jpg")
     for path in (tmp_path, tmp_path / "pipe.jpg"):
-        with pytest.raises(PhotoError, match="unreadable image: .*not a regular file"):
+        with pytest.raises(PhotoError, match=r"unreadable image: .*not a regular file"):
             list(crop_photos([person(path)], 8))
     photo = photograph(tmp_path, "a.jpg", np.zeros((90, 90, 3), np.uint8))
     monkeypatch.setattr(photos, "LARGEST_FILE", 100)
@@ -275,6 +278,31 @@ def test_damaged_crops_are_cut_again(tmp_path: Path, people) -> None:
         with PartialCrops(out, 16) as partial:
             same(list(crop_photos(people, 16, partial=partial)), list(crop_photos(people, 16)))
         assert not kept.exists()
+
+
+def test_a_full_disk_is_told_and_what_is_there_is_used_later(tmp_path: Path, people) -> None:
+    # a limit on file sizes fails in the same system calls as a full disk
+    program = """
+        import resource, sys
+        from pathlib import Path
+        from unihpe_fast.data.partial import Crop, PartialCrops
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+        with PartialCrops(Path(sys.argv[1]), 16) as partial:
+            for key in range(99):
+                partial.add(key, Crop(bytes(3000), 90, 90))
+    """
+    out = tmp_path / "out.h5"
+    command = [sys.executable, "-c", textwrap.dedent(program), str(out)]
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'kernels'}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert f"OSError: [Errno 27] {out}.crops: no room for it on the disk (File too large)" in done.stderr
+    with PartialCrops(out, 16) as partial:
+        assert partial.found == 13
+        assert partial.find(12) == Crop(bytes(3000), 90, 90)
+        assert partial.find(13) is None
+        partial.add(13, Crop(b"x", 1, 1))
 
 
 def test_two_jobs_do_not_write_one_output(tmp_path: Path, people) -> None:

@@ -113,6 +113,7 @@ def test_a_command_repeats_itself_exactly(tmp_path):
         (["cmu", "in", "out.h5", "--subjects", "03"], "no clip of 03"),
         (["cmu", "in", "out.h5", "--image-size", "-1"], "--image-size -1: want 0 or more"),
         (["cmu", "in", "out.h5", "--seed", "-1"], "--seed -1: want 0 or more"),
+        (["cmu", "in", "out.h5", "--images", "in"], "--images in: cmu has no photographs"),
         (["synthetic", "in", "out.h5"], "synthetic people come from no file, got in"),
     ],
 )
@@ -277,6 +278,8 @@ def test_a_missing_photograph_stops_the_job_or_is_counted(tmp_path, monkeypatch,
     assert "3 samples in" in printed
     with h5py.File(out) as file:
         assert file["frame"][:].tolist() == [0, 2, 4]
+    assert run("toy", out, "--images", tmp_path, "--skip-broken-images") == 1
+    assert "all 5 samples were left out (missing image); nothing was written" in capsys.readouterr().err
     assert run("toy", out, "--images", tmp_path / "nowhere") == 1
     assert f"--images {tmp_path / 'nowhere'}: no such folder" in capsys.readouterr().err
 

@@ -13,8 +13,9 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,7 +55,7 @@ class PartialCrops:
             "quality": JPEG_QUALITY,
             "opencv": cv2.__version__,
         }
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._keys, self._places = np.empty(0, np.uint64), np.empty(0, np.int64)
         self._end = 0
 
@@ -87,11 +88,18 @@ class PartialCrops:
         file = self._file or self._open()
         record = _RECORD.pack(key, crop.width, crop.height, len(crop.jpeg), zlib.crc32(crop.jpeg))
         file.seek(self._end)
-        file.write(record + crop.jpeg)
-        self._end += len(record) + len(crop.jpeg)
+        left = memoryview(record + crop.jpeg)
+        self._end += len(left)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError as error:
+            message = f"{self.path}: no room for it on the disk ({error.strerror})"
+            raise OSError(error.errno, message) from error
 
-    def _open(self) -> BinaryIO:
-        self._file = file = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115 (closed in __exit__)
+    def _open(self) -> FileIO:
+        # without a buffer: a record is on its way to the disk when `add` returns, and closing cannot fail
+        self._file = file = open(self.path, "r+b" if self.path.exists() else "w+b", buffering=0)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -102,7 +110,7 @@ class PartialCrops:
             self._begin(file)
         return file
 
-    def _begin(self, file: BinaryIO) -> None:
+    def _begin(self, file: FileIO) -> None:
         file.seek(0)
         file.truncate()
         file.write(json.dumps(self._meaning).encode() + b"\n")
