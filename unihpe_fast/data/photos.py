@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from unihpe_fast.data.bbox import crop_map
-from unihpe_fast.data.camera import CAMERA_SIZE, Camera
+from unihpe_fast.data.camera import unknown_camera
 from unihpe_fast.data.images import JPEG_QUALITY, LARGEST_SIDE, decode_photo, enlargement, photo_size, reduction
 from unihpe_fast.data.partial import Crop, PartialCrops, crop_keys
 from unihpe_fast.data.sources import SourceError
@@ -127,7 +127,7 @@ def _finish(task: _Task, size: int, partial: PartialCrops | None, broken: Broken
             continue
         if partial is not None and known is None:
             partial.add(key, crop)
-        camera = sample.camera or Camera("", np.full(CAMERA_SIZE, np.nan), crop.width, crop.height)
+        camera = sample.camera or unknown_camera(crop.width, crop.height)
         yield replace(sample, image=crop.jpeg, crop=crop_map(sample.bbox, size), camera=camera)
 
 
