@@ -8,11 +8,13 @@ import textwrap
 import threading
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.data.fuzz import fuzz
 from tests.data.people import jpeg
 from tests.data.test_images import bright_spot, centroid
 from unihpe_fast.data import photos
@@ -210,6 +212,25 @@ def test_a_malformed_box_is_left_for_the_store_to_name(tmp_path: Path, bbox: lis
     assert list(crop_photos([odd], 8)) == [odd]
 
 
+@pytest.mark.fuzz
+def test_fuzz_photographs() -> None:
+    rng = np.random.default_rng(0)
+    picture = cv2.resize(rng.integers(0, 255, (12, 10, 3), dtype=np.uint8), (80, 90), interpolation=cv2.INTER_CUBIC)
+    files = {
+        "a.jpg": jpeg(picture, 80),
+        "b.jpg": cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes(),
+        "c.jpg": cv2.imencode(".png", picture)[1].tobytes(),
+    }
+
+    def read(folder: Path) -> None:
+        for name in files:
+            for side in (30, 300):
+                (made,) = crop_photos([person(folder / name, side=side)], 8)
+                assert decoded(made).shape == (8, 8, 3)
+
+    assert fuzz(read, files) > 0
+
+
 # --- crops of an unfinished job ---------------------------------------------------------------------------------------
 
 
@@ -303,6 +324,26 @@ def test_a_full_disk_is_told_and_what_is_there_is_used_later(tmp_path: Path, peo
         assert partial.find(12) == Crop(bytes(3000), 90, 90)
         assert partial.find(13) is None
         partial.add(13, Crop(b"x", 1, 1))
+
+
+@pytest.mark.fuzz
+def test_fuzz_crops_of_an_unfinished_job() -> None:
+    crops = [Crop(bytes([n]) * 50 * n, 90 + n, 80) for n in range(1, 6)]
+    with TemporaryDirectory() as name:
+        out = Path(name) / "out.h5"
+        with pytest.raises(KeyboardInterrupt), PartialCrops(out, 16) as partial:  # noqa: PT012
+            for key, crop in enumerate(crops):
+                partial.add(key, crop)
+            raise KeyboardInterrupt
+        files = {"out.h5.crops": (Path(name) / "out.h5.crops").read_bytes()}
+
+    def read(folder: Path) -> None:
+        with PartialCrops(folder / "out.h5", 16) as partial:
+            for key, crop in enumerate(crops):
+                # what is found is what was written
+                assert partial.find(key) in (None, crop)
+
+    assert fuzz(read, files) > 0
 
 
 def test_two_jobs_do_not_write_one_output(tmp_path: Path, people) -> None:

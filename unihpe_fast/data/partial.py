@@ -24,8 +24,9 @@ from unihpe_fast.data.bbox import CROP_MARGIN
 from unihpe_fast.data.images import JPEG_QUALITY
 from unihpe_fast.data.types import Sample
 
-# key, width, height, length and checksum of the JPEG that follows
-_RECORD = struct.Struct("<QIIII")
+# key, width, height and length of the JPEG that follows; then the checksum of all that
+_HEAD, _CHECKSUM = struct.Struct("<QIII"), struct.Struct("<I")
+_RECORD_SIZE = _HEAD.size + _CHECKSUM.size
 # bytes of a first line; a longer one is not ours
 _LONGEST_LINE = 1 << 16
 
@@ -86,9 +87,9 @@ class PartialCrops:
 
     def add(self, key: int, crop: Crop) -> None:
         file = self._file or self._open()
-        record = _RECORD.pack(key, crop.width, crop.height, len(crop.jpeg), zlib.crc32(crop.jpeg))
+        head = _HEAD.pack(key, crop.width, crop.height, len(crop.jpeg))
         file.seek(self._end)
-        left = memoryview(record + crop.jpeg)
+        left = memoryview(head + _CHECKSUM.pack(zlib.crc32(crop.jpeg, zlib.crc32(head))) + crop.jpeg)
         self._end += len(left)
         try:
             while left:
@@ -126,9 +127,9 @@ class PartialCrops:
             return
         keys, places = [], []
         self._end = file.tell()
-        while len(head := file.read(_RECORD.size)) == _RECORD.size:
-            key, _, _, length, _ = _RECORD.unpack(head)
-            after = self._end + _RECORD.size + length
+        while len(head := file.read(_RECORD_SIZE)) == _RECORD_SIZE:
+            key, _, _, length = _HEAD.unpack_from(head)
+            after = self._end + _RECORD_SIZE + length
             if after > size:
                 break
             keys.append(key)
@@ -142,9 +143,11 @@ class PartialCrops:
     def _read(self, place: int) -> Crop | None:
         assert self._file is not None
         self._file.seek(place)
-        _, width, height, length, checksum = _RECORD.unpack(self._file.read(_RECORD.size))
+        head, checksum = self._file.read(_HEAD.size), self._file.read(_CHECKSUM.size)
+        _, width, height, length = _HEAD.unpack(head)
         jpeg = self._file.read(length)
-        return Crop(jpeg, width, height) if zlib.crc32(jpeg) == checksum else None
+        whole = _CHECKSUM.pack(zlib.crc32(jpeg, zlib.crc32(head))) == checksum
+        return Crop(jpeg, width, height) if whole else None
 
 
 def crop_keys(photo: Path, samples: Sequence[Sample]) -> list[int]:

@@ -26,7 +26,7 @@ LARGEST_FILE = 256 << 20  # bytes
 GROUP, AHEAD = 32, 4
 
 
-class PhotoError(ValueError):
+class PhotoError(SourceError):
     """A photograph that cannot be used. The message names the file; `reason` says it in words that can be counted."""
 
     def __init__(self, path: Path, reason: str, detail: str) -> None:
