@@ -233,6 +233,8 @@ def test_the_report_says_what_was_averaged(capsys: pytest.CaptureFixture[str]) -
         "100.0",
     ):
         assert words in printed
-    assert "(published: 2929)" not in printed
+    assert "published: 2929" not in printed
     print_protocol(protocol_scores(MPI, p), Console(width=120))
-    assert "3 samples (published: 2929)" in capsys.readouterr().out
+    assert "3 samples (published: 2929; this is NOT the published set)" in capsys.readouterr().out
+    print_protocol(protocol_scores(MPI, p) | {"published_n": 3}, Console(width=120))
+    assert "3 samples (published: 3; this is the published number)" in capsys.readouterr().out
