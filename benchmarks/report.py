@@ -47,7 +47,6 @@ def run_table(record: dict[str, Any]) -> str:
     found = {name: scores["retrieval"].get(name) for name in ("pose2d->pose3d", "image->pose3d", "image->pose2d")}
     notes += [f"{name} R@1 {values['r1']:.2f}" for name, values in found.items() if values]
     notes.append(f"{record['seconds'] / 60:.1f} minutes from start to scores")
-    notes += [f"caveat: {caveat}" for caveat in scores.get("caveats", ())]
     return f"{_table(head, rows)}\n\n{'; '.join(notes)}. {_origin(record)}"
 
 
