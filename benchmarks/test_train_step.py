@@ -13,7 +13,7 @@ from unihpe_fast.engine.runtime import compiler_missing
 
 GPU = DEVICE == "cuda"
 IMAGE_SIZE = 256 if GPU else 64
-SIZES = [32, 64, 128, 256] if GPU else [16]
+SIZES = [32, 64, 128, 256] if GPU else [64]
 
 
 def prepare(variant, backbone, batch):
