@@ -36,7 +36,7 @@ class Npz:
     def where(self, key: str) -> str:
         return f"{self.path}: {key}"
 
-    def array(self, key: str, shape: Sequence[int | str], kinds: str) -> np.ndarray:
+    def array(self, key: str, shape: Sequence[int | str] | None, kinds: str) -> np.ndarray:
         """The array of a key, checked as by untrusted.checked; object arrays where kinds has "O".
 
         Raises SourceError where the key is missing, broken, or not of that shape and kind.
