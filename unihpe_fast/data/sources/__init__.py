@@ -23,7 +23,7 @@ from typing import Any, Protocol, cast
 from unihpe_fast.data.types import Sample
 
 # name on the command line -> module of this package
-SOURCES = {"cmu": "cmu", "synthetic": "synthetic"}
+SOURCES = {"3dpw": "threedpw", "cmu": "cmu", "spin-npz": "spin_npz", "synthetic": "synthetic"}
 
 
 @dataclass
