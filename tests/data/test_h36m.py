@@ -279,13 +279,6 @@ def test_a_root_without_photographs_is_an_error(tmp_path):
         of([tree], request=Request(images=tmp_path / "nowhere"))
 
 
-def test_names_of_takes_cannot_climb_out_of_the_root(tmp_path):
-    given = {("S9", "../../../Walking 1"): walk(2)}
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(SourceError):
-        of([write_npz_3d(tmp_path / "3d.npz", given)], request=Request(images=tmp_path / "photos"))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -57,14 +57,15 @@ class NpzPoints:
     def __init__(self, npz: Npz) -> None:
         self.files: Sequence[Path] = (npz.path,)
         self._npz = npz
-        self._arrays: dict[tuple[str, str], Any] = {}
+        self._arrays: dict[tuple[str, str], Sequence[Any]] = {}
         self._joint_map, self._joints = _layout(npz)
         self.takes = []
         for subject, action, arrays, where in _entries(npz, KEY_2D):
-            if not isinstance(arrays, list | tuple | np.ndarray) or len(arrays) != len(CAMERA_IDS):
-                count = len(arrays) if isinstance(arrays, list | tuple) else type(arrays).__name__
+            cameras = list(arrays) if isinstance(arrays, np.ndarray) and arrays.ndim else arrays
+            if not isinstance(cameras, list | tuple) or len(cameras) != len(CAMERA_IDS):
+                count = len(cameras) if isinstance(cameras, list | tuple) else type(arrays).__name__
                 raise SourceError(f"{where}: want a list of {len(CAMERA_IDS)} arrays, one a camera, got {count}")
-            self._arrays[subject, action] = arrays
+            self._arrays[subject, action] = cameras
             self.takes.append(Take(subject, action, npz.path, where))
 
     def where(self, take: Take, camera_id: str) -> str:
@@ -97,7 +98,7 @@ def _layout(npz: Npz) -> tuple[JointMap | None, int | None]:
         return None, None
     try:
         left, right = (tuple(int(joint) for joint in side) for side in symmetry)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SourceError(f"{npz.where('metadata')}: keypoints_symmetry: want left and right joint numbers") from error
     if (left, right) not in LAYOUTS:
         raise SourceError(f"{npz.where('metadata')}: keypoints_symmetry: {left} {right} is no joint set that is known")
@@ -119,9 +120,7 @@ def _entries(npz: Npz, key: str) -> list[tuple[str, str, Any, str]]:
             )
         for name, content in actions.items():
             where = f"{npz.where(key)}: {subject} {name}"
-            if not isinstance(name, str) or not name.strip("_ "):
-                raise SourceError(f"{where}: want the name of an action")
-            action = canonical_action(name)
+            action = canonical_action(name, where)
             if (subject, action) in entries:
                 raise SourceError(f"{where}: {action} is there twice")
             entries[subject, action] = (subject, action, content, where)

@@ -1,5 +1,6 @@
 """What is common to the files that Human3.6M comes in: names, one recording, one set of 2D points, checks."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ RENAMED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
 DAMAGED = ("S11", "Directions")
 TAKES = 30
 NUM_RAW_JOINTS = 32
+_ACTION = re.compile(r"([A-Za-z]{1,40})(?:[ _](\d{1,4}))?", re.ASCII)
 MAX_PX = 1e5
 
 H36M17: JointMap = tuple((joint,) for joint in range(NUM_JOINTS))
@@ -68,10 +70,12 @@ class Points(Protocol):
         ...
 
 
-def canonical_action(name: str) -> str:
-    """The name of a take as VideoPose3D has it: "TakingPhoto_1" is "Photo 1"."""
-    first, *rest = name.replace("_", " ").split()
-    return " ".join([RENAMED.get(first, first), *rest])
+def canonical_action(name: object, where: str) -> str:
+    """The name of a take as VideoPose3D has it: "TakingPhoto_1" is "Photo 1"; SourceError for what is none."""
+    if not isinstance(name, str) or not (match := _ACTION.fullmatch(name)):
+        raise SourceError(f"{where}: want an action and its take, such as Walking or Walking 1, got {name!r}")
+    first, take = match.groups()
+    return RENAMED.get(first, first) + (f" {take}" if take else "")
 
 
 def released_actions(action: str) -> list[str]:

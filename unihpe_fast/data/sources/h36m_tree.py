@@ -34,7 +34,7 @@ def takes_3d(root: Path, subjects: Sequence[str]) -> list[Take]:
     takes: dict[tuple[str, str], Take] = {}
     for subject in subjects:
         for path in _h5_files(root / subject / FOLDER_3D):
-            action = canonical_action(path.stem)
+            action = canonical_action(path.stem, str(path))
             if (subject, action) in takes:
                 raise SourceError(f"{path}: {subject} {action} is there twice, also as {takes[subject, action].where}")
             with opened_dataset(path, KEY_3D, WANTED_3D, "f") as dataset:
@@ -56,9 +56,9 @@ class TreePoints:
             for subject in subjects:
                 for path in _h5_files(root / subject / (folder or FOLDER_2D)):
                     name, _, camera_id = path.stem.rpartition(".")
-                    if camera_id not in CAMERA_IDS or not name:
+                    if camera_id not in CAMERA_IDS:
                         raise SourceError(f"{path}: want a name such as Walking 1.{CAMERA_IDS[0]}.h5")
-                    self._paths.setdefault((subject, canonical_action(name), camera_id), path)
+                    self._paths.setdefault((subject, canonical_action(name, str(path)), camera_id), path)
         self._folder = folder or FOLDER_2D
         self.files = list(self._paths.values())
 
@@ -112,4 +112,4 @@ def _frames_first(rows: np.ndarray, coordinates: int) -> np.ndarray:
 
 def _h5_files(folder: Path) -> list[Path]:
     # _ALL holds all actions at once
-    return [path for path in sorted(folder.glob("*.h5")) if path.stem.strip("_ ") and not path.stem.startswith("_")]
+    return [path for path in sorted(folder.glob("*.h5")) if not path.stem.startswith("_ALL")]
