@@ -23,7 +23,13 @@ from typing import Any, Protocol, cast
 from unihpe_fast.data.types import Sample
 
 # name on the command line -> module of this package
-SOURCES = {"3dpw": "threedpw", "cmu": "cmu", "spin-npz": "spin_npz", "synthetic": "synthetic"}
+SOURCES = {
+    "3dpw": "threedpw",
+    "cmu": "cmu",
+    "h36m": "h36m",
+    "spin-npz": "spin_npz",
+    "synthetic": "synthetic",
+}
 
 
 @dataclass
