@@ -262,11 +262,18 @@ VARIANTS: list[Variant] = [
         {**_BARE, "present": None, "COUNT": 3, "BLOCK": 1024}, "piece", 1024,
     ),
     *(
-        _small(
-            kernels_paired.paired_prepare, "n width", {"COUNT": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
-            "entry", 4 * 128, half="stack", max_registers=255,
+        Variant(
+            f"paired_prepare, M = {count}" + ", masked" * masked,
+            kernels_paired.paired_prepare,
+            {
+                "embeddings": ("*bf16",) * count, "stack": "*bf16", **dict.fromkeys(("inverse_norms", "inner"), "*fp32"),
+                "n": "i32", "width": "i32", **({"used": "*u8"} if masked else {}),
+            },
+            {"COUNT": count, "MASKED": masked, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128}
+            | ({} if masked else {"used": None}),
+            "entry", 4 * 128, max_registers=255, divisible=("stack", "inverse_norms", "inner", "width"),
         )
-        for count in (3, 8)
+        for count, masked in ((3, True), (8, False))
     ),
     *(
         _small(

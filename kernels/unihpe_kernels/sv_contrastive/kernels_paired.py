@@ -51,17 +51,20 @@ def _pair_at(p, q, count):
 
 @triton.jit
 def paired_prepare(
-    stack,  # [count, n, width]
+    embeddings,  # count tensors [n, width]
+    used,  # uint8 [count, n], read only if MASKED: rows to take; others are zero, whatever stands there
+    stack,  # out, [count, n, width]: the embeddings in the type of the products
     inverse_norms,  # out
     inner,  # out
     n,
     width,
     COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
     NORMALIZE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Lengths and own inner products of every sample."""
+    """One stack, lengths and own inner products of every sample."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < n
     plane = tl.cast(n, tl.int64) * width
@@ -74,7 +77,12 @@ def paired_prepare(
         mask = inside[:, None] & (column < width)
         values = ()
         for m in tl.static_range(COUNT):
-            values = values + (tl.load(stack + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32),)
+            taken = mask
+            if MASKED:
+                taken = taken & (tl.load(used + m * n + row, mask=inside, other=0) != 0)[:, None]
+            value = tl.load(embeddings[m] + offset + column, mask=taken, other=0.0).to(tl.float32)
+            tl.store(stack + m * plane + offset + column, value.to(stack.dtype.element_ty), mask=mask)
+            values = values + (value,)
         updated = ()
         for p in tl.static_range(COUNT):
             for q in tl.static_range(p, COUNT):

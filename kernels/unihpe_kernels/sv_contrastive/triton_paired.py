@@ -53,15 +53,12 @@ def view_saved(saved: Tensor, count: int, batch: int, width: int, dtype: torch.d
     return Tables(stack, inverse_norms, inner[: pairs * batch].view(pairs, batch), basis)
 
 
-def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, absent: Tensor | None) -> None:
-    """Fill the tables. absent: bool [count, n], rows taken as zero: NaN in them would pass through a zero factor."""
+def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, used: Tensor | None) -> None:
+    """Fill the tables. used: uint8 [count, n], other rows are taken as zero: NaN in them would pass a zero factor."""
     count, n, width = tables.stack.shape
-    torch.stack([embedding.to(tables.stack.dtype) for embedding in embeddings], out=tables.stack)
-    if absent is not None:
-        tables.stack.masked_fill_(absent[:, :, None], 0)
     kernels.paired_prepare[(triton.cdiv(n, _ROWS),)](
-        tables.stack, tables.inverse_norms, tables.inner, n, width,
-        COUNT=count, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
+        tuple(embeddings), used, tables.stack, tables.inverse_norms, tables.inner, n, width,
+        COUNT=count, MASKED=used is not None, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
     )  # fmt: skip
     if count > 3:
         kernels.paired_basis[(triton.cdiv(n, _SAMPLES), count)](
