@@ -77,8 +77,9 @@ class TripleTile:
     which is not vectorised.
     """
 
-    def __init__(self, capacity: int, like: Tensor) -> None:
-        self._store = like.new_empty(5, capacity)
+    def __init__(self, capacity: int, like: Tensor, store: Tensor | None = None) -> None:
+        """store: [5, capacity] to work in."""
+        self._store = like.new_empty(5, capacity) if store is None else store
         self._shape: tuple[int, ...] | None = None
         self._constants = _constants(like.dtype, like.device)
         # the scaled mu is this times `_root`

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unihpe_kernels.sv_contrastive.closed_form import SCALE, Operand, TripleTile
 from unihpe_kernels.sv_contrastive.scorers import make_scorer
+from unihpe_kernels.sv_contrastive.scratch import scratch
 
 # Elements of each of about eight buffers of a tile. A thread's share is large enough to hide the cost of some fifty
 # calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch.
@@ -214,7 +215,10 @@ class _TripleLoss:
             self._rows = min(size, _FEW_ROWS)
         self._middle = max(1, min(size, capacity // (size * self._rows)))
         self._capacity = self._rows * self._middle * size
-        self._tile = TripleTile(self._capacity, saved)
+        self._tile = TripleTile(self._capacity, saved, self._scratch("tile", saved.dtype, 5))
+
+    def _scratch(self, name: str, dtype: torch.dtype, count: int = 1) -> Tensor:
+        return scratch(name, (count, self._capacity), dtype, self._grams.device)
 
     @classmethod
     def saved_size(cls, size: int, width: int) -> int:
@@ -250,7 +254,7 @@ class _TripleLoss:
         torch.baddbmm(self._grams, lefts, rights, beta=0, alpha=SCALE, out=self._grams)
         for part in self._unused:  # an output must be the same every time
             part.zero_()
-        store = self._grams.new_empty(self._capacity, dtype=self._sum_dtype)
+        store = self._scratch("exponentials", self._sum_dtype)[0]
         by_i, by_jk = store.new_zeros(2, size), store.new_zeros(2, size, size)  # of exponentials, and those times score
         positives = torch.empty_like(self._excess)
         self._least_gaps.fill_(math.inf)
@@ -282,8 +286,8 @@ class _TripleLoss:
         of_i, of_j, of_k = d_score * torch.exp2(-normalisers.to(self._sum_dtype) - self._shift)
         d_grams = torch.zeros_like(self._grams)
         d_a, d_b, d_c = d_grams.unbind()
-        exp_store, factor_store = d_score.new_empty(2, self._capacity, dtype=self._sum_dtype)
-        weight_store = d_score.new_empty(self._capacity)
+        exp_store = self._scratch("exponentials", self._sum_dtype)[0]
+        factor_store, weight_store = self._scratch("factors", self._sum_dtype)[0], self._scratch("weights", d_score.dtype)[0]
         of_jk = of_j[:, None] + of_k
         least_gaps = [] if self._kept is None else self._least_gaps.tolist()
         for i, j, products, shape in self._tiles():
