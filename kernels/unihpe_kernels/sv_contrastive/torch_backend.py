@@ -287,7 +287,10 @@ class _TripleLoss:
         d_grams = torch.zeros_like(self._grams)
         d_a, d_b, d_c = d_grams.unbind()
         exp_store = self._scratch("exponentials", self._sum_dtype)[0]
-        factor_store, weight_store = self._scratch("factors", self._sum_dtype)[0], self._scratch("weights", d_score.dtype)[0]
+        factor_store, weight_store = (
+            self._scratch("factors", self._sum_dtype)[0],
+            self._scratch("weights", d_score.dtype)[0],
+        )
         of_jk = of_j[:, None] + of_k
         least_gaps = [] if self._kept is None else self._least_gaps.tolist()
         for i, j, products, shape in self._tiles():

@@ -124,7 +124,8 @@ def gradients(
             inverse_total, log_sums, panel, d_members, d_scale, n, width, begin, end, rows,
             COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None, FIRST=begin == 0,
             PRECISION=_precision(tables.stack.dtype), TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
-            SWAP=bool(options.get("swap")), num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
+            SWAP=bool(options.get("swap")),
+            num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
         )  # fmt: skip
         _add_products(d_stack, panel.view(-1)[: count * (end - begin) * count * n], tables.stack, begin, end)
     d_own = new((count, count * members // 2, n))
