@@ -139,11 +139,12 @@ def backward(
             anchors = slice(None) if group.anchors is None else group.anchors
             pool = slice(None) if group.pool is None else group.pool
             log_sums = normalisers[list(group.modalities)][:, anchors]
-            d_columns: Sequence[Tensor]
+            d_columns: Sequence[Tensor] | Tensor
+            d_rows: Sequence[Tensor]
             if _has_triples(len(rows), negatives):
                 triples = _TripleLoss(saved, len(rows[0]), width, scale)
                 d_columns, d_group = triples.backward(log_sums, d_score[anchors])
-                d_rows: list[Tensor] = []
+                d_rows = []
             else:
                 d_rows, d_columns, d_group = _paired_backward(rows, columns, scale, log_sums, d_score[anchors])
                 positives = _Positives(rows)
@@ -161,8 +162,8 @@ def backward(
     else:
         along = (units * d_units).sum(2, keepdim=True)
         d_units = torch.addcmul(d_units, units, along, value=-1)
-        parts = zip(d_units, inverse_norms, dtypes, strict=True)
-        d_embeddings = [(d_unit * inverse).to(dtype) for d_unit, inverse, dtype in parts]
+        factors = zip(d_units, inverse_norms, dtypes, strict=True)
+        d_embeddings = [(d_unit * inverse).to(dtype) for d_unit, inverse, dtype in factors]
     d_temperature = -d_scores.to(scale.dtype) * (scale / _LOG2_E)
     d_weights_dtype = weights.dtype if weights is not None else sample_loss.dtype
     return [*d_embeddings, d_temperature.to(temperature.dtype), d_weights.to(d_weights_dtype)]
@@ -256,6 +257,7 @@ class _TripleLoss:
             part.zero_()
         store = self._scratch("exponentials", self._sum_dtype)[0]
         by_i, by_jk = store.new_zeros(2, size), store.new_zeros(2, size, size)  # of exponentials, and those times score
+        (sums_i, score_sums_i), (sums_jk, score_sums_jk) = by_i.unbind(), by_jk.unbind()
         positives = torch.empty_like(self._excess)
         self._least_gaps.fill_(math.inf)
         for i, j, products, shape in self._tiles():
@@ -264,16 +266,16 @@ class _TripleLoss:
             own, samples = _own_tuples(sigma, i, j)
             positives[samples] = own
             exp = self._exponentials(sigma, out=store)
-            by_i[0, i] += exp.flatten(1).sum(1)
-            by_jk[0, j] += exp.sum(0)
+            sums_i[i].add_(exp.sum((1, 2)))
+            sums_jk[j].add_(exp.sum(0))
             if keep is not None:
-                self._least_gaps[i] = torch.minimum(self._least_gaps[i], self._tile.least_gap())
+                self._least_gaps[i].clamp_(max=self._tile.least_gap())
                 slopes = self._tile.slopes()
                 self._own_slopes[samples] = _own_tuples(slopes, i, j)[0]
                 slopes.mul_(exp)
             exp.mul_(sigma)
-            by_i[1, i] += exp.flatten(1).sum(1)
-            by_jk[1, j] += exp.sum(0)
+            score_sums_i[i].add_(exp.sum((1, 2)))
+            score_sums_jk[j].add_(exp.sum(0))
         sums, score_sums = torch.stack([by_i, by_jk.sum(2), by_jk.sum(1)], dim=1)
         torch.sub((score_sums / sums).sum(0), positives, alpha=3, out=self._excess)
         return (sums.log2_() - self._shift).to(self._scale.dtype), positives
@@ -311,9 +313,9 @@ class _TripleLoss:
                 self._tile.add_sums(weight.mul_(self._tile.slopes()), d_a[i, j], d_b[i], d_c[j])
             else:
                 gradients = self._tile.gradients(weight)
-                d_a[i, j] += next(gradients).sum(2)
-                d_b[i] += next(gradients).sum(1)
-                d_c[j] += next(gradients).sum(0)
+                d_a[i, j].add_(next(gradients).sum(2))
+                d_b[i].add_(next(gradients).sum(1))
+                d_c[j].add_(next(gradients).sum(0))
         (x_y, x_z, y_z), (y_x, z_x, z_y) = d_grams @ self._rows_of_pairs[2:], d_grams.mT @ self._rows_of_pairs[:3]
         return torch.stack([x_y.add_(x_z), y_x.add_(y_z), z_x.add_(z_y)]), torch.dot(d_score, self._excess)
 
