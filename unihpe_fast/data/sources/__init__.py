@@ -23,7 +23,12 @@ from typing import Any, Protocol, cast
 from unihpe_fast.data.types import Sample
 
 # name on the command line -> module of this package
-SOURCES = {"cmu": "cmu", "synthetic": "synthetic"}
+SOURCES = {
+    "cmu": "cmu",
+    "coco": "coco",
+    "mpii": "mpii",
+    "synthetic": "synthetic",
+}
 
 
 @dataclass
