@@ -26,6 +26,7 @@ from unihpe_fast.data.types import Sample
 SOURCES = {
     "cmu": "cmu",
     "coco": "coco",
+    "h36m": "h36m",
     "mpii": "mpii",
     "synthetic": "synthetic",
 }
