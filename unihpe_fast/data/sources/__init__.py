@@ -27,6 +27,7 @@ SOURCES = {
     "cmu": "cmu",
     "coco": "coco",
     "h36m": "h36m",
+    "mpi-inf-3dhp": "mpi_inf_3dhp",
     "mpii": "mpii",
     "synthetic": "synthetic",
 }
