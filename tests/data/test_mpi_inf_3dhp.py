@@ -63,7 +63,7 @@ def calibration(size="2048 2048", cameras=14, radial="0", focal="1500") -> str:
     return text
 
 
-def write_train(folder, frames=25, change=None, calibrated=None, **keys):
+def write_train(folder, frames=25, change=None, calibrated=None, packed=True, **keys):
     """S1/Seq2 as it unpacks; returns annot2, annot3 and univ_annot3 [14, F, 28, C]."""
     joints = np.stack([people(frames, 28, camera) for camera in range(14)])
     pixels, universal = project(joints), joints * 0.9
@@ -79,7 +79,7 @@ def write_train(folder, frames=25, change=None, calibrated=None, **keys):
         "frames": np.arange(float(frames))[:, None],
     }
     content = {key: value for key, value in (content | keys).items() if value is not None}
-    savemat(sequence / "annot.mat", content, do_compression=True)
+    savemat(sequence / "annot.mat", content, do_compression=packed)
     (sequence / "camera.calibration").write_text(calibration() if calibrated is None else calibrated)
     return pixels, joints, universal
 
@@ -317,8 +317,9 @@ def test_only_wanted_poses_are_held(tmp_path):
 
 
 @pytest.mark.fuzz
-def test_only_documented_errors_escape_from_mutated_training_files(tmp_path):
-    write_train(tmp_path, frames=3)
+@pytest.mark.parametrize("packed", [False, True])
+def test_only_documented_errors_escape_from_mutated_training_files(tmp_path, packed):
+    write_train(tmp_path, frames=3, packed=packed)
     names = ("S1/Seq2/annot.mat", "S1/Seq2/camera.calibration")
 
     def read(folder):
