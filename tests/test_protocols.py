@@ -204,6 +204,12 @@ def test_3dhp_counts_14_joints_for_pck_and_17_for_mpjpe() -> None:
     }
 
 
+def test_people_without_a_name_are_a_group_like_any_other() -> None:
+    section = protocol_scores(PW3D, predictions([("", "")] * 2, torch.zeros(2, 17, 3)))
+    assert section["published_n"] == 35515
+    assert (section["groups"][""]["n"], section["groups"][""]["published_n"]) == (2, None)
+
+
 def test_a_modality_that_some_samples_lack_is_not_averaged_over_the_rest() -> None:
     p = predictions([("S9", "Walking")] * 4, torch.zeros(4, 17, 3))
     p.present[1, 2] = False
@@ -233,6 +239,8 @@ def test_the_report_says_what_was_averaged(capsys: pytest.CaptureFixture[str]) -
         "100.0",
     ):
         assert words in printed
-    assert "(published: 2929)" not in printed
+    assert "published: 2929" not in printed
     print_protocol(protocol_scores(MPI, p), Console(width=120))
-    assert "3 samples (published: 2929)" in capsys.readouterr().out
+    assert "3 samples (published: 2929; this is NOT the published set)" in capsys.readouterr().out
+    print_protocol(protocol_scores(MPI, p) | {"published_n": 3}, Console(width=120))
+    assert "3 samples (published: 3; this is the published number)" in capsys.readouterr().out

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-import cattrs
 import yaml
+
+if TYPE_CHECKING:
+    import cattrs
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,16 @@ class ConfigError(ValueError):
 
 def to_yaml(config: Config) -> str:
     """The whole configuration as YAML that `read_config` takes back."""
+    # here and below, because the records and presets alone must do without: benchmarks run where these are missing
+    import cattrs
+
     return yaml.safe_dump(cattrs.unstructure(config), sort_keys=False)
 
 
 def read_config(path: str | Path) -> Config:
     """A config.yaml as a run folder holds it; missing options take their defaults, unknown ones raise ConfigError."""
+    import cattrs
+
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -196,7 +203,9 @@ def read_config(path: str | Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _converter() -> cattrs.Converter:
+def _converter() -> "cattrs.Converter":
+    import cattrs
+
     converter = cattrs.Converter(forbid_extra_keys=True)
 
     def strict(value: Any, wanted: type) -> Any:
@@ -288,6 +297,8 @@ def check_resumed(old: Config, new: Config) -> None:
 
     Free to change: the number of steps, validation, loader processes, and how and where it runs.
     """
+
+    import cattrs
 
     def settled(config: Config) -> dict[str, Any]:
         data = replace(config.data, val=(), val_batch_size=1, val_samples=0, workers=0)

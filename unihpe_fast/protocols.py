@@ -229,7 +229,7 @@ def protocol_scores(
         "why_not": {},
     }
     by_group: dict[str, dict[str, Any]] = {
-        name: {"n": count, "published_n": protocol.published.get(name)}
+        name: {"n": count, "published_n": protocol.published.get(name) if name else None}
         for name, count in zip(groups.tolist(), counts, strict=True)
     }
     for m in MODALITIES:

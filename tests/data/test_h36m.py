@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+import h5py
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from tests.data.h36m_files import (
     write_npz_3d,
     write_tree,
 )
+from unihpe_fast import prepare
 from unihpe_fast.data.sources import Reading, Request, SourceError
 from unihpe_fast.data.sources.h36m import Options, read
 from unihpe_fast.data.types import Sample
@@ -277,6 +279,26 @@ def test_a_root_without_photographs_is_an_error(tmp_path):
     tree = write_tree(tmp_path / "h36m", takes("S9 Walking 1"))
     with pytest.raises(SourceError, match=r"nowhere: no photograph.*S9_Walking_1\.54138969_000001\.jpg"):
         of([tree], request=Request(images=tmp_path / "nowhere"))
+
+
+def test_the_command_writes_what_the_protocols_need(tmp_path):
+    npz = write_npz_3d(tmp_path / "data_3d_h36m.npz", takes("S9 Directions 1", "S11 Photo", frames=11))
+    out = tmp_path / "test.h5"
+    arguments = ["h36m", npz, out, "--subjects", "test", "--step", "5", "--image-size", "0", "--split", "test"]
+    assert prepare.main([str(argument) for argument in arguments]) == 0
+    with h5py.File(out) as file:
+        tables = {key: file[f"names/{key}"].asstr()[:] for key in ("subject", "action", "camera_id")}
+        rows = [tuple(tables[key][file[key][row]] for key in tables) for row in range(len(file["frame"]))]
+        assert Counter(rows) == {
+            (subject, action, camera_id): 3
+            for subject, action in (("S9", "Directions 1"), ("S11", "Photo"))
+            for camera_id in CAMERAS
+        }
+        assert file["frame"][:].tolist() == [0, 5, 10] * 8
+        assert (file.attrs["dataset"], file.attrs["split"]) == ("h36m", "test")
+        assert file["present"][:].all(0).tolist() == [False, True, True]
+        assert file["cameras/vector"].shape == (8, 9)
+        assert np.isfinite(file["cameras/rotation"][:]).all()
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ ARRAY = (walk(3) / 1000).astype(np.float32)
         ({"S9": {"Walking": ARRAY.astype(int)}}, r"S9 Walking: want \[F, 32, 3\] of float, got .* int64"),
         ({"S9": {"Walking": ARRAY.astype(object)}}, "S9 Walking: want .* of float, got .* object"),
         ({"S9": {"Walking": ARRAY * np.nan}}, "S9 Walking: 288 numbers of the joints are not finite"),
+        ({"S9": {"Walking": ARRAY.astype(float) * 1e306}}, "S9 Walking: .* numbers of the joints are not finite"),
         ({"S9": {"Walking": ARRAY * 1000}}, "S9 Walking: the farthest coordinate is .* mm; is the unit another"),
         ({"S9": {"Walking": ARRAY / 1000}}, "S9 Walking: the farthest coordinate is 7 mm; is the unit another"),
     ],

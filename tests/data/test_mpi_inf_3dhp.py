@@ -1,9 +1,11 @@
+import cv2
 import h5py
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from tests.data.fuzz import fuzz
+from unihpe_fast import prepare
 from unihpe_fast.data.sources import Request, SourceError, mpi_inf_3dhp, mpi_inf_3dhp_files
 from unihpe_fast.data.sources.mpi_inf_3dhp import Options
 
@@ -269,6 +271,27 @@ def test_nothing_finite_is_nothing_written(tmp_path):
     reading, samples = draw(tmp_path)
     assert not samples
     assert sum(count for (_, _, reason), count in reading.tally.skipped.items() if reason == "joints not finite") == 4
+
+
+def test_the_commands_write_and_check_both_sets(tmp_path, capsys):
+    write_train(tmp_path, frames=11)
+    write_test(tmp_path / "mpi_inf_3dhp_test_set")
+    photo = cv2.imencode(".jpg", np.full((2048, 2048, 3), 128, np.uint8))[1].tobytes()
+    sequence = tmp_path / "S1" / "Seq2" / "imageFrames" / "video_4"
+    test_photos = tmp_path / "mpi_inf_3dhp_test_set" / "TS1" / "imageSequence"
+    for folder, stem, numbers in ((sequence, "frame", (1, 11)), (test_photos, "img", (1, 3, 4, 5))):
+        folder.mkdir(parents=True)
+        for number in numbers:
+            (folder / f"{stem}_{number:06d}.jpg").write_bytes(photo)
+    for given, count, options in ((tmp_path, 2, ["--cameras", "4"]), (tmp_path / "mpi_inf_3dhp_test_set", 4, [])):
+        out = tmp_path / f"{count}.h5"
+        arguments = ["mpi-inf-3dhp", given, out, "--images", tmp_path, "--image-size", 64, *options]
+        assert prepare.main([str(argument) for argument in arguments]) == 0
+        with h5py.File(out) as file:
+            assert file["present"][:].tolist() == [[True, True, True]] * count
+        # projected 3D joints meet the 2D ones: the camera is that of the annotations
+        assert prepare.main(["check", str(out)]) == 0
+        assert "nothing is wrong with it" in capsys.readouterr().out
 
 
 def test_inputs_are_found_or_named(tmp_path):

@@ -100,7 +100,10 @@ def print_protocol(section: Mapping[str, Any], console: Console) -> None:
         say(f"NOT the published protocol: {section['variant']}")
     if section["flip_test"]:
         say("poses averaged with those of the mirrored input (flip test)")
-    published = "" if section["published_n"] is None else f" (published: {section['published_n']})"
+    published = ""
+    if section["published_n"] is not None:
+        same = "the published number" if section["n"] == section["published_n"] else "NOT the published set"
+        published = f" (published: {section['published_n']}; this is {same})"
     left_out = f"; {section['left_out']} left out for lack of 3D joints" if section["left_out"] else ""
     say(f"{section['n']} samples{published}{left_out}")
     scored = [m for m in MODALITIES if section[m] is not None]

@@ -38,14 +38,10 @@ def takes_3d(npz: Npz) -> list[Take]:
                 file=npz.path,
                 where=where,
                 frames=len(metres),
-                load=partial(_millimetres, metres, where),
+                load=partial(checked_world, metres, 1000, where),
             )
         )
     return takes
-
-
-def _millimetres(metres: np.ndarray, where: str) -> np.ndarray:
-    return checked_world(metres.astype(np.float64) * 1000, where)
 
 
 class NpzPoints:

@@ -84,8 +84,14 @@ def released_actions(action: str) -> list[str]:
     return [" ".join([name, *rest]) for name in (first, *(old for old, new in RENAMED.items() if new == first))]
 
 
-def checked_world(joints: np.ndarray, where: str) -> np.ndarray:
-    """Joints [F, 32, 3] float64 mm, if they are those of a person in a studio; SourceError where not."""
+def checked_world(joints: np.ndarray, unit: float, where: str) -> np.ndarray:
+    """Joints [F, 32, 3] of any float as float64 mm, if they are those of a person in a studio; SourceError where not.
+
+    unit: mm of one unit of theirs.
+    """
+    # what overflows or is a NaN of an odd kind is found by the next line
+    with np.errstate(all="ignore"):
+        joints = joints.astype(np.float64) * unit
     if not np.isfinite(joints).all():
         raise SourceError(f"{where}: {np.count_nonzero(~np.isfinite(joints))} numbers of the joints are not finite")
     farthest = np.abs(joints).max(initial=0)
@@ -106,9 +112,10 @@ def with_confidence(points: np.ndarray, joint_map: JointMap | None, where: str) 
     found = np.isfinite(points).all(-1)
     if len(points) and not found.any():
         raise SourceError(f"{where}: no joint is finite")
-    points = np.where(found[..., None], points, 0).astype(np.float64)
-    if len(points) and (farthest := np.abs(points[..., :2]).max()) > MAX_PX:
+    points = np.where(found[..., None], points, points.dtype.type(0))
+    if len(points) and (farthest := np.abs(points).max()) > MAX_PX:
         raise SourceError(f"{where}: a joint at {farthest:g} px; the images have 1000")
+    points = points.astype(np.float64)
     if points.shape[-1] == 2:
         points = np.concatenate([points, found[..., None]], axis=-1)
     elif not ((points[..., 2] >= 0) & (points[..., 2] <= 1)).all():

@@ -102,12 +102,12 @@ def tree_points(roots: Sequence[Path], subjects: Sequence[str], folder: str) -> 
 
 
 def _joints(path: Path) -> np.ndarray:
-    return checked_world(_frames_first(read_dataset(path, KEY_3D, WANTED_3D, "f"), 3), f"{path}: {KEY_3D}")
+    return checked_world(_frames_first(read_dataset(path, KEY_3D, WANTED_3D, "f"), 3), 1, f"{path}: {KEY_3D}")
 
 
 def _frames_first(rows: np.ndarray, coordinates: int) -> np.ndarray:
-    """[F, 32, C] float64 of [32 C, F]."""
-    return rows.reshape(NUM_RAW_JOINTS, coordinates, -1).transpose(2, 0, 1).astype(np.float64)
+    """[F, 32, C] of [32 C, F]."""
+    return rows.reshape(NUM_RAW_JOINTS, coordinates, -1).transpose(2, 0, 1)
 
 
 def _h5_files(folder: Path) -> list[Path]:
