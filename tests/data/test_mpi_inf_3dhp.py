@@ -36,7 +36,7 @@ USUAL = [0, 1, 2, 4, 5, 6, 7, 8]
 
 def people(frames: int, joints: int, seed: int) -> np.ndarray:
     """[F, J, 3] mm, some 4 m ahead of the camera."""
-    return np.random.default_rng(seed).uniform((-800, -900, 3500), (800, 900, 4500), (frames, joints, 3))
+    return np.random.default_rng(seed).uniform((-250, -400, 3800), (250, 400, 4300), (frames, joints, 3))
 
 
 def project(joints: np.ndarray) -> np.ndarray:

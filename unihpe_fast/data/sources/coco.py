@@ -56,7 +56,8 @@ class People:
 def read(inputs: Sequence[Path], options: Options, request: Request) -> Reading:
     """inputs: annotation files. request.images: the folder of the photographs, or the one of train2017 and the like.
 
-    See data/sources/__init__.py. All of the annotations are read at once, the photographs are not.
+    See data/sources/__init__.py. All of the annotations are read at once, the photographs are not. `frame` is the
+    annotation's id.
     """
     if not 1 <= options.min_keypoints <= JOINTS:
         raise ValueError(f"min_keypoints: want 1 to {JOINTS}, got {options.min_keypoints}")

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ CHUNK = 1 << 20
 LONGEST = 16 << 20
 # beyond this a number is no pixel
 LARGEST = 1e6
-_SPACE = " \t\r\n"
+_NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
 def records(path: Path) -> Iterator[tuple[str, int, Any]]:
@@ -105,14 +106,13 @@ class _Text:
 
     def peek(self) -> str:
         """The next character that is no space, not taken; "" at the end."""
-        while True:
-            while self._at < len(self._buffer):
-                if self._buffer[self._at] not in _SPACE:
-                    return self._buffer[self._at]
-                self._at += 1
+        while not (found := _NO_SPACE.search(self._buffer, self._at)):
+            self._at = len(self._buffer)
             if self._ended:
                 return ""
             self._more()
+        self._at = found.start()
+        return found[0]
 
     def take(self, character: str, where: str) -> None:
         if self.peek() != character:

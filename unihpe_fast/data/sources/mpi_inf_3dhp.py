@@ -29,8 +29,8 @@ from unihpe_fast.data.sources.skeletool import read_calibration
 from unihpe_fast.data.types import Sample
 
 LICENCE = (
-    "MPI-INF-3DHP: for non-commercial scientific research only; neither the data nor what is made of it may be passed "
-    "on. See vcai.mpi-inf.mpg.de/3dhp-dataset."
+    "MPI-INF-3DHP: for non-commercial scientific research, by the licence that comes with it. See "
+    "vcai.mpi-inf.mpg.de/3dhp-dataset."
 )
 TEST_SIZES = {f"TS{k}": (2048, 2048) if k <= 4 else (1920, 1080) for k in range(1, 7)}
 TEST_FOLDERS = ("", "mpi_inf_3dhp_test_set", "test")
