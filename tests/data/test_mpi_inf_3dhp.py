@@ -304,6 +304,11 @@ def test_inputs_are_found_or_named(tmp_path):
     write_train(tmp_path / "all")
     write_test(tmp_path / "all" / "mpi_inf_3dhp_test_set")
     assert draw(tmp_path / "all")[1][0].subject == "S1"
+    (tmp_path / "all" / "S1").rename(tmp_path / "moved")
+    with pytest.raises(SourceError, match="found in moved/Seq2, wanted a folder such as S1/Seq1"):
+        draw(tmp_path / "moved")
+    (tmp_path / "all" / "S1").symlink_to(tmp_path / "moved")
+    assert draw(tmp_path / "all" / "S1")[1][0].subject == "S1"
     with pytest.raises(SourceError, match="found beside the training set, wanted either"):
         draw(tmp_path / "all", tmp_path / "all" / "mpi_inf_3dhp_test_set")
     write_test(tmp_path / "other", "TS7")

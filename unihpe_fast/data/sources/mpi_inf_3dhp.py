@@ -4,6 +4,7 @@ The photographs are the videos' frames, S1/Seq1/imageFrames/video_0/frame_000001
 TS1/imageSequence/img_000001.jpg. A sample's `frame` is the 0-based index. The box is that of the 2D joints.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -138,14 +139,14 @@ def _find(inputs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     for given in inputs:
         if not given.is_dir():
             raise FileNotFoundError(f"{given}: no such folder")
-        found = [
-            *(path for path in sorted(given.glob("Seq*/annot.mat"))),
-            *(path for folder in TRAIN_FOLDERS for path in sorted((given / folder).glob("S*/Seq*/annot.mat"))),
-        ]
+        found = sorted(given.glob("Seq*/annot.mat"))
+        for name in TRAIN_FOLDERS:
+            found += sorted((given / name).glob("S*/Seq*/annot.mat"))
         train |= {path.resolve(): path for path in found}
         if not found:
-            found = [path for path in (given / "annot_data.mat",) if path.is_file()]
-            found += [path for name in TEST_FOLDERS for path in sorted((given / name).glob("TS*/annot_data.mat"))]
+            found = sorted(given.glob("annot_data.mat"))
+            for name in TEST_FOLDERS:
+                found += sorted((given / name).glob("TS*/annot_data.mat"))
             test |= {path.resolve(): path for path in found}
         if not found:
             raise SourceError(f"{given}: found neither S1/Seq1/annot.mat nor TS1/annot_data.mat, wanted MPI-INF-3DHP")
@@ -160,8 +161,7 @@ class _Sequence:
     """A sequence of the training set, e.g. S1/Seq1/annot.mat; its joints are read as they are asked for."""
 
     def __init__(self, path: Path, key: str, cameras: Sequence[int], step: int, images: Path | None) -> None:
-        whole = path.resolve()
-        self.subject, self.name = whole.parent.parent.name, whole.parent.name
+        self.subject, self.name = _absolute(path).parts[-3:-1]
         if not (re.fullmatch(r"S\d+", self.subject) and re.fullmatch(r"Seq\d+", self.name)):
             raise SourceError(f"{path}: found in {self.subject}/{self.name}, wanted a folder such as S1/Seq1")
         self.path, self.calibration = path, path.with_name("camera.calibration")
@@ -206,7 +206,7 @@ def _read_test(paths: Sequence[Path], key: str, images: Path | None, tally: Tall
 
 
 def _test_shot(path: Path, key: str, images: Path | None, tally: Tally) -> Shot:
-    subject = path.resolve().parent.name
+    subject = _absolute(path).parent.name
     if subject not in TEST_SIZES:
         raise SourceError(f"{path}: found in {subject}, wanted a folder TS1 .. TS6")
     poses, true_joints, activities, frames = read_test(path, key)
@@ -220,6 +220,11 @@ def _test_shot(path: Path, key: str, images: Path | None, tally: Tally) -> Shot:
     if images is not None:
         photo = _numbered(_first_folder(images, TEST_FOLDERS, subject) / subject / "imageSequence", "img")
     return Shot(poses, camera, subject, subject, [ACTIVITIES[number] for number in activities], photo)
+
+
+def _absolute(path: Path) -> Path:
+    """With the names that the user sees: a folder S1 may be a link to one of another name."""
+    return Path(os.path.abspath(path))
 
 
 def _first_folder(root: Path, names: Sequence[str], holds: str) -> Path:
