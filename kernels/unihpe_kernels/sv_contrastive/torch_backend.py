@@ -30,7 +30,7 @@ _MOST_KEPT = 2**20
 _SAFE_GAP = 1e-3
 _PAIR_ROWS = 128
 _MIN_NORM = 1e-12
-_LOG2_E = math.log2(math.e)
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -52,36 +52,40 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the loss [], log2 of every anchor's normaliser [M, B], the loss of every sample summed over its anchors
     [B], and what `backward` takes over, [saved_size]."""
-    units, _ = _unit_rows(embeddings, present, normalize)
-    scale = _scale(temperature, units)
+    units, _ = unit_rows(embeddings, present, normalize)
+    scale = logit_scale(temperature, units)
     batch = units.shape[1]
     normalisers = units.new_zeros(len(units), batch)
     sample_loss, anchor_counts = units.new_zeros(2, batch).unbind(0)
     # with `present` some of it may stay unused
     new = units.new_empty if present is None else units.new_zeros
     saved = new(saved_size(embeddings, present, negatives))
-    for group in _modality_sets(present, len(units), batch, units.device):
+    for group in modality_sets(present, len(units), batch, units.device):
         rows, columns = _select(units, group)
         if negatives == "all" and len(rows) == 3:
-            log_sums, positives = _TripleLoss(rows, scale, saved).forward()
+            triples = TripleSlab(*rows, 0, scale, saved)
+            log_sums, positives = triples.finish(*triples.sums())
         else:
-            log_sums, positives = _paired_normalisers(rows, columns, scale), _Positives(rows).scores
+            log_sums, positives = paired_normalisers(rows, columns, scale), Positives(rows).scores
         anchors = slice(None) if group.anchors is None else group.anchors
         for modality, log_sum in zip(group.modalities, log_sums, strict=True):
             normalisers[modality, anchors] = log_sum
-        sample_loss[anchors] = (log_sums - positives * scale).sum(0) / _LOG2_E
+        sample_loss[anchors] = (log_sums - positives * scale).sum(0) / LOG2_E
         anchor_counts[anchors] = len(group.modalities)
     weighted = weights.to(sample_loss.dtype) if weights is not None else torch.ones_like(sample_loss)
-    loss = (weighted * sample_loss).sum() * _inverse_total(weighted, anchor_counts)
+    loss = (weighted * sample_loss).sum() * inverse_of_total(weighted, anchor_counts)
     return loss, normalisers, sample_loss, saved
 
 
 def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
     """Elements that `forward` hands to `backward`: how many is a matter of the shapes alone."""
     count, batch = len(embeddings), embeddings[0].shape[0]
-    if negatives != "all" or count != 3:
-        return 0
-    return 3 * batch + (2 * batch**3 if batch**3 <= _MOST_KEPT else 0)
+    return saved_of_slab(batch, batch) if negatives == "all" and count == 3 else 0
+
+
+def saved_of_slab(rows: int, batch: int) -> int:
+    """Elements that the forward pass of a `TripleSlab` hands to its backward pass."""
+    return 3 * rows + (2 * rows * batch**2 if rows * batch**2 <= _MOST_KEPT else 0)
 
 
 def backward(
@@ -98,14 +102,14 @@ def backward(
     normalize: bool,
 ) -> list[Tensor]:
     """Gradients of the M embeddings, of the temperature and of the weights ([B], also where those are None)."""
-    units, inverse_norms = _unit_rows(embeddings, present, normalize)
-    scale = _scale(temperature, units)
-    groups = list(_modality_sets(present, len(units), units.shape[1], units.device))
+    units, inverse_norms = unit_rows(embeddings, present, normalize)
+    scale = logit_scale(temperature, units)
+    groups = list(modality_sets(present, len(units), units.shape[1], units.device))
     anchor_counts = torch.zeros_like(sample_loss)
     for group in groups:
         anchor_counts[slice(None) if group.anchors is None else group.anchors] = len(group.modalities)
     weighted = weights.to(sample_loss.dtype) if weights is not None else torch.ones_like(sample_loss)
-    inverse_total = _inverse_total(weighted, anchor_counts)
+    inverse_total = inverse_of_total(weighted, anchor_counts)
     grad = grad.to(sample_loss.dtype)
     d_weights = grad * (sample_loss - anchor_counts * loss) * inverse_total
     d_logits = weighted * (grad * inverse_total)  # [B]: d loss / d (log normaliser) of each anchor of the sample
@@ -117,13 +121,15 @@ def backward(
         anchors = slice(None) if group.anchors is None else group.anchors
         pool = slice(None) if group.pool is None else group.pool
         log_sums = normalisers[list(group.modalities)][:, anchors]
-        d_score = d_logits[anchors] * (scale / _LOG2_E)  # over the temperature
+        d_score = d_logits[anchors] * (scale / LOG2_E)  # over the temperature
         if negatives == "all" and len(rows) == 3:
-            d_columns, d_group = _TripleLoss(rows, scale, saved).backward(log_sums, d_score)
+            triples = TripleSlab(*rows, 0, scale, saved)
+            d_columns = triples.backward(*triples.factors(log_sums, d_score), d_score)
+            d_group = torch.dot(d_score, triples.excess)
             d_rows: list[Tensor] = []
         else:
-            d_rows, d_columns, d_group = _paired_backward(rows, columns, scale, log_sums, d_score)
-            positives = _Positives(rows)
+            d_rows, d_columns, d_group = paired_backward(rows, columns, scale, log_sums, d_score)
+            positives = Positives(rows)
             d_group -= len(rows) * torch.dot(d_score, positives.scores)
             for d_row, d_positive in zip(d_rows, positives.backward(d_score * -len(rows)), strict=True):
                 d_row += d_positive
@@ -137,12 +143,12 @@ def backward(
     d_embeddings = [
         d_unit.to(embedding.dtype, copy=True) for embedding, d_unit in zip(embeddings, d_units, strict=True)
     ]
-    d_temperature = -d_scores.to(scale.dtype) * (scale / _LOG2_E)
+    d_temperature = -d_scores.to(scale.dtype) * (scale / LOG2_E)
     d_weights_dtype = weights.dtype if weights is not None else sample_loss.dtype
     return [*d_embeddings, d_temperature.to(temperature.dtype), d_weights.to(d_weights_dtype)]
 
 
-class _Positives:
+class Positives:
     """sigma_1 of each sample's own stack."""
 
     def __init__(self, units: list[Tensor]) -> None:
@@ -159,38 +165,44 @@ class _Positives:
         return [d_anchor, *self._scorer.member_gradients([d * self._anchor for d in d_products])]
 
 
-class _TripleLoss:
-    """ "all" of three modalities over one dense batch [b, D]: tuples (i, j, k) with scores from three Gram matrices."""
+class TripleSlab:
+    """ "all" of three modalities: tuples (i, j, k) of consecutive samples i of a dense batch with all of its j and k.
 
-    def __init__(self, units: list[Tensor], scale: Tensor, saved: Tensor) -> None:
-        self._units = units
-        x, y, z = units
-        size = len(x)
-        self._a, self._b, self._c = Operand.of(torch.stack([x @ y.T, x @ z.T, y @ z.T])).unbind()
+    Scores come from three Gram matrices, of x [a, D], y [b, D] and z [b, D]; `first` is the place of the first i among
+    the b samples.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, z: Tensor, first: int, scale: Tensor, saved: Tensor) -> None:
+        self._units = (x, y, z)
+        self._first = first
+        rows, size = len(x), len(y)
+        grams = Operand.of(torch.cat([x @ y.T, x @ z.T, y @ z.T]))
+        self._a, self._b, self._c = grams.split([rows, rows, size])
         # Scores lie in [1, sqrt(3)]; about the middle of that range exp2 needs no running maximum.
         self._shift = scale.double() * -(1 + math.sqrt(3)) / 2
         self._scale = scale
         self._scale_number = scale.item()
         self._sum_dtype = _sum_dtype(scale, size)
         self._shift_rounded = self._shift.to(self._sum_dtype)
-        # Of every sample: the sum of its anchors' mean scores less its own, its own tuple's slope, and the least gap of
-        # the tuples (i, j, k) with that i. Of every triple: what `recall` takes, and its exponential times its slope.
-        self._excess, self._own_slopes, self._least_gaps = saved[: 3 * size].view(3, size)
+        # Of every sample i: the sum of its anchors' mean scores less its own, its own tuple's slope, and the least gap
+        # of its tuples. Of every triple: what `recall` takes, and its exponential times its slope.
+        self.excess, self._own_slopes, self._least_gaps = saved[: 3 * rows].view(3, rows)
         self._kept = None
-        if saved.numel() >= 3 * size + 2 * size**3 and self._sum_dtype == x.dtype:
-            self._kept = saved[3 * size :][: 2 * size**3].view(2, size, size, size)
+        if saved.numel() >= 3 * rows + 2 * rows * size**2 and self._sum_dtype == x.dtype:
+            self._kept = saved[3 * rows :][: 2 * rows * size**2].view(2, rows, size, size)
         capacity = _tile_elements(x.device)
-        self._rows = min(size, capacity // size**2)
+        self._rows = min(rows, capacity // size**2)
         if self._rows < 3:
-            self._rows = min(size, _FEW_ROWS)
+            self._rows = min(rows, _FEW_ROWS)
         self._middle = max(1, min(size, capacity // (size * self._rows)))
         self._capacity = self._rows * self._middle * size
         self._tile = TripleTile(self._capacity, x)
 
     def _tiles(self) -> Iterator[tuple[slice, slice, tuple[Operand, Operand, Operand], tuple[int, int, int]]]:
         """Slices of i and j, their inner products and the shape [i, j, k] of the tile."""
-        size = len(self._units[0])
-        all_i, all_j = list(_slices(size, self._rows)), list(_slices(size, self._middle))
+        x, y, _ = self._units
+        size = len(y)
+        all_i, all_j = list(_slices(len(x), self._rows)), list(_slices(size, self._middle))
         sizes_i, sizes_j = ([part.stop - part.start for part in parts] for parts in (all_i, all_j))
         all_b = self._b.unsqueeze(1).split(sizes_i)
         all_c = self._c.unsqueeze(0).split(sizes_j, dim=1)
@@ -203,17 +215,18 @@ class _TripleLoss:
         out = out[: sigma.numel()].view(sigma.shape)
         return torch.add(self._shift_rounded, sigma, alpha=self._scale_number, out=out).exp2_()
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """log2 of the sum over every anchor's tuples [3, b], and the samples' own scores [b]."""
-        size = len(self._units[0])
+    def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Over the tuples of every i [2, a], j [2, b] and k [2, b]: the sums of exponentials and of those times score.
+        And the scores [a] of the samples' own tuples."""
+        rows, size = len(self._units[0]), len(self._units[1])
         store = self._units[0].new_empty(self._capacity, dtype=self._sum_dtype)
-        by_i, by_jk = store.new_zeros(2, size), store.new_zeros(2, size, size)  # of exponentials, and those times score
-        positives = torch.empty_like(self._excess)
+        by_i, by_jk = store.new_zeros(2, rows), store.new_zeros(2, size, size)
+        positives = torch.empty_like(self.excess)
         self._least_gaps.fill_(math.inf)
         for i, j, products, shape in self._tiles():
             keep = None if self._kept is None else self._kept[:, i, j].unbind()
             sigma = self._tile.sigma(*products, shape, keep)
-            own, samples = _own_tuples(sigma, i, j)
+            own, samples = self._own_tuples(sigma, i, j)
             positives[samples] = own
             exp = self._exponentials(sigma, out=store)
             by_i[0, i] += exp.flatten(1).sum(1)
@@ -221,23 +234,36 @@ class _TripleLoss:
             if keep is not None:
                 self._least_gaps[i] = torch.minimum(self._least_gaps[i], self._tile.least_gap())
                 slopes = self._tile.slopes()
-                self._own_slopes[samples] = _own_tuples(slopes, i, j)[0]
+                self._own_slopes[samples] = self._own_tuples(slopes, i, j)[0]
                 slopes.mul_(exp)
             exp.mul_(sigma)
             by_i[1, i] += exp.flatten(1).sum(1)
             by_jk[1, j] += exp.sum(0)
-        sums, score_sums = torch.stack([by_i, by_jk.sum(2), by_jk.sum(1)], dim=1)
-        torch.sub((score_sums / sums).sum(0), positives, alpha=3, out=self._excess)
-        return (sums.log2_() - self._shift).to(self._scale.dtype), positives
+        return by_i, by_jk.sum(2), by_jk.sum(1), positives
 
-    def backward(self, normalisers: Tensor, d_score: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Gradients of the three [b, D] and the sum of scores times their gradient.
+    def finish(self, by_i: Tensor, by_j: Tensor, by_k: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
+        """From the complete `sums` of the samples i alone, [2, a] each: log2 of the sum over every anchor's tuples
+        [3, a], and the samples' own scores [a]. Fills `excess`."""
+        sums, score_sums = torch.stack([by_i, by_j, by_k], dim=1)
+        torch.sub((score_sums / sums).sum(0), positives, alpha=3, out=self.excess)
+        return self.log_sums(sums), positives
 
-        d_score [b]: what the softmax weights of a sample's anchors are multiplied with.
+    def log_sums(self, sums: Tensor) -> Tensor:
+        """log2 of sums of exponentials, without their shift."""
+        return (sums.log2() - self._shift).to(self._scale.dtype)
+
+    def factors(self, log_sums: Tensor, d_score: Tensor) -> Tensor:
+        """What the exponentials of anchors' tuples are multiplied with in the backward pass; any shape.
+
+        d_score: what the softmax weights of the tuples of a sample's anchors are multiplied with.
         """
+        return d_score * torch.exp2(-log_sums.to(self._sum_dtype) - self._shift)
+
+    def backward(self, of_i: Tensor, of_j: Tensor, of_k: Tensor, d_score: Tensor) -> list[Tensor]:
+        """Gradients of x, y and z from these tuples. of_i [a], of_j [b], of_k [b]: `factors`; d_score: [a]."""
         x, y, z = self._units
-        of_i, of_j, of_k = d_score * torch.exp2(-normalisers.to(self._sum_dtype) - self._shift)
-        d_a, d_b, d_c = torch.zeros(3, len(x), len(x), dtype=x.dtype, device=x.device)
+        d_a, d_b = torch.zeros(2, len(x), len(y), dtype=x.dtype, device=x.device)
+        d_c = x.new_zeros(len(y), len(y))
         exp_store, factor_store = x.new_empty(2, self._capacity, dtype=self._sum_dtype)
         weight_store = x.new_empty(self._capacity)
         of_jk = of_j[:, None] + of_k
@@ -245,7 +271,7 @@ class _TripleLoss:
         for i, j, products, shape in self._tiles():
             factor, weight = (store[: math.prod(shape)].view(shape) for store in (factor_store, weight_store))
             torch.add(of_jk[j], of_i[i, None, None], out=factor)
-            own, samples = _own_tuples(weight, i, j)
+            own, samples = self._own_tuples(weight, i, j)
             if self._kept is not None and all(gap > _SAFE_GAP for gap in least_gaps[i]):
                 root, exp_slope = self._kept[:, i, j].unbind()
                 self._tile.recall(*products, shape, root)
@@ -263,18 +289,17 @@ class _TripleLoss:
                 d_a[i, j] += next(gradients).sum(2)
                 d_b[i] += next(gradients).sum(1)
                 d_c[j] += next(gradients).sum(0)
-        d_units = [torch.addmm(d_a @ y, d_b, z), torch.addmm(d_a.T @ x, d_c, z), torch.addmm(d_b.T @ x, d_c.T, y)]
-        return d_units, torch.dot(d_score, self._excess)
+        return [torch.addmm(d_a @ y, d_b, z), torch.addmm(d_a.T @ x, d_c, z), torch.addmm(d_b.T @ x, d_c.T, y)]
+
+    def _own_tuples(self, tile: Tensor, i: slice, j: slice) -> tuple[Tensor, slice]:
+        """The own tuples of a tile [i, j, k] over all k, as a view, and the slice of i that they are of."""
+        begin, end = i.start + self._first, i.stop + self._first
+        start, stop = max(begin, j.start), max(begin, j.start, min(end, j.stop))
+        block = tile[start - begin : stop - begin, start - j.start : stop - j.start, start:stop]
+        return block.diagonal().diagonal(), slice(start - self._first, stop - self._first)
 
 
-def _own_tuples(tile: Tensor, i: slice, j: slice) -> tuple[Tensor, slice]:
-    """The entries (n, n, n) of a tile [i, j, k] over all k, as a view, and the slice of those n."""
-    start, stop = max(i.start, j.start), max(i.start, j.start, min(i.stop, j.stop))
-    block = tile[start - i.start : stop - i.start, start - j.start : stop - j.start, start:stop]
-    return block.diagonal().diagonal(), slice(start, stop)
-
-
-def _paired_normalisers(rows: list[Tensor], columns: list[Tensor], scale: Tensor) -> Tensor:
+def paired_normalisers(rows: list[Tensor], columns: list[Tensor], scale: Tensor) -> Tensor:
     """log2 of the sum over every anchor's tuples: anchors are rows [a, D], the other members columns [b, D]; [M, a]."""
     wide = _pair_columns(scale.device)
     normalisers = rows[0].new_full((len(rows), len(rows[0])), -math.inf)
@@ -290,12 +315,12 @@ def _paired_normalisers(rows: list[Tensor], columns: list[Tensor], scale: Tensor
     return normalisers
 
 
-def _paired_backward(
+def paired_backward(
     rows: list[Tensor], columns: list[Tensor], scale: Tensor, normalisers: Tensor, d_score: Tensor
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Gradients of the rows and of the columns, and the sum of scores times their gradient.
 
-    d_score [a]: as for `_TripleLoss.backward`.
+    d_score [a]: as for `TripleSlab.factors`.
     """
     wide = _pair_columns(scale.device)
     d_rows, d_columns = ([torch.zeros_like(part) for part in parts] for parts in (rows, columns))
@@ -320,7 +345,7 @@ def _paired_backward(
     return d_rows, d_columns, d_scores
 
 
-def _unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor | None]:
+def unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor | None]:
     """Unit rows of the embeddings [M, B, D] in the compute dtype, and 1/length [M, B, 1], or None if not asked.
 
     Rows that no anchor and no pool uses are zero: what stands there, NaN too, must not reach the gradient.
@@ -336,7 +361,7 @@ def _unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool
     return rows.mul_(inverse), inverse
 
 
-def _modality_sets(present: Tensor | None, count: int, batch: int, device: torch.device) -> Iterator[ModalitySet]:
+def modality_sets(present: Tensor | None, count: int, batch: int, device: torch.device) -> Iterator[ModalitySet]:
     """The sets of at least two modalities that occur in the batch; none in an empty batch."""
     if batch == 0:
         return
@@ -357,9 +382,9 @@ def _select(units: Tensor, group: ModalitySet) -> tuple[list[Tensor], list[Tenso
     return rows, columns
 
 
-def _scale(temperature: Tensor, like: Tensor) -> Tensor:
+def logit_scale(temperature: Tensor, like: Tensor) -> Tensor:
     """What turns a score into a logit to base 2."""
-    return _LOG2_E / temperature.to(like.dtype)
+    return LOG2_E / temperature.to(like.dtype)
 
 
 def _sum_dtype(scale: Tensor, size: int) -> torch.dtype:
@@ -373,7 +398,7 @@ def _sum_dtype(scale: Tensor, size: int) -> torch.dtype:
     return scale.dtype if largest < 120 else torch.float64
 
 
-def _inverse_total(weights: Tensor, anchor_counts: Tensor) -> Tensor:
+def inverse_of_total(weights: Tensor, anchor_counts: Tensor) -> Tensor:
     """One over the total weight of all anchors; 0 where there is none."""
     total = (weights * anchor_counts).sum()
     return total.reciprocal().masked_fill_(total == 0, 0)
