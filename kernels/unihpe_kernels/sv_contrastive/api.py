@@ -1,21 +1,19 @@
 """The public loss: arguments checked, then one operator call."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from unihpe_kernels.checks import Backend, check_backend, check_tensor
+from unihpe_kernels.checks import Backend
+from unihpe_kernels.sv_contrastive.arguments import check_arguments, warn_of_many_triples
+from unihpe_kernels.sv_contrastive.group.loss import loss_over_group
 from unihpe_kernels.sv_contrastive.op import sv_contrastive
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-MAX_MODALITIES = 8
-MIN_TEMPERATURE = 1e-3
 
 
 def singular_value_contrastive_loss(
@@ -72,60 +70,13 @@ def singular_value_contrastive_loss(
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
     """
-    embeddings = _check_embeddings(embeddings, negatives)
-    first = embeddings[0]
-    batch = first.shape[0]
-    if weights is not None:
-        check_tensor("weights", weights, (batch,), like=first)
-    if present is not None:
-        check_tensor("present", present, (len(embeddings), batch), dtypes=(torch.bool,), like=first)
-    if group is not None and torch.distributed.get_world_size(group) > 1:
-        raise ValueError(
-            f"group must be None or hold one rank, got {torch.distributed.get_world_size(group)} ranks: "
-            "negatives are not gathered across ranks"
-        )
-    tau = _check_temperature(temperature, first)
-    resolved = check_backend(backend, first, "singular_value_contrastive_loss")
-    if resolved == "triton" and negatives == "all" and len(embeddings) == 3 and not isinstance(temperature, Tensor):
-        least = _least_float32_temperature(batch)
-        if temperature < least:
-            if backend == "triton":
-                raise ValueError(
-                    f'temperature must be at least {least:.2g} for backend="triton", negatives="all" and {batch} '
-                    f"samples, got {temperature}"
-                )
-            resolved = "torch"
-    return sv_contrastive(embeddings, tau, weights, present, negatives, bool(normalize), resolved)[0]
-
-
-def _check_embeddings(embeddings: Sequence[Tensor], negatives: str) -> list[Tensor]:
-    if isinstance(embeddings, Tensor) or not isinstance(embeddings, Sequence):
-        raise TypeError(f"embeddings must be a sequence of tensors [B, D], got {type(embeddings).__name__}")
-    limits = {"paired": MAX_MODALITIES, "all": 3}
-    if negatives not in limits:
-        raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
-    if not 2 <= len(embeddings) <= limits[negatives]:
-        raise ValueError(
-            f'embeddings must hold 2 to {limits[negatives]} tensors for negatives="{negatives}", got {len(embeddings)}'
-        )
-    check_tensor("embeddings[0]", embeddings[0], ("B", "D"))
-    for m, embedding in enumerate(embeddings[1:], start=1):
-        check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
-    dtype = functools.reduce(torch.promote_types, [embedding.dtype for embedding in embeddings])
-    return [embedding.to(dtype) for embedding in embeddings]
-
-
-def _check_temperature(temperature: float | Tensor, like: Tensor) -> Tensor:
-    if isinstance(temperature, Tensor):
-        check_tensor("temperature", temperature, (), like=like)
-        return temperature
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(f"temperature must be a float or a tensor [], got {type(temperature).__name__}")
-    if not MIN_TEMPERATURE <= temperature < math.inf:
-        raise ValueError(f"temperature must be finite and at least {MIN_TEMPERATURE}, got {temperature}")
-    return torch.full((), temperature, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-
-
-def _least_float32_temperature(batch: int) -> float:
-    """Above it exp2 of logits about the middle of [1, sqrt(3)], and their sums over batch^2, stay float32 numbers."""
-    return (math.sqrt(3) - 1) / 2 * math.log2(math.e) / (110 - 2 * math.log2(max(batch, 1)))
+    check = functools.partial(check_arguments, embeddings, temperature, negatives, weights, present, normalize, backend)
+    if group is not None and torch.distributed.get_world_size(group) != 1:
+        return loss_over_group(group, check)
+    given = check()
+    batch = given.embeddings[0].shape[0]
+    if given.has_triples():
+        warn_of_many_triples(batch, batch)
+    return sv_contrastive(
+        given.embeddings, given.tau(), weights, present, negatives, given.normalize, given.resolve_backend(batch)
+    )[0]

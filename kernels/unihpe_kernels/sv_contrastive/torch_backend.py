@@ -63,7 +63,8 @@ def forward(
     for group in modality_sets(present, len(units), batch, units.device):
         rows, columns = _select(units, group)
         if negatives == "all" and len(rows) == 3:
-            triples = TripleSlab(*rows, 0, scale, saved)
+            x, y, z = rows
+            triples = TripleSlab(x, y, z, 0, scale, saved)
             log_sums, positives = triples.finish(*triples.sums())
         else:
             log_sums, positives = paired_normalisers(rows, columns, scale), Positives(rows).scores
@@ -123,8 +124,10 @@ def backward(
         log_sums = normalisers[list(group.modalities)][:, anchors]
         d_score = d_logits[anchors] * (scale / LOG2_E)  # over the temperature
         if negatives == "all" and len(rows) == 3:
-            triples = TripleSlab(*rows, 0, scale, saved)
-            d_columns = triples.backward(*triples.factors(log_sums, d_score), d_score)
+            x, y, z = rows
+            triples = TripleSlab(x, y, z, 0, scale, saved)
+            of_i, of_j, of_k = triples.factors(log_sums, d_score)
+            d_columns = triples.backward(of_i, of_j, of_k, d_score)
             d_group = torch.dot(d_score, triples.excess)
             d_rows: list[Tensor] = []
         else:
@@ -138,8 +141,7 @@ def backward(
             for modality, part in zip(group.modalities, parts, strict=False):
                 d_units[modality][index] += part
 
-    if inverse_norms is not None:
-        d_units = (d_units - units * (units * d_units).sum(2, keepdim=True)) * inverse_norms
+    d_units = through_lengths(units, inverse_norms, d_units)
     d_embeddings = [
         d_unit.to(embedding.dtype, copy=True) for embedding, d_unit in zip(embeddings, d_units, strict=True)
     ]
@@ -359,6 +361,13 @@ def unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool)
     norms = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
     inverse = norms.reciprocal().masked_fill_(norms < _MIN_NORM, 0)
     return rows.mul_(inverse), inverse
+
+
+def through_lengths(units: Tensor, inverse_norms: Tensor | None, d_units: Tensor) -> Tensor:
+    """Gradients of the rows that `unit_rows` took, [M, B, D]."""
+    if inverse_norms is None:
+        return d_units
+    return (d_units - units * (units * d_units).sum(2, keepdim=True)) * inverse_norms
 
 
 def modality_sets(present: Tensor | None, count: int, batch: int, device: torch.device) -> Iterator[ModalitySet]:
