@@ -10,6 +10,7 @@ from tests.kernels.sv_cases import random_embeddings
 from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive.group import loss as group_loss
 
+MOST = 4  # ranks
 # samples of every rank, by the number of ranks
 UNEVEN = {1: (7,), 2: (5, 3), 3: (4, 0, 6), 4: (5, 0, 7, 3)}
 EVEN = {1: (6,), 2: (4, 4), 3: (3, 3, 3), 4: (3, 3, 3, 3)}

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.kernels.group_ranks import MOST, Ranks
 from tests.kernels.sv_cases import in_float64, random_embeddings
-from tests.kernels.sv_group_cases import EVEN, UNEVEN, Case, compute, on_rank, share, whole
+from tests.kernels.sv_group_cases import EVEN, MOST, UNEVEN, Case, compute, on_rank, share, whole
 from tests.kernels.test_sv_op import LargestTensor
 from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive import arguments as argument_checks
@@ -23,13 +21,6 @@ from unihpe_kernels.sv_contrastive.group import loss as group_loss
 # Relative to the largest entry. The temperature's gradient is a difference of scores over tau^2, some fifteen times as
 # large; the half types round their gradients, once, and are compared with float32 on the same numbers.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2**-8}
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory) -> Iterator[Ranks]:
-    ranks = Ranks(tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.stop()
 
 
 CASES = [

@@ -48,6 +48,14 @@ def singular_value_contrastive_loss(
     together. What stands in an absent embedding is of no effect. With no anchor at all, or no weight, the loss and its
     gradient are 0.
 
+    With `group`, anchors are the samples of this process and tuples are formed from those of all its ranks, which may
+    hold different numbers of samples, or none. Every rank gets the loss of the concatenated batch. The rule of its
+    gradients: what is differentiated is the sum of all ranks' results. So the embeddings and weights of a rank, which
+    are its own, get N times the gradient of the loss (N ranks), and the temperature, which all share, gets that of the
+    loss, the same on every rank. Averaged over ranks, as DDP and FSDP do, parameters' gradients are exactly those of
+    one process with the whole batch. Without either, average them all the same, or divide those of the embeddings by N.
+    Every rank must call forward and backward. docs/scaling.md says what is sent and computed.
+
     Args:
         embeddings: M tensors [B, D], any strides; float32, float64, bfloat16 or float16, unlike ones are promoted.
         temperature: tau, a float of at least 0.001, or a tensor [] that receives a gradient and whose range is not
@@ -55,13 +63,17 @@ def singular_value_contrastive_loss(
             Below, the torch backend sums in float64. The Triton backend cannot: "auto" leaves a float that small to
             torch, and a tensor that small gives NaN, not a wrong number.
         negatives: "paired": i_m = i and the other M - 1 members all from one sample j; B tuples, 2 <= M <= 8, O(B D)
-            memory. "all": every tuple with i_m = i; B^(M-1) tuples, M = 2 or 3, O(B^2) memory.
+            memory. "all": every tuple with i_m = i; B^(M-1) tuples, M = 2 or 3, O(B^2) memory; warns where one process
+            visits more than 2^35 of them in a step.
         weights: [B], floating point, not negative; receives a gradient. A sample of weight 0 is still a negative.
         present: bool [M, B], which modality each sample has; None: all.
         normalize: False takes the rows to be unit vectors already. With True, a row shorter than 1e-12 counts as
             orthogonal to everything and gets no gradient.
-        group: a torch.distributed process group; only groups of one rank are supported.
-        backend: "auto", "torch" or "triton".
+        group: a torch.distributed process group; None or of one rank: this process alone. M, D, dtype, negatives,
+            normalize, temperature and backend must be the same on every rank, else each raises. The graph of
+            torch.compile breaks at the loss. present= synchronises a GPU, and so does a group without a CPU backend
+            (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are sent as they are.
+        backend: "auto", "torch" or "triton". With a group of several ranks all of them run on torch.
 
     Returns:
         The loss, a tensor []: float64 for float64 embeddings, else float32; also under autocast. Inner products follow

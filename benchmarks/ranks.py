@@ -1,4 +1,4 @@
-"""Processes that form groups of 1 to 4 ranks, started once and kept for all tests that want them."""
+"""Processes on this machine that form gloo groups of their first 1, 2, .. ranks, started once and kept."""
 
 import datetime
 import multiprocessing
@@ -11,26 +11,27 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-MOST = 4
 _PATIENCE = 60  # seconds, after which a call counts as hung
 
 
 class Ranks:
     """`run` calls a function of a module on the first ranks at once: f(group of those, rank, *args)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, count: int, folder: Path) -> None:
+        """folder: an empty one, where they find each other."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "torch.distributed"])
         self._ends, self._processes = [], []
-        for rank in range(MOST):
+        for rank in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, folder / "store", there), daemon=True)
+            process = context.Process(target=_serve, args=(rank, count, folder / "store", there), daemon=True)
             process.start()
             self._ends.append(here)
             self._processes.append(process)
 
-    def run(self, function: Callable[..., Any], *args: Any, ranks: int = MOST) -> list[Any]:
-        """The results in the order of ranks; what a rank raised is in its place."""
+    def run(self, function: Callable[..., Any], *args: Any, ranks: int | None = None) -> list[Any]:
+        """The results in the order of ranks, of all or the first few."""
+        ranks = ranks or len(self._ends)
         for end in self._ends[:ranks]:
             end.send((function, ranks, args))
         results = []
@@ -52,11 +53,11 @@ class Ranks:
             process.kill()
 
 
-def _serve(rank: int, store: Path, end: Connection) -> None:
+def _serve(rank: int, count: int, store: Path, end: Connection) -> None:
     torch.set_num_threads(1)
     patience = datetime.timedelta(seconds=_PATIENCE)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=MOST, timeout=patience)
-    groups = {ranks: dist.new_group(list(range(ranks)), timeout=patience) for ranks in range(1, MOST + 1)}
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=patience)
+    groups = {ranks: dist.new_group(list(range(ranks)), timeout=patience) for ranks in range(1, count + 1)}
     while True:
         try:
             function, ranks, args = end.recv()
