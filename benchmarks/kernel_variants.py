@@ -111,10 +111,12 @@ def _sv_paired(
     masked: bool = False,
     odd: bool = False,
     precision: str = "ieee",
+    apart: bool = False,
 ) -> Variant:
     """A kernel over (anchor, sample) pairs, 512 wide, with the settings that it has at `batch` by a file of settings.
 
     masked: for samples that may lack modalities. odd: for a batch that 16 does not divide.
+    apart: anchors are other samples than those that tuples are formed from.
     """
     width = 512
     kind = "half" if dtype == "bf16" else "float"
@@ -126,7 +128,8 @@ def _sv_paired(
     if direction == "backward":
         constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
     types = {"stack": f"*{dtype}", "panel": f"*{dtype}"}
-    types |= dict.fromkeys(("n", "width", "columns", "begin", "end", "rows"), "i32")
+    types |= dict.fromkeys(("anchors", "n", "width", "columns", "begin", "end", "rows"), "i32")
+    constants |= {} if apart else {"anchors": None}
     codes = dict.fromkeys(("anchor_codes", "pool_codes"), "*i32" if masked else None)
     constants |= {} if masked else codes
     types |= codes if masked else {}
@@ -141,6 +144,7 @@ def _sv_paired(
         name=f"paired_{direction} {tile_i}x{tile_j}, M = {count}, {dtype}"
         + ", masked" * masked
         + ", odd" * odd
+        + ", apart" * apart
         + f", {precision}" * (precision != "ieee"),
         kernel=kernel,
         signature=signature,
@@ -231,6 +235,11 @@ VARIANTS: list[Variant] = [
     ),
     *(_sv_paired(direction, 3, batch=1024, masked=True) for direction in ("forward", "backward")),
     *(_sv_paired(direction, 3, "fp32", precision="tf32x3") for direction in ("forward", "backward")),
+    *(
+        _sv_paired(direction, count, batch=1000, odd=True, apart=True)
+        for count in (3, 4)
+        for direction in ("forward", "backward")
+    ),
     *(
         _sv_paired(direction, count, dtype, batch=1000, masked=count == 3, odd=True)
         for count, dtype in ((3, "bf16"), (3, "fp32"), (5, "bf16"))

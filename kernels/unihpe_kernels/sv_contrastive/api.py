@@ -73,7 +73,7 @@ def singular_value_contrastive_loss(
             normalize, temperature and backend must be the same on every rank, else each raises. The graph of
             torch.compile breaks at the loss. present= synchronises a GPU, and so does a group without a CPU backend
             (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are sent as they are.
-        backend: "auto", "torch" or "triton". With a group of several ranks all of them run on torch.
+        backend: "auto", "torch" or "triton".
 
     Returns:
         The loss, a tensor []: float64 for float64 embeddings, else float32; also under autocast. Inner products follow

@@ -59,17 +59,26 @@ def _loss(group: "ProcessGroup", given: Arguments) -> Tensor:
     }
     headers = exchange_headers(group, (len(first), int(given.present is not None)), shared)
     wire = Wire(group, [samples for samples, _ in headers])
-    given.resolve_backend(wire.total)  # of the Triton backend there are no kernels for parts of a batch: torch runs
+    pieces = _pieces(given.resolve_backend(wire.total))
     if given.has_triples():
         warn_of_many_triples(len(first), wire.total)
-    call = _Call(wire, given.has_triples(), given.normalize, masked=any(masked for _, masked in headers))
+    call = _Call(wire, pieces, given.has_triples(), given.normalize, masked=any(masked for _, masked in headers))
     with torch.autocast(first.device.type, enabled=False):
         return _GroupLoss.apply(call, tau, given.weights, given.present, *given.embeddings)
+
+
+def _pieces(backend: str) -> type[TorchPieces]:
+    if backend == "torch":
+        return TorchPieces
+    from unihpe_kernels.sv_contrastive.group.triton_pieces import TritonPieces  # not above: triton may be missing
+
+    return TritonPieces
 
 
 @dataclass(frozen=True)
 class _Call:
     wire: Wire
+    pieces: type[TorchPieces]
     triples: bool  # whether complete samples form triples
     normalize: bool
     masked: bool  # whether samples of some rank lack modalities
@@ -115,7 +124,7 @@ class _GroupLoss(torch.autograd.Function):
         own = _samples(embeddings, present)
         codes = _codes(call, own, present)
         weighted = _weights(weights, own)
-        pieces = TorchPieces(temperature, call.normalize, own)
+        pieces = call.pieces(temperature, call.normalize, own)
         scale = LOG2_E / temperature.to(weighted.dtype)
         gathered = None if _takes_ring(call, own) else wire.gather(own)
         count = own.shape[1]
@@ -142,7 +151,8 @@ class _GroupLoss(torch.autograd.Function):
             complete, mine, first = _complete(wire, gathered, codes)
             chosen = gathered[complete]
             every_weight = wire.gather(weighted)
-            by_jk = torch.zeros(2, 2, len(chosen), dtype=torch.float64, device=own.device)
+            kinds = 1 + pieces.score_sums
+            by_jk = torch.zeros(2, kinds, len(chosen), dtype=torch.float64, device=own.device)
             if mine_count := _length(mine, len(own)):
                 triples = pieces.triples(chosen, first, mine_count, None)
                 by_i, own_jk = triples.sums()
@@ -180,7 +190,7 @@ class _GroupLoss(torch.autograd.Function):
         call: _Call = ctx.call
         wire = call.wire
         own = _samples(embeddings, present)
-        pieces = TorchPieces(temperature, call.normalize, own)
+        pieces = call.pieces(temperature, call.normalize, own)
         over_tau = inverse_total / temperature.to(inverse_total.dtype)
         d_score = _weights(weights, own) * over_tau
         d_own = torch.zeros(own.shape, dtype=d_score.dtype, device=own.device)

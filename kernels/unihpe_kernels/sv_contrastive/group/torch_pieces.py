@@ -11,6 +11,8 @@ from unihpe_kernels.sv_contrastive.torch_backend import Positives, TripleSlab
 
 
 class TorchPieces:
+    score_sums = True  # whether `TorchTriples.sums` are of two kinds
+
     def __init__(self, temperature: Tensor, normalize: bool, like: Tensor) -> None:
         """like: has the dtype of the embeddings."""
         self._normalize = normalize
@@ -19,7 +21,7 @@ class TorchPieces:
 
     def paired(self, rows: Tensor, columns: Tensor) -> Tensor:
         """log2 of the sum over the tuples of every row with these columns, [modalities, rows]."""
-        return torch_backend.paired_normalisers(self._units(rows)[0], self._units(columns)[0], self._scale)
+        return torch_backend.paired_normalisers(self.units(rows)[0], self.units(columns)[0], self._scale)
 
     def paired_gradients(
         self, rows: Tensor, columns: Tensor, log_sums: Tensor, d_score: Tensor
@@ -28,18 +30,18 @@ class TorchPieces:
 
         log_sums: over all of the anchors' tuples. d_score [rows]: what their softmax weights are multiplied with.
         """
-        row_units, row_inverses = self._units(rows)
-        units, inverses = self._units(columns)
+        row_units, row_inverses = self.units(rows)
+        units, inverses = self.units(columns)
         d_rows, d_columns, d_scores = torch_backend.paired_backward(row_units, units, self._scale, log_sums, d_score)
         return _to_rows(row_units, row_inverses, d_rows), _to_rows(units, inverses, d_columns), d_scores
 
     def positives(self, rows: Tensor) -> Tensor:
         """Scores of the rows' own tuples, [rows]."""
-        return Positives(self._units(rows)[0]).scores
+        return Positives(self.units(rows)[0]).scores
 
     def positive_gradients(self, rows: Tensor, d_score: Tensor) -> Tensor:
         """Of the rows, from d_score [rows] of their own tuples, which is overwritten."""
-        units, inverses = self._units(rows)
+        units, inverses = self.units(rows)
         return _to_rows(units, inverses, Positives(units).backward(d_score))
 
     def triples(self, columns: Tensor, first: int, count: int, saved: Tensor | None) -> "TorchTriples":
@@ -47,9 +49,10 @@ class TorchPieces:
 
         saved: `TorchTriples.saved` of the forward pass, in the backward pass.
         """
-        return TorchTriples(*self._units(columns), self._scale, first, count, saved)
+        return TorchTriples(*self.units(columns), self._scale, first, count, saved)
 
-    def _units(self, rows: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def units(self, rows: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Unit rows of each modality, and 1/length [modalities, rows, 1]."""
         units, inverses = torch_backend.unit_rows(list(rows.unbind(1)), None, self._normalize)
         return list(units), inverses
 
