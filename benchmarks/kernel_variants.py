@@ -273,7 +273,7 @@ VARIANTS: list[Variant] = [
             f"paired_prepare, M = {count}" + ", masked" * masked,
             kernels_paired.paired_prepare,
             {
-                "embeddings": ("*bf16",) * count, "stack": "*bf16", **dict.fromkeys(("inverse_norms", "inner"), "*fp32"),
+                "embeddings": ("*bf16",) * count, "stack": "*bf16", "inverse_norms": "*fp32", "inner": "*fp32",
                 "n": "i32", "width": "i32", **({"used": "*u8"} if masked else {}),
             },
             {"COUNT": count, "MASKED": masked, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128}

@@ -11,6 +11,8 @@ from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive.group import loss as group_loss
 
 MOST = 4  # ranks
+# Of embeddings without a tuple close to a double eigenvalue, where one process in float32 is off by some 1e-6, too.
+SEED = 3
 # samples of every rank, by the number of ranks
 UNEVEN = {1: (7,), 2: (5, 3), 3: (4, 0, 6), 4: (5, 0, 7, 3)}
 EVEN = {1: (6,), 2: (4, 4), 3: (3, 3, 3), 4: (3, 3, 3, 3)}
@@ -46,7 +48,7 @@ def whole(case: Case, ranks: int) -> dict[str, Any]:
     """The arguments for the samples of all ranks together."""
     batch = sum(case.split(ranks))
     generator = torch.Generator().manual_seed(5)
-    embeddings = [e.detach() for e in random_embeddings(case.count, batch, 9, case.dtype)]
+    embeddings = [e.detach() for e in random_embeddings(case.count, batch, 9, case.dtype, SEED)]
     if not case.normalize:
         embeddings = [torch.nn.functional.normalize(e, dim=1) for e in embeddings]
     wide = torch.float64 if case.dtype == torch.float64 else torch.float32

@@ -2,8 +2,10 @@
 
 Gram matrices A[i, j] = x_i.y_j, B[i, k] = x_i.z_k, C[j, k] = y_j.z_k lie one after the other, [3, ld, ld] with ld the
 batch rounded up to whole tiles. Where `slab` is given, i are so many samples alone, of their own, and A and B have
-`slab` rows; where it is None, they are all. A program owns a tile of C in registers and walks over i: it reads one row piece of A
-and of B a step, and every triple costs arithmetic alone.
+`slab` rows; where it is None, they are all.
+
+A program owns a tile of C in registers and walks over i: it reads one row piece of A and of B a step, and every triple
+costs arithmetic alone.
 
 exp2 of the shifted logits needs no running maximum: scores lie in [1, sqrt(3)], the shift is their middle.
 """

@@ -144,7 +144,7 @@ class _Turns:
 
 def slab_gradients(
     grams: Tensor, temperature: Tensor, factors: Tensor, n: int, ld: int, slab: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Gradients of the Gram matrices of a slab, as `sums` takes them, and the sum of scores times their gradient [].
 
     Own tuples are as all others. factors [3, ld]: what the exponentials of anchors' tuples are multiplied with.

@@ -92,7 +92,8 @@ def normalisers(
     anchor_codes, pool_codes = (codes.anchors, codes.pool) if codes else (None, None)
     kernels.paired_forward[(tiles_i, count, splits)](
         tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchor_codes, pool_codes, temperature, highest,
-        sums, anchors, n, width, columns, COUNT=count, MASKED=codes is not None, PRECISION=_precision(tables.stack.dtype),
+        sums, anchors, n, width, columns,
+        COUNT=count, MASKED=codes is not None, PRECISION=_precision(tables.stack.dtype),
         TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"], SWAP=bool(options.get("swap")),
         num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
     )  # fmt: skip
@@ -143,7 +144,8 @@ def gradients(
             grad, weights, inverse_total, log_sums, panel, d_members, d_scale, anchors, n, width, begin, end, rows,
             COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None, FIRST=begin == 0,
             PRECISION=_precision(tables.stack.dtype), TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
-            SWAP=bool(options.get("swap")), num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
+            SWAP=bool(options.get("swap")),
+            num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
         )  # fmt: skip
         part = panel.view(-1)[: count * (end - begin) * count * n]
         _add_products(d_stack, part, tables.stack, begin, end, anchors or 0)

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from unihpe_kernels.sv_contrastive.arguments import Arguments, warn_of_many_triples
 from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces
 from unihpe_kernels.sv_contrastive.group.wire import Header, Wire, exchange_headers
-from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, inverse_of_total
+from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -166,7 +166,7 @@ class _GroupLoss(torch.autograd.Function):
 
         sums = torch.stack([(weighted * sample_loss).sum(), (weighted * anchor_counts).sum()])
         loss_sum, weight_sum = wire.sum_of_few(sums.double())
-        inverse_total = inverse_of_total(weight_sum, torch.ones_like(weight_sum))
+        inverse_total = weight_sum.reciprocal().masked_fill_(weight_sum == 0, 0)
         loss = (loss_sum * inverse_total).to(weighted.dtype)
         ctx.call = call
         ctx.save_for_backward(

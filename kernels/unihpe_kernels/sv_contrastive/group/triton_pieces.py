@@ -7,8 +7,8 @@ from torch import Tensor
 
 from unihpe_kernels.checks import on_device
 from unihpe_kernels.sv_contrastive import triton_all, triton_paired
-from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces
-from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, through_lengths
+from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces, Triples, of_products, to_rows
+from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
 from unihpe_kernels.sv_contrastive.triton_paired import Tables
 
 _MIDDLE = (1 + math.sqrt(3)) / 2  # of the scores, as the kernels shift them
@@ -61,14 +61,11 @@ class TritonPieces(TorchPieces):
         return tables
 
 
-class TritonTriples:
-    """As `TorchTriples`."""
-
+class TritonTriples(Triples):
     def __init__(self, pieces: TritonPieces, columns: Tensor, first: int, count: int) -> None:
         self._pieces, self._columns = pieces, columns
         self._own = slice(first, first + count)
-        units, self._inverses = pieces.units(columns)
-        self._units = torch.stack(units)
+        self._units, self._inverses = pieces.units(columns)
         x, y, z = self._units
         x = x[self._own]
         self._size, self._ld = len(y), triton_all.padded(len(y))
@@ -99,23 +96,17 @@ class TritonTriples:
             d_grams, d_scores = triton_all.slab_gradients(
                 self._grams, self._pieces.temperature, factors, self._size, self._ld, self._count
             )
-        d_a, d_b, d_c = self._split(d_grams)
-        x, y, z = self._units
-        x = x[self._own]
-        d_units = torch.zeros_like(self._units)
-        torch.addmm(d_a @ y, d_b, z, out=d_units[0, self._own])
-        torch.addmm(d_a.T @ x, d_c, z, out=d_units[1])
-        torch.addmm(d_b.T @ x, d_c.T, y, out=d_units[2])
-        gradients = through_lengths(self._units, self._inverses, d_units).transpose(0, 1).contiguous()
+        d_units = of_products(self._units, self._own, self._split(d_grams))
+        gradients = to_rows(self._units, self._inverses, d_units)
         rows, positive = self._columns[self._own], own_d_score * -3
         d_scores = d_scores + torch.dot(positive, self._pieces.positives(rows))
         gradients[self._own] += self._pieces.positive_gradients(rows, positive)
         return gradients, d_scores
 
-    def _split(self, grams: Tensor) -> tuple[Tensor, ...]:
-        return grams[:, : self._size].split([self._count, self._count, self._ld])[:2] + (
-            grams[2 * self._count :][: self._size, : self._size],
-        )
+    def _split(self, grams: Tensor) -> list[Tensor]:
+        """Those of x.y, x.z and y.z, without padding."""
+        padding = self._ld - self._size
+        return list(grams[:, : self._size].split([self._count, self._count, self._size, padding])[:3])
 
     def _shift(self) -> Tensor:
         """What the logits lack; NaN where sums of exponentials, or those times a score, would not be float32."""
