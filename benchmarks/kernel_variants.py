@@ -76,19 +76,34 @@ _SLOW = ("sm_90", "gfx942")
 _TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "nvidia-h200": ("sm_90",), "hip": ("gfx942",)}
 
 
-def _sv_all(kernel: Any, setting: str, batch: int, scalars: str, max_registers: int, masked: bool = False) -> Variant:
-    """A kernel over triples with the settings that it has at `batch`, for which its workload is."""
+def _sv_all(
+    kernel: Any,
+    setting: str,
+    batch: int,
+    scalars: str,
+    max_registers: int,
+    masked: bool = False,
+    slab: bool = False,
+) -> Variant:
+    """A kernel over triples with the settings that it has at `batch`, for which its workload is.
+
+    slab: with first samples of their own.
+    """
     options = choose(("default",), setting, batch)
     tile_j, tile_k = options["tile_j"], options["tile_k"]
     integers = dict.fromkeys(scalars.split(), "i32")
     constants = {"MASKED": masked, "TILE_J": tile_j, "TILE_K": tile_k} | ({} if masked else {"complete": None})
+    if slab:
+        integers["slab"] = "i32"
+    else:
+        constants["slab"] = None
     if kernel is kernels_all.sv_all_backward:
         constants["FIRST"] = not masked
     pointers = {name: "*fp32" for name in kernel.arg_names if name not in constants and name not in integers}
     if masked:
         pointers["complete"] = "*u8"
     return Variant(
-        name=f"{setting} {tile_j}x{tile_k}" + ", masked" * masked,
+        name=f"{setting} {tile_j}x{tile_k}" + ", masked" * masked + ", slab" * slab,
         kernel=kernel,
         signature={**pointers, **integers},
         constexprs=constants,
@@ -96,7 +111,7 @@ def _sv_all(kernel: Any, setting: str, batch: int, scalars: str, max_registers: 
         per_iteration=tile_j * tile_k,
         max_registers=max_registers,
         # the Gram matrices once, and as much again for the pieces of the results
-        workloads={} if masked else {f"B = {batch}": Workload(batch**3, 4 * 3 * batch**2 * 2)},
+        workloads={} if masked or slab else {f"B = {batch}": Workload(batch**3, 4 * 3 * batch**2 * 2)},
         num_warps=options["num_warps"],
         divisible=(*pointers, "n", "ld"),
     )
@@ -226,6 +241,8 @@ VARIANTS: list[Variant] = [
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184),
     _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, masked=True),
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 216, masked=True),
+    _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, slab=True),
+    _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184, slab=True),
     *(_sv_paired(direction, 3, table="nvidia-h200") for direction in ("forward", "backward")),
     *(
         _sv_paired(direction, count, dtype, table=table)

@@ -18,9 +18,9 @@ from unihpe_kernels.sv_contrastive import arguments as argument_checks
 from unihpe_kernels.sv_contrastive import reference
 from unihpe_kernels.sv_contrastive.group import loss as group_loss
 
-# Relative to the largest entry; in float32 twice what one process is off by, if that is more. The temperature's gradient
-# is a difference of scores over tau^2, some fifteen times as large; the half types round their gradients, once, and are
-# compared with float32 on the same numbers.
+# Relative to the largest entry; in float32 twice what one process is off by, if that is more. The gradient of the
+# temperature is a difference of scores over tau^2, some fifteen times as large; the half types round their gradients,
+# once, and are compared with float32 on the same numbers.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2**-8}
 
 
