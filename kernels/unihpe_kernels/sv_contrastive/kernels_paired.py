@@ -1,6 +1,6 @@
 # A Triton tuple grows by `+`, which changes its type.
 # ruff: noqa: RUF005
-# mypy: disable-error-code="assignment,misc,index,operator"
+# mypy: disable-error-code="assignment,misc,index,operator,var-annotated"
 """Kernels for negatives="paired": anchor i of one modality against the other members of one sample j.
 
 Similarities are computed a tile at a time from the embeddings as they are, and scaled by the inverse lengths after the
@@ -38,7 +38,7 @@ def _pair(p, q, count):
 
 
 @triton.constexpr_function
-def _entries(count):
+def members_entries(count):
     """Numbers that say how the members' Gram matrix of a sample moves a score: none for one member, its one product for
     two, a triangle in the members' basis for more."""
     return {2: 0, 3: 1}.get(count, (count - 1) * count // 2)
@@ -410,7 +410,7 @@ def paired_backward(
     inverse_total,
     normalisers,
     panel,  # out, [count, end - begin, count, n]: d loss/d (anchor row . member row); the anchor's own modality is 0
-    d_members,  # out, float32 [splits, count, blocks, entries, 32]: for the members' products, see `_entries`
+    d_members,  # out, float32 [splits, count, blocks, entries, 32]: for the members' products, see `members_entries`
     d_scale,  # out, float32 [tiles of j x count x splits]: sum of scores times their gradient
     anchors,
     n,
@@ -430,7 +430,7 @@ def paired_backward(
 ):
     """Gradients of a panel of inner products. Grid (tiles of j, anchor modality, splits of i)."""
     members: tl.constexpr = COUNT - 1
-    entries: tl.constexpr = _entries(COUNT)
+    entries: tl.constexpr = members_entries(COUNT)
     start_j = (0 if anchors is None else anchors) + tl.program_id(0) * TILE_J
     j = start_j + tl.arange(0, TILE_J)
     m = tl.program_id(1)
@@ -541,7 +541,7 @@ def paired_own(
     """What a sample's own inner products get from anchors of one modality: as members of their tuples, and as the
     positive of its own. Grid (blocks of samples, anchor modality)."""
     members: tl.constexpr = COUNT - 1
-    entries: tl.constexpr = _entries(COUNT)
+    entries: tl.constexpr = members_entries(COUNT)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = tl.program_id(1)
     inside = i < n

@@ -18,10 +18,10 @@ def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
     size = math.prod(shape)
-    buffers = vars(_held)
-    buffer = buffers.get((name, dtype))
+    buffers, key = vars(_held), f"{name} {dtype}"
+    buffer = buffers.get(key)
     if buffer is None or buffer.numel() < size:
         with torch.inference_mode(False):  # an inference tensor could not be written outside of that mode
             buffer = torch.empty(size, dtype=dtype)
-        buffers[name, dtype] = buffer
+        buffers[key] = buffer
     return buffer[:size].view(shape)

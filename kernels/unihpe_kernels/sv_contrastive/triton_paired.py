@@ -129,7 +129,7 @@ def gradients(
     rows, splits = _split(panel_rows, tile_i, tiles_j * count, options["programs"])
     panel = new((count, panel_rows, count, n), dtype=tables.stack.dtype)
     members = count - 1
-    entries = {2: 0, 3: 1}.get(count, members * count // 2)
+    entries = kernels.members_entries(count)
     d_members = new(splits * count * entries * aligned(n))
     if anchors is not None:
         d_members.zero_()  # they are no members
