@@ -1,5 +1,7 @@
 """Registration, compilation, memory and argument checks of the loss."""
 
+import threading
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -111,6 +113,7 @@ def largest_tensor(count: int, batch: int, negatives: str) -> int:
 def test_memory_of_all_is_quadratic(monkeypatch):
     monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 16384)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr("unihpe_kernels.sv_contrastive.scratch._held", threading.local())  # of earlier tests, larger
     # five tile buffers in one store, beside the B^2 = 65,536 of a Gram matrix; B^3 would be 16.8 million
     assert 256 * 256 <= largest_tensor(3, 256, "all") <= 5 * 256 * 256
 
