@@ -90,7 +90,17 @@ def test_a_run_folder_is_complete_and_its_summary_is_what_was_scored(tmp_path: P
     assert [line["step"] for line in lines] == [3, 6, 6, 9, 12, 12]
     assert lines[-1]["val"] == scores
     assert lines[2]["val"]["n"] == 24
-    for name in ("loss", "lr", "images_per_s", "data_wait", "loss/joints_3d", "loss/singular_value", "grad_norm"):
+    for name in (
+        "loss",
+        "lr",
+        "images_per_s",
+        "data_wait",
+        "loss/joints_3d",
+        "loss/singular_value",
+        "grad_norm",
+        "bad_steps",
+        "broken",
+    ):
         assert math.isfinite(lines[0][name]), name
     assert list((tmp_path / "plots").glob("*.png"))
     for line in ("device: cpu (asked for)", "compile: off (asked for)"):

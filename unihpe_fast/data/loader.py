@@ -28,6 +28,8 @@ SYNTHETIC = "synthetic"
 _VALIDATION_SEED = 0
 # keeps the augmentation's random streams apart from those of data/order.py
 _DOMAIN = 2
+# in one batch: a file with more of them is another kind of broken
+_MOST_BROKEN = 100
 
 
 class PoseDataset(Protocol):
@@ -40,6 +42,12 @@ class PoseDataset(Protocol):
         ...
 
 
+class _BrokenPicture(Exception):
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(row, reason)
+        self.row, self.reason = row, reason
+
+
 class FileDataset:
     """The samples of a prepared file, see data/store.py."""
 
@@ -50,9 +58,34 @@ class FileDataset:
         return len(self.store)
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> Batch:
-        """See PoseDataset. Raises StoreError for a picture that cannot be decoded, naming the file and the row."""
+        """See PoseDataset. Pictures that cannot be decoded are named in `broken` of the batch.
+
+        With a generator the next row of the file that can be decoded stands in for such a sample; without, the sample
+        is there, its image is not.
+        """
+        chosen = np.asarray(indices)
+        broken: dict[int, str] = {}
+        state = None if rng is None else rng.bit_generator.state
+        while True:
+            try:
+                batch = self._batch(chosen, rng, ignored=set(broken) if rng is None else set())
+            except _BrokenPicture as found:
+                broken[found.row] = found.reason
+                if len(broken) > _MOST_BROKEN:
+                    raise StoreError(f"{self.store.path}: image: {_MOST_BROKEN} rows of one batch are broken") from None
+                if rng is not None and state is not None:
+                    # what is drawn for the others must not depend on how far the attempt came
+                    rng.bit_generator.state = state
+                    chosen = np.where(chosen == found.row, (chosen + 1) % len(self), chosen)
+                continue
+            batch.broken = [f"{self.store.path}: image: row {row}: {reason}" for row, reason in broken.items()]
+            return batch
+
+    def _batch(self, indices: np.ndarray, rng: np.random.Generator | None, *, ignored: set[int]) -> Batch:
+        """Raises _BrokenPicture for one that cannot be decoded, unless its row is ignored: the image is absent then."""
         columns = self.store.read(indices, images=self.image_size > 0)
         present = columns.present & np.array([[self.image_size > 0], [True], [True]])
+        present[0] &= ~np.isin(columns.index, list(ignored))
         people = _people(columns, free=~present[0])
         colors: tuple[np.ndarray, ...] = ()
         if rng is not None and self.augment is not None:
@@ -81,7 +114,7 @@ class FileDataset:
             try:
                 warp_jpeg(columns.images[row], matrix, out)
             except ValueError as error:
-                raise StoreError(f"{self.store.path}: image: row {columns.index[row]}: {error}") from error
+                raise _BrokenPicture(int(columns.index[row]), str(error)) from error
         drawn = normalized(torch.from_numpy(pixels).permute(0, 3, 1, 2), *(c[rows] for c in colors))
         if len(rows) == len(present):
             return drawn
@@ -115,19 +148,26 @@ def open_source(name: str, *, image_size: int, seed: int, augment: AugmentConfig
 
 
 class _TrainSteps(Dataset[Batch]):
-    """Step number -> training batch."""
+    """Step number -> the part of one rank in the training batch of `batch_size` samples."""
 
-    def __init__(self, sources: Sequence[PoseDataset], order: Order, batch_size: int, rank: int, world: int) -> None:
+    def __init__(
+        self, sources: Sequence[PoseDataset], order: Order, batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
         self.sources, self.order, self.batch_size, self.rank, self.world = sources, order, batch_size, rank, world
 
     def __getitem__(self, step: int) -> Batch:
-        start = (step * self.world + self.rank) * self.batch_size
-        source, row = self.order.at(start, start + self.batch_size)
+        start, mine = step * self.batch_size, _share(self.batch_size, self.rank, self.world)
+        source, row = self.order.at(start + mine.start, start + mine.stop)
         batches = []
         for number in np.unique(source).tolist():
             rng = np.random.default_rng([_DOMAIN, self.order.seed, step, self.rank, number])
             batches.append(self.sources[number].batch(row[source == number], rng))
         return merge(batches)
+
+
+def _share(total: int, rank: int, world: int) -> slice:
+    """The part of `total` things in a row that is one rank's; the parts differ by one at most."""
+    return slice(total * rank // world, total * (rank + 1) // world)
 
 
 class _ValidationBlocks(Dataset[Batch]):
@@ -154,13 +194,15 @@ class _ValidationBlocks(Dataset[Batch]):
 def train_batches(
     config: DataConfig, *, seed: int, start_step: int, steps: int, rank: int = 0, world_size: int = 1
 ) -> Iterable[Batch]:
-    """Batches start_step .. steps - 1 of a run, of config.batch_size samples each, for one of world_size processes.
+    """One process's part of the batches start_step .. steps - 1 of a run.
 
-    Samples come in the shuffled order of data/order.py, those of one source next to each other. Raises ValueError for
-    bad options, and StoreError or FileNotFoundError for a file that cannot be used.
+    A batch has config.batch_size samples in the shuffled order of data/order.py, whatever the number of processes; each
+    of them gets its share of it, in rank order, the samples of one source next to each other. Raises ValueError for bad
+    options, and StoreError or FileNotFoundError for a file that cannot be used.
     """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
+    _check_rank(rank, world_size)
+    if config.batch_size < world_size:
+        raise ValueError(f"batch_size: found {config.batch_size}, wanted a sample for each of {world_size} processes")
     sources = [
         open_source(name, image_size=config.image_size, seed=seed, augment=config.augment) for name in config.train
     ]
@@ -169,11 +211,13 @@ def train_batches(
     return _loader(dataset, range(start_step, steps), config.workers)
 
 
-def val_batches(config: DataConfig, *, limit: int) -> Iterable[Batch]:
+def val_batches(config: DataConfig, *, limit: int, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
     """`limit` validation samples (0: all), spread evenly over config.val, each once, in order and not augmented.
 
-    They may be gone through again and again. The last batch may be smaller. Raises as `train_batches` does.
+    Those of one process, in rank order; a process may have none. They may be gone through again and again. The last
+    batch may be smaller. Raises as `train_batches` does.
     """
+    _check_rank(rank, world_size)
     if limit < 0:
         raise ValueError(f"limit: found {limit}, wanted 0 (all) or more")
     sources = [
@@ -184,10 +228,16 @@ def val_batches(config: DataConfig, *, limit: int) -> Iterable[Batch]:
     ]
     total = sum(map(len, sources))
     count = min(limit, total) if limit else total
-    dataset = _ValidationBlocks(sources, np.arange(count) * total // count, config.val_batch_size)
+    rows = (np.arange(count) * total // count)[_share(count, rank, world_size)]
+    dataset = _ValidationBlocks(sources, rows, config.val_batch_size)
     # pictures of synthetic people are kept in this process
     workers = config.workers if set(config.val) != {SYNTHETIC} else 0
     return _loader(dataset, range(len(dataset)), workers)
+
+
+def _check_rank(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
 
 
 @lru_cache(maxsize=1)
@@ -212,7 +262,7 @@ def mean_pose(config: DataConfig, *, seed: int, limit: int = 20_000) -> Tensor:
     """
     sources = [open_source(name, image_size=0, seed=seed) for name in config.train]
     order = Order([len(source) for source in sources], config.train_weights, seed)
-    dataset = _TrainSteps(sources, order, min(limit, order.epoch_length), 0, 1)
+    dataset = _TrainSteps(sources, order, min(limit, order.epoch_length))
     joints = dataset[0].joints_3d.double()
     # invalid joints are 0
     return (joints[..., :3].sum(0) / joints[..., 3:].sum(0).clamp(min=1)).float()

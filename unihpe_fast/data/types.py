@@ -53,6 +53,8 @@ class Batch:
     present: [3, B] bool in MODALITIES order. weights: [B]. index: [B] int64, row in the dataset.
     scale_2d: [B] px of the full image for one unit of keypoints_2d (half the bbox side).
     subject, action: B names.
+    broken: what could not be read, a line for each; in training other samples of the file stand in for those, in
+        validation they are without their image.
     """
 
     image: Tensor
@@ -69,6 +71,7 @@ class Batch:
     scale_2d: Tensor
     subject: list[str] = field(default_factory=list)
     action: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.keypoints_2d.shape[0]
