@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train test test-plain test-interpreted lint bench gpu clean install
+.PHONY: train test test-plain test-interpreted fuzz lint bench gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -32,23 +32,27 @@ test-plain: $(STAMP)
 test-interpreted: $(STAMP)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py
 
+# readers of other people's files against mutated ones
+fuzz: export FUZZ ?= 10000
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest tests/data -m fuzz
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# ratios to the peers, and how time and memory grow; RECORD=benchmarks/results/cpu.json keeps them for the tables
+RECORD ?= build/bench.json
 bench: $(STAMP)
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	mkdir -p $(dir $(RECORD))
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median --record $(RECORD)
 
 # on a machine with a GPU, from a bare checkout: uses $(PYTHON) as it is and installs nothing
 gpu:
 	@test -n "$(OUT)" || { echo "make gpu OUT=dir: say where the results go"; exit 2; }
 	@$(PYTHON) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "make gpu: torch sees no CUDA device")'
-	mkdir -p $(OUT)
-	export PYTHONPATH=.:kernels status=0; \
-	$(PYTHON) -m pytest tests/kernels tests/data/test_render.py --junitxml=$(OUT)/tests.xml || status=1; \
-	$(PYTHON) -m pytest benchmarks --benchmark-only --benchmark-json=$(OUT)/benchmarks.json || status=1; \
-	exit $$status
+	PYTHONPATH=.:kernels $(PYTHON) -m benchmarks.gpu $(OUT)
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*

@@ -15,6 +15,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
 from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows
+from unihpe_kernels.sv_contrastive.triton_paired import how_many
 from unihpe_kernels.tuned import choose
 
 
@@ -52,7 +53,6 @@ class Variant:
     divisible: tuple[str, ...] = ()  # pointers aligned to 16 bytes and integers that are multiples of 16
     trips: tuple[float, ...] = ()
     max_vgprs: int = 256  # a lane on AMD; 512 leave room for one wave a SIMD
-    max_spills: int = 0
     allow_tf32: bool = False
     targets: tuple[str, ...] = ("sm_80", "sm_90", "sm_100", "gfx942")
 
@@ -117,12 +117,12 @@ def _sv_paired(
     masked: for samples that may lack modalities. odd: for a batch that 16 does not divide.
     """
     width = 512
-    members, kind = "few" if count <= 3 else "many", "half" if dtype == "bf16" else "float"
-    options = choose(("default", table), f"sv_paired_{direction}_{members}_{kind}", batch)
+    kind = "half" if dtype == "bf16" else "float"
+    options = choose(("default", table), f"sv_paired_{direction}_{how_many(count)}_{kind}", batch)
     tile_i, tile_j, depth = options["tile_i"], options["tile_j"], options["depth"]
     kernel = {"forward": kernels_paired.paired_forward, "backward": kernels_paired.paired_backward}[direction]
     constants: dict[str, Any] = {"COUNT": count, "MASKED": masked, "PRECISION": precision}
-    constants |= {"TILE_I": tile_i, "TILE_J": tile_j, "DEPTH": depth}
+    constants |= {"TILE_I": tile_i, "TILE_J": tile_j, "DEPTH": depth, "SWAP": bool(options.get("swap"))}
     if direction == "backward":
         constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
     types = {"stack": f"*{dtype}", "panel": f"*{dtype}"}
@@ -160,8 +160,6 @@ def _sv_paired(
         trips=(width / depth, 5) if count > 3 else (width / depth,),
         max_registers=255,
         max_vgprs=512,
-        # seven poles, their vectors and gradients: AMD's compiler loads them all at once whatever the tile
-        max_spills={"hip": 64}.get(table, 4) if count == 8 and direction == "backward" else 0,
         allow_tf32=precision != "ieee",
         targets=("sm_90",) if count == 8 and not table else _TARGETS[table],
     )
@@ -262,11 +260,18 @@ VARIANTS: list[Variant] = [
         {**_BARE, "present": None, "COUNT": 3, "BLOCK": 1024}, "piece", 1024,
     ),
     *(
-        _small(
-            kernels_paired.paired_prepare, "n width", {"COUNT": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
-            "entry", 4 * 128, half="stack", max_registers=255,
+        Variant(
+            f"paired_prepare, M = {count}" + ", masked" * masked,
+            kernels_paired.paired_prepare,
+            {
+                "embeddings": ("*bf16",) * count, "stack": "*bf16", "inverse_norms": "*fp32", "inner": "*fp32",
+                "n": "i32", "width": "i32", **({"used": "*u8"} if masked else {}),
+            },
+            {"COUNT": count, "MASKED": masked, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128}
+            | ({} if masked else {"used": None}),
+            "entry", 4 * 128, max_registers=255, divisible=("stack", "inverse_norms", "inner", "width"),
         )
-        for count in (3, 8)
+        for count, masked in ((3, True), (8, False))
     ),
     *(
         _small(

@@ -1,12 +1,11 @@
-"""What `pa_mpjpe` is measured against: the same per-pose error by other means.
+"""What `pa_mpjpe` and `svd3x3` are measured against: the same numbers by other means.
 
-Each takes predictions and targets [N, J, 3] and returns the errors [N]. The torch ones are differentiable.
+The pose errors take predictions and targets [N, J, 3] and return [N]; the torch ones are differentiable.
 """
 
 from collections.abc import Callable
 
 import numpy as np
-import roma
 import torch
 from torch import Tensor
 
@@ -22,6 +21,8 @@ def torch_svd(pred: Tensor, target: Tensor) -> Tensor:
 
 def roma_registration(pred: Tensor, target: Tensor) -> Tensor:
     """`roma.rigid_points_registration` with scaling: Horn's closed form, refined, with its own backward."""
+    import roma
+
     rotation, translation, scale = roma.rigid_points_registration(pred, target, compute_scaling=True)
     aligned = scale[:, None, None] * (pred @ rotation.mT) + translation[:, None]
     return torch.linalg.vector_norm(aligned - target, dim=-1).mean(-1)
@@ -43,11 +44,3 @@ def numpy_svd(pred: Tensor, target: Tensor) -> Tensor:
     scale = s.sum(1)[:, None, None] * y_norm / x_norm
     aligned = scale * (x @ rotation) + y_mean - scale * (x_mean @ rotation)
     return torch.from_numpy(np.linalg.norm(aligned - y, axis=-1).mean(-1))
-
-
-FORWARD: dict[str, PoseError] = {
-    "torch.linalg.svd": torch_svd,
-    "roma": roma_registration,
-    "numpy.linalg.svd": numpy_svd,
-}
-BACKWARD: dict[str, PoseError] = {name: FORWARD[name] for name in ("torch.linalg.svd", "roma")}

@@ -1,32 +1,28 @@
-"""Render the README's result tables from benchmarks/results/*.json; no number is typed by hand.
+"""Render the tables and plots of README.md and docs/ from benchmarks/results/*.json; no number is typed by hand.
 
-python -m benchmarks.report           rewrite the tables in README.md
+python -m benchmarks.report           rewrite the tables, redraw the plots
 python -m benchmarks.report --check   say (exit status 1) when they are not what the files give
 """
 
 import argparse
 import json
+import os
 import re
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cost_table import columns, time_columns
+from benchmarks.speed_plots import breakdown_plot, growth_plot, roofline_plot
+from benchmarks.speed_tables import full_tables, gpu_extras, origin, summary_table, table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+PLOTS = DOCS / "plots"
 MISSING = "*Not measured yet.*"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
-def _origin(record: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return f"Measured {record['date']} at commit {record['commit'][:10]} on {record['device']}; {versions}."
 
 
 def _error(scores: dict[str, Any] | None) -> str:
@@ -47,7 +43,7 @@ def run_table(record: dict[str, Any]) -> str:
     found = {name: scores["retrieval"].get(name) for name in ("pose2d->pose3d", "image->pose3d", "image->pose2d")}
     notes += [f"{name} R@1 {values['r1']:.2f}" for name, values in found.items() if values]
     notes.append(f"{record['seconds'] / 60:.1f} minutes from start to scores")
-    return f"{_table(head, rows)}\n\n{'; '.join(notes)}. {_origin(record)}"
+    return f"{table(head, rows)}\n\n{'; '.join(notes)}. {origin(record)}"
 
 
 def lifting_table(record: dict[str, Any]) -> str:
@@ -56,7 +52,7 @@ def lifting_table(record: dict[str, Any]) -> str:
         for name, r in record["results"].items()
     ]
     head = ["trained on the same batches", "MPJPE, mm", "PA-MPJPE, mm", "minutes in steps"]
-    return f"{_table(head, rows)}\n\n{record['steps']} steps of {record['batch_size']}. {_origin(record)}"
+    return f"{table(head, rows)}\n\n{record['steps']} steps of {record['batch_size']}. {origin(record)}"
 
 
 def _spread(values: list[float], digits: int) -> str:
@@ -82,9 +78,9 @@ def ablation_table(record: dict[str, Any]) -> str:
     rows.sort(key=lambda row: order.index(row[0]))
     baseline = record["runs"][0]["scores"]["mean_pose"]
     return (
-        f"{_table(['contrastive terms', 'seeds', *columns], rows)}\n\n"
+        f"{table(['contrastive terms', 'seeds', *columns], rows)}\n\n"
         f"Mean and standard deviation over seeds, {record['steps']} steps each; the mean pose scores "
-        f"{_error(baseline)} mm. {_origin(record)}"
+        f"{_error(baseline)} mm. {origin(record)}"
     )
 
 
@@ -104,43 +100,92 @@ def static_cost_table(record: dict[str, Any]) -> str:
         "≤: at most, the assembler unrolls this loop. "
         f"Compiled {record['date']} at commit {record['commit'][:10]}; {versions}."
     )
-    return "\n\n".join([_table([*kept, *(f"{name}, ms" for name in bounds)], lines), note])
+    return "\n\n".join([table([*kept, *(f"{name}, ms" for name in bounds)], lines), note])
 
 
-TABLES = {
-    "synthetic": run_table,
-    "cmu-lifting": run_table,
-    "cmu-images": run_table,
-    "lifting": lifting_table,
-    "ablation": ablation_table,
-    "static_cost": static_cost_table,
+def gpu_tables(results: Path) -> str:
+    """Every GPU result, the newest first: good or bad, none is left out."""
+    records = [json.loads(file.read_text()) for file in sorted(results.glob("gpu*.json"))]
+    records.sort(key=lambda record: record["date"], reverse=True)
+    return "\n\n".join(f"### {r['device']}, {r['date']}\n\n{gpu_extras(r)}\n\n{full_tables(r)}" for r in records)
+
+
+# name of a table -> the result file it is of, and what renders it
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "synthetic": ("synthetic", run_table),
+    "cmu-lifting": ("cmu-lifting", run_table),
+    "cmu-images": ("cmu-images", run_table),
+    "lifting": ("lifting", lifting_table),
+    "ablation": ("ablation", ablation_table),
+    "static_cost": ("static_cost", static_cost_table),
+    "cpu": ("cpu", summary_table),
+    "cpu-full": ("cpu", full_tables),
 }
 
 
-def render(text: str, results: Path) -> str:
-    """`text` with what stands between every `<!-- results:NAME -->` and `<!-- end -->` made anew."""
+def body(name: str, results: Path) -> str:
+    """What stands between the marks of a table."""
+    if name == "gpu":
+        return gpu_tables(results) or "*Not measured yet: no result of a GPU is among the files.*"
+    file, render_one = TABLES[name]
+    path = results / f"{file}.json"
+    return render_one(json.loads(path.read_text())) if path.exists() else MISSING
+
+
+def plots(name: str, results: Path) -> dict[str, Callable[[Path], None]]:
+    """File name -> what draws it, for the plots of a name: "roofline", "cpu", or "gpu" for every GPU result."""
+    found: dict[str, Callable[[Path], None]] = {}
+    if name == "roofline":
+        source = results / "static_cost.json"
+        if source.exists():
+            found["roofline.png"] = partial(roofline_plot, json.loads(source.read_text()))
+        return found
+    for source in sorted(results.glob("gpu*.json" if name == "gpu" else f"{name}.json")):
+        record = json.loads(source.read_text())
+        groups = [r["group"] for r in record["records"]]
+        for group in dict.fromkeys(groups):
+            if groups.count(group) > 1:
+                slug = re.sub(r"[^a-z0-9]+", "-", f"{source.stem} {group}".lower()).strip("-")
+                found[f"{slug}.png"] = partial(growth_plot, record, group)
+        if "profile" in record:
+            found[f"{source.stem}-step.png"] = partial(breakdown_plot, record["profile"])
+    return found
+
+
+def render(text: str, results: Path, plot_folder: str = "plots") -> str:
+    """`text` with what stands between every `<!-- results:NAME -->` or `<!-- plots:NAME -->` and `<!-- end -->` made
+    anew. plot_folder: from the text's folder to that of the plots."""
 
     def fill(match: re.Match[str]) -> str:
-        name, file = match[1], results / f"{match[1]}.json"
-        body = TABLES[name](json.loads(file.read_text())) if file.exists() else MISSING
-        return f"<!-- results:{name} -->\n\n{body}\n\n<!-- end -->"
+        kind, name = match[1], match[2]
+        if kind == "results":
+            filling = body(name, results)
+        else:
+            filling = "\n".join(f"![{Path(file).stem}]({plot_folder}/{file})" for file in plots(name, results))
+        return f"<!-- {kind}:{name} -->\n\n{filling or MISSING}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- results:([\w-]+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(r"<!-- (results|plots):([\w-]+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = render(old, RESULTS)
-    if options.check:
-        if new != old:
-            print("README.md: its tables differ from benchmarks/results; run python -m benchmarks.report")
-        return int(new != old)
-    readme.write_text(new, encoding="utf-8")
-    return 0
+    different = 0
+    for file in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))):
+        old = file.read_text(encoding="utf-8")
+        new = render(old, RESULTS, os.path.relpath(PLOTS, file.parent))
+        if options.check:
+            if new != old:
+                print(f"{file.name}: its tables differ from benchmarks/results; run python -m benchmarks.report")
+                different = 1
+            continue
+        file.write_text(new, encoding="utf-8")
+        PLOTS.mkdir(parents=True, exist_ok=True)
+        for name in re.findall(r"<!-- plots:([\w-]+) -->", new):
+            for plot, draw in plots(name, RESULTS).items():
+                draw(PLOTS / plot)
+    return different
 
 
 if __name__ == "__main__":

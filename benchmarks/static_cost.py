@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import triton
 from triton.backends.compiler import GPUTarget
 
 from benchmarks.cost_table import columns, time_columns
@@ -100,7 +99,6 @@ def main() -> None:
         parser.error(f"no variant is called {sorted(unknown)}; there are {sorted(known)}")
     rows = [cost(known[name], options.arch) for name in options.names or known]
     record = provenance()
-    record["versions"]["triton"] = triton.__version__
     print(f"Instructions an element, sm_{options.arch}: {LABEL}.")
     print(_plain([columns(row) for row in rows]))
     if not all(row["as_built"] for row in rows):

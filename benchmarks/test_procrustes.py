@@ -1,23 +1,28 @@
-"""Time of PA-MPJPE and of the 3x3 SVD against their peers: python -m pytest benchmarks/test_procrustes.py
+"""PA-MPJPE and the 3x3 SVD against their peers: python -m pytest benchmarks --benchmark-only"""
 
-Every competitor is checked against SVD in float64 before it is timed.
-"""
+import functools
+from functools import partial
 
 import pytest
 import torch
 
-from benchmarks.peers_procrustes import BACKWARD, FORWARD
+from benchmarks import paper_limit
+from benchmarks.harness import DEVICE, OURS, Competitor, Group, copies_for, measure
+from benchmarks.other_losses import absent
+from benchmarks.peers_procrustes import numpy_svd, roma_registration, torch_svd
 from unihpe_kernels import pa_mpjpe, svd3x3
 from unihpe_kernels.procrustes import reference
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+GPU = DEVICE == "cuda"
 JOINTS = 17
-SIZES = [64, 4096, 100_000]
+# 64: a training batch; 4096: a validation batch; 100,000: the poses of a test set; 10^6: all of Human3.6M
+SIZES = [4096, 32_768, 262_144, 1_000_000] if GPU else [64, 1024, 8192, 32_768, 100_000]
+ROUNDS = 20 if GPU else 7
 
 
-def make_poses(samples):
+def make_poses(samples, seed=0):
     """Targets of 500 mm spread and their turned, scaled, noisy predictions, 1 % of them mirrored."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     target = torch.randn(samples, JOINTS, 3, generator=generator) * 500
     rotation = torch.linalg.qr(torch.randn(samples, 3, 3, generator=generator))[0]
     rotation *= torch.det(rotation)[:, None, None]
@@ -26,67 +31,95 @@ def make_poses(samples):
     return pred.to(DEVICE), target.to(DEVICE)
 
 
-def forward(error, pred, target):
-    value = error(pred, target)
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return value
-
-
 def forward_backward(error, pred, target):
     """The error as a training loss: the target is data."""
     value = error(pred, target)
     (gradient,) = torch.autograd.grad(value.mean(), pred)
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
     return value.detach(), gradient
 
 
-def check(error, differentiable):
+def prepare_poses(error, gradient, samples):
+    inputs = [make_poses(samples, seed) for seed in range(min(8, copies_for(samples * JOINTS * 24)))]
+    for pred, _ in inputs:
+        pred.requires_grad_(gradient)
+    run = partial(forward_backward, error) if gradient else error
+    return lambda k: run(*inputs[k % len(inputs)])
+
+
+def check_poses(error, gradient):
     pred, target = make_poses(2000)
     exact_pred, exact_target = pred.double().requires_grad_(), target.double()
     expected = reference.pa_mpjpe(exact_pred, exact_target)
-    torch.testing.assert_close(error(pred, target).double(), expected.detach(), rtol=0, atol=1e-3)
-    if differentiable:
+    off = (error(pred, target).double() - expected).abs().max().item()
+    assert off <= 1e-3, f"off by {off:.1e} mm"
+    if gradient:
         (wanted,) = torch.autograd.grad(expected.mean(), exact_pred)
-        _, gradient = forward_backward(error, pred.requires_grad_(), target)
+        _, found = forward_backward(error, pred.requires_grad_(), target)
+        off = (found.double() - wanted).abs().max().item()
         # an entry is about 1 / (17 * 2000)
-        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=1e-8)
+        assert off <= 1e-8, f"a gradient is off by {off:.1e}"
 
 
-def run(benchmark, function, *args, samples):
-    benchmark.extra_info.update(device=DEVICE, samples=samples, joints=JOINTS, threads=torch.get_num_threads())
-    benchmark.pedantic(function, args=args, rounds=9 if samples > 10_000 else 50, warmup_rounds=2)
+@functools.cache
+def pose_group(gradient):
+    def make(name, error, **more):
+        return Competitor(name, partial(prepare_poses, error, gradient), partial(check_poses, error, gradient), **more)
+
+    competitors = [
+        make(OURS, pa_mpjpe),
+        make("torch.linalg.svd", torch_svd),
+        make("roma", roma_registration, absent=absent("roma")),
+    ]
+    if not gradient:
+        competitors.append(make("numpy, VideoPose3D's formula", numpy_svd, absent="numpy has no GPU" if GPU else ""))
+    row, numbers = ("with gradient", 9 * JOINTS) if gradient else ("", 6 * JOINTS)
+    floors = {n: paper_limit.poses(f"pa_mpjpe_forward {row}".strip(), n, 4 * numbers + 4) for n in SIZES}
+    name = "procrustes, forward + backward" if gradient else "procrustes, forward"
+    return Group(name, "N", competitors, {"J": JOINTS, "dtype": "float32"}, {"": (1, 1)}, floors)
 
 
-@pytest.mark.parametrize("samples", SIZES)
-@pytest.mark.parametrize("name", ["ours", *FORWARD])
-def test_forward(benchmark, name, samples):
-    if DEVICE == "cuda" and name == "numpy.linalg.svd":
-        pytest.skip("numpy has no GPU")
-    error = pa_mpjpe if name == "ours" else FORWARD[name]
-    check(error, differentiable=False)
-    benchmark.group = f"PA-MPJPE forward, {samples} x {JOINTS}"
-    run(benchmark, forward, error, *make_poses(samples), samples=samples)
+def make_matrices(samples, seed=0):
+    return torch.randn(samples, 3, 3, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
-@pytest.mark.parametrize("samples", SIZES)
-@pytest.mark.parametrize("name", ["ours", *BACKWARD])
-def test_forward_backward(benchmark, name, samples):
-    error = pa_mpjpe if name == "ours" else BACKWARD[name]
-    check(error, differentiable=True)
-    pred, target = make_poses(samples)
-    benchmark.group = f"PA-MPJPE forward + backward, {samples} x {JOINTS}"
-    run(benchmark, forward_backward, error, pred.requires_grad_(), target, samples=samples)
+def all_of_svd(svd, a, gradient):
+    u, s, vh = svd(a)
+    if gradient:
+        torch.autograd.grad((s * s.detach()).sum() + (u @ vh).diagonal(dim1=-2, dim2=-1).sum(), a)
+    return u, s, vh
 
 
-@pytest.mark.parametrize("name", ["ours", "torch.linalg.svd"])
-def test_svd3x3(benchmark, name):
-    samples = 100_000
-    svd = svd3x3 if name == "ours" else torch.linalg.svd
-    a = torch.randn(samples, 3, 3, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+def prepare_matrices(svd, gradient, samples):
+    inputs = [make_matrices(samples, k).requires_grad_(gradient) for k in range(min(8, copies_for(samples * 36)))]
+    return lambda k: all_of_svd(svd, inputs[k % len(inputs)], gradient)
+
+
+def check_matrices(svd):
+    a = make_matrices(2000)
     u, s, vh = svd(a)
     size = torch.linalg.svdvals(a.double())[:, :1, None]
-    torch.testing.assert_close((u * s[:, None]).double() @ vh.double() / size, a / size, rtol=0, atol=2e-6)
-    benchmark.group = f"3x3 SVD forward, {samples}"
-    run(benchmark, lambda: (svd(a), DEVICE == "cuda" and torch.cuda.synchronize()), samples=samples)
+    off = (((u * s[:, None]).double() @ vh.double() - a) / size).abs().max().item()
+    assert off <= 2e-6, f"reconstruction is off by {off:.1e} of the largest singular value"
+
+
+@functools.cache
+def svd_group(gradient):
+    competitors = [
+        Competitor(name, partial(prepare_matrices, svd, gradient), partial(check_matrices, svd), largest)
+        for name, svd, largest in ((OURS, svd3x3, float("inf")), ("torch.linalg.svd", torch.linalg.svd, 300_000))
+    ]
+    floors = {} if gradient else {n: paper_limit.poses("svd3x3_forward", n, 120) for n in SIZES}
+    name = "svd3x3, forward + backward" if gradient else "svd3x3, forward"
+    return Group(name, "N", competitors, {"dtype": "float32"}, {"": (1, 1)}, floors)
+
+
+@pytest.mark.parametrize("samples", SIZES)
+@pytest.mark.parametrize("gradient", [False, True], ids=["forward", "forward_backward"])
+def test_poses(benchmark, gradient, samples):
+    measure(benchmark, pose_group(gradient), samples, rounds=ROUNDS)
+
+
+@pytest.mark.parametrize("samples", SIZES)
+@pytest.mark.parametrize("gradient", [False, True], ids=["forward", "forward_backward"])
+def test_svd3x3(benchmark, gradient, samples):
+    measure(benchmark, svd_group(gradient), samples, rounds=ROUNDS)

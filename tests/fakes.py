@@ -38,8 +38,10 @@ def people(count: int, *, image_size: int = 16, seed: int = 0, start: int = 0) -
         weights=torch.ones(count),
         index=torch.arange(start, start + count),
         scale_2d=torch.linspace(100, 200, count),
+        frame=torch.arange(start, start + count),
         subject=[f"S{row % 2}" for row in range(count)],
         action=[ACTIONS[row % len(ACTIONS)] for row in range(count)],
+        camera_id=[str(row % 2) for row in range(count)],
     )
 
 
@@ -55,6 +57,8 @@ def truth(batch: Batch, modalities: tuple[str, ...] = ("image", "pose2d", "pose3
         present=batch.present,
         scale_2d=batch.scale_2d,
         index=batch.index,
+        frame=batch.frame,
         subject=batch.subject,
         action=batch.action,
+        camera_id=batch.camera_id,
     )

@@ -3,7 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from unihpe_fast.config import PRESETS, AugmentConfig, Config, ConfigError, DataConfig, check, read_config, to_yaml
+from unihpe_fast.config import (
+    PRESETS,
+    AugmentConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    augment_of,
+    check,
+    read_config,
+    to_yaml,
+)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -35,6 +45,11 @@ def test_missing_options_take_their_defaults(tmp_path: Path) -> None:
         ("model: {modalities: [pose2d, pose2d]}", "modalities"),
         ("optim: {ema: 1.0}", "ema"),
         ("data: {train_weights: [1.0, 2.0]}", "train-weights"),
+        ("data: {augment_for: {a.h5: '{flip: false}'}}", "augment-for a.h5: wanted one of the training sources"),
+        ("data: {augment_for: {synthetic: '{spin: 3}'}}", "augment-for synthetic: .*spin"),
+        ("data: {augment_for: {synthetic: '{rotate: far}'}}", "augment-for synthetic: .*rotate"),
+        ("data: {augment_for: {synthetic: '3'}}", "augment-for synthetic '3': found int, wanted a mapping"),
+        ("data: {augment_for: {synthetic: '{'}}", "augment-for synthetic"),
         ("- 1", "mapping"),
         ("{", "YAML"),
         ("!!python/object/apply:os.system ['true']", "YAML"),
@@ -51,6 +66,16 @@ def test_a_bad_file_is_refused_naming_file_and_option(text: str, named: str, tmp
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         read_config(tmp_path / "nowhere.yaml")
+
+
+def test_a_source_has_its_own_augmentation() -> None:
+    data = DataConfig(
+        train=("a.h5", "b.h5"),
+        augment=AugmentConfig(rotate=10, scale=0.1),
+        augment_for={"b.h5": "{rotate: 45, flip: false}"},
+    )
+    assert augment_of(data, "a.h5") == data.augment
+    assert augment_of(data, "b.h5") == AugmentConfig(rotate=45.0, scale=0.1, flip=False)
 
 
 def test_check_looks_at_what_the_command_line_set() -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,43 @@ def test_plots_can_be_left_out_and_scores_repeat(run: Path, prepared: Path) -> N
         summaries.append((run / "summary.json").read_bytes())
     assert summaries[0] == summaries[1]
     assert not (run / "plots").exists()
+
+
+def test_a_protocol_scores_its_own_samples_and_a_caveat_is_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "val.h5"
+    people = [
+        replace(person, subject=subject, camera_id="60457274", frame=number)
+        for subject in ("S1", "S9", "S11")
+        for number, person in enumerate(samples(12))
+    ]
+    write_store(path, people, dataset="h36m", split="val", caveat="half of the joints are guessed")
+    arguments = [str(run), "--data", str(path), "--no-plots", "--device", "cpu", "--protocol", "h36m-p2"]
+    assert main([*arguments, "--flip-test"]) == 0
+    printed = capsys.readouterr().out
+    assert f"caveat: {path}: half of the joints are guessed" in printed
+    assert "protocol h36m-p2" in printed
+    scores = json.loads((run / "summary.json").read_text())
+    # frames 0, 5 and 10 of S9 and S11
+    assert scores["n"] == scores["protocol"]["n"] == 6
+    assert scores["caveats"] == [f"{path}: half of the joints are guessed"]
+    assert scores["protocol"]["flip_test"]
+    assert scores["protocol"]["groups"]["Walking"]["n"] == 6
+    # 14 joints, and all 17 of which the root is one
+    assert scores["protocol"]["pose2d"]["mpjpe"] != scores["pose2d"]["mpjpe"]
+    assert main(arguments) == 0
+    plain = json.loads((run / "summary.json").read_text())["protocol"]
+    assert plain["pose2d"]["mpjpe"] != scores["protocol"]["pose2d"]["mpjpe"]
+    assert main([*arguments, "--drop-bad-s9"]) == 0
+    assert "NOT the published protocol: without the three bad sequences of S9" in capsys.readouterr().out
+    for more, named in (
+        (["--protocol", "h36m-p1"], "protocol h36m-p1: no camera 54138969, 55011271, 58860488"),
+        (["--protocol", "3dpw", "--drop-bad-s9"], "--drop-bad-s9: wanted one of the Human3.6M protocols"),
+        (["--data", "synthetic"], "--protocol h36m-p2: wanted a prepared file"),
+    ):
+        assert main([*arguments, *more]) == 2
+        assert named in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_named_with_a_failing_exit(

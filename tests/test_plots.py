@@ -178,7 +178,7 @@ def test_a_caption_has_the_distance_over_joints_valid_in_both() -> None:
     assert plots._caption(truth(batch), 0, 1, 2, 0.5) == "3. cos 0.50, 10 mm"
     batch.joints_3d[..., 3] = 0
     assert plots._caption(truth(batch), 0, 1, 2, 0.5) == "3. cos 0.50"
-    assert plots._shorten("SittingDown", 8) == "Sitting…"
+    assert plots.shorten("SittingDown", 8) == "Sitting…"
 
 
 def test_predictions_of_other_samples_are_refused(tmp_path: Path) -> None:

@@ -4,17 +4,20 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
 
 from unihpe_fast.config import ConfigError
-from unihpe_fast.data.loader import val_batches
-from unihpe_fast.data.store import StoreError
+from unihpe_fast.data.describe import caveat_section
+from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
+from unihpe_fast.data.store import Store, StoreError
 from unihpe_fast.engine.checkpoint import SUMMARY, CheckpointError, load_model
 from unihpe_fast.engine.evaluation import predict, scorable, score
 from unihpe_fast.engine.report import draw_plots, print_report, write_summary
 from unihpe_fast.engine.runtime import choose_runtime
+from unihpe_fast.protocols import PROTOCOLS, ProtocolError, protocol_scores, select
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,12 @@ class Arguments:
     """run folder, with config.yaml and model.safetensors"""
     data: str
     """prepared HDF5 file, or "synthetic" """
+    protocol: Literal["", "h36m-lifting", "h36m-p1", "h36m-p2", "3dpw", "3dhp"] = ""
+    """a published protocol: only its samples are scored, and its own errors and means are given too"""
+    flip_test: bool = False
+    """average the poses of each sample and of its mirror image"""
+    drop_bad_s9: bool = False
+    """with a Human3.6M protocol: leave out the three sequences of S9 whose 3D annotations are wrong"""
     json: Path | None = None
     """write the scores here too"""
     plots: bool = True
@@ -34,7 +43,12 @@ class Arguments:
 
 
 def evaluate(arguments: Arguments, console: Console) -> None:
-    """Raises ConfigError, CheckpointError, StoreError or OSError for what cannot be read or written."""
+    """Raises ConfigError, CheckpointError, StoreError, ProtocolError or OSError for what cannot be used."""
+    protocol = PROTOCOLS.get(arguments.protocol)
+    if arguments.drop_bad_s9 and (protocol is None or "S9" not in protocol.subjects):
+        raise ConfigError("--drop-bad-s9: wanted one of the Human3.6M protocols beside it")
+    if protocol and arguments.data == SYNTHETIC:
+        raise ConfigError(f"--protocol {protocol.name}: wanted a prepared file as --data")
     model, config = load_model(arguments.run)
     data = dataclasses.replace(config.data, val=(arguments.data,))
     config = dataclasses.replace(config, data=data, run=dataclasses.replace(config.run, device=arguments.device))
@@ -42,11 +56,20 @@ def evaluate(arguments: Arguments, console: Console) -> None:
         runtime = choose_runtime(config.run)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"--device {arguments.device}: {error}") from error
-    for line in runtime.lines()[:2]:
+    for line in [*runtime.lines()[:2], *(["flip test: on"] if arguments.flip_test else [])]:
         console.print(line, highlight=False, soft_wrap=True)
     model.to(runtime.device)
-    predictions = predict(model, val_batches(data, limit=0), device=runtime.device, dtype=runtime.dtype)
-    scores = score(predictions, model.mean_pose)
+    batches, selection = val_batches(data, limit=0), None
+    if protocol:
+        selection = select(protocol, Store(arguments.data), drop_bad_s9=arguments.drop_bad_s9)
+        batches = row_batches(data, selection.rows)
+    predictions = predict(model, batches, device=runtime.device, dtype=runtime.dtype, flip_test=arguments.flip_test)
+    scores = score(predictions, model.mean_pose) | caveat_section(data.val)
+    if protocol and selection:
+        variant = "without the three bad sequences of S9" if arguments.drop_bad_s9 else ""
+        scores["protocol"] = protocol_scores(
+            protocol, predictions, lacking=selection.lacking, variant=variant, flip_test=arguments.flip_test
+        )
     print_report(scores, console=console, rows=scorable(predictions))
     written = [arguments.run / SUMMARY, *([arguments.json] if arguments.json else [])]
     for path in written:
@@ -60,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = tyro.cli(Arguments, args=arguments, prog="unihpe_fast.evaluate")
     try:
         evaluate(parsed, Console())
-    except (ConfigError, CheckpointError, StoreError, OSError) as error:
+    except (ConfigError, CheckpointError, StoreError, ProtocolError, OSError) as error:
         errors = Console(stderr=True)
         errors.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 2

@@ -46,11 +46,11 @@ STYLE: Any = {"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "ax
 PADDING: Any = {"w_pad": 0.08, "h_pad": 0.08}
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(**PADDING))
 
 
-def _save(figure: Figure, out_png: str | Path) -> Path:
+def save_figure(figure: Figure, out_png: str | Path) -> Path:
     with atomic_path(out_png) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return Path(out_png)
@@ -85,7 +85,7 @@ def _series(records: Iterable[dict[str, Any]], *path: str) -> tuple[list[float],
     return steps, values
 
 
-def _note(axes: Axes, text: str) -> None:
+def note(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -107,7 +107,7 @@ def _draw_losses(axes: Axes, records: list[dict[str, Any]]) -> None:
             axes.plot(steps, values, color=color, ls=dashes[number % 4], lw=1.5, label=key.removeprefix("loss/"))
             drawn += values
     if not drawn:
-        return _note(axes, "no loss logged")
+        return note(axes, "no loss logged")
     if min(drawn) > 0:
         axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=8)
@@ -127,7 +127,7 @@ def _draw_validation(axes: Axes, records: list[dict[str, Any]]) -> None:
         axes.plot(steps, values, color=GREY, ls="--", lw=1.5, marker="_", label="mean pose")
         lines += 1
     if not lines:
-        return _note(axes, "no validation while training")
+        return note(axes, "no validation while training")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
     return None
@@ -140,7 +140,7 @@ def plot_curves(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
     """
     records = read_metrics(metrics_jsonl)
     with mpl.rc_context(STYLE):
-        figure = _figure(11, 7)
+        figure = new_figure(11, 7)
         panels = figure.subplots(2, 2)
         _draw_losses(panels[0, 0], records)
         _draw_validation(panels[0, 1], records)
@@ -152,7 +152,7 @@ def plot_curves(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
             axes.set_title(title)
             steps, values = _series(records, key)
             if not values:
-                _note(axes, f"no {key} logged")
+                note(axes, f"no {key} logged")
                 continue
             axes.plot(steps, [factor * value for value in values], color=BLUE, lw=1.5)
             axes.set_ylim(bottom=0)
@@ -165,7 +165,7 @@ def plot_curves(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
                 axes.set_xlabel("step")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
                 axes.grid(alpha=0.25)
-        return _save(figure, out_png)
+        return save_figure(figure, out_png)
 
 
 # --- skeletons --------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def draw_skeleton(axes: Axes, points: np.ndarray, valid: np.ndarray, *, predicte
         axes.scatter(points[valid, 0], points[valid, 1], s=9, color=BLACK, edgecolors="white", linewidths=0.5, zorder=6)
 
 
-def _legend(figure: Figure, first: Sequence[Line2D]) -> None:
+def draw_legend(figure: Figure, first: Sequence[Line2D]) -> None:
     sides = [Line2D([], [], color=color, label=name, **TRUE) for name, color in LIMBS.items()]
     handles = [*first, *sides]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -207,7 +207,7 @@ def _has(batch: Batch, modality: str, row: int) -> bool:
     return bool(batch.present[MODALITIES.index(modality), row])
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -219,10 +219,10 @@ def _draw_crop(axes: Axes, batch: Batch, row: int, *, photo: bool) -> None:
     if photo:
         axes.imshow(photograph(batch, row), extent=(-1, 1, 1, -1), interpolation="bilinear")
     axes.set(xlim=(-1, 1), ylim=(1, -1), aspect="equal")
-    _bare(axes)
+    bare(axes)
 
 
-def _draw_views(panels: Sequence[Axes], poses: Sequence[tuple[np.ndarray, np.ndarray, bool]]) -> None:
+def draw_views(panels: Sequence[Axes], poses: Sequence[tuple[np.ndarray, np.ndarray, bool]]) -> None:
     """The camera's view, and that along the camera's x axis; poses: ([17, 3] mm, [17] valid, predicted)."""
     shown = np.concatenate([pose[valid] for pose, valid, _ in poses])
     centre = (shown.min(0) + shown.max(0)) / 2
@@ -234,7 +234,7 @@ def _draw_views(panels: Sequence[Axes], poses: Sequence[tuple[np.ndarray, np.nda
         low, high = centre[across] - half, centre[across] + half
         # camera y points down, and so does the page's
         axes.set(xlim=(low, high), ylim=(centre[1] + half, centre[1] - half), aspect="equal")
-        _bare(axes)
+        bare(axes)
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:
@@ -265,22 +265,22 @@ def plot_predictions(batch: Batch, predictions: Predictions, out_png: str | Path
     with mpl.rc_context(STYLE):
         columns = 2 if len(rows) > 1 else 1
         lines = math.ceil(len(rows) / columns)
-        figure = _figure(6.9 * columns, 2.85 * lines + 0.5)
+        figure = new_figure(6.9 * columns, 2.85 * lines + 0.5)
         outer = GridSpec(lines, columns, figure=figure)
         for number, row in enumerate(rows):
             cell = figure.add_subfigure(outer[number // columns, number % columns])
             _draw_sample(cell, batch, predictions, int(row), first=number < columns)
         true = Line2D([], [], color=BLACK, label="true", **TRUE)
         predicted = Line2D([], [], color=BLACK, marker="o", ms=4, label="predicted", **PREDICTED)
-        _legend(figure, [true, predicted])
-        return _save(figure, out_png)
+        draw_legend(figure, [true, predicted])
+        return save_figure(figure, out_png)
 
 
 def _draw_sample(cell: Any, batch: Batch, predictions: Predictions, row: int, *, first: bool) -> None:
     panels = cell.subplots(1, 3)
     target, valid = predictions.target_3d[row, :, :3], predictions.valid_3d[row]
     source = next((m for m in MODALITIES if m in predictions.joints_3d and _has(batch, m, row)), None)
-    title = _shorten(batch.action[row], 30) or f"sample {int(batch.index[row])}"
+    title = shorten(batch.action[row], 30) or f"sample {int(batch.index[row])}"
     poses = [(target.numpy(), valid.numpy(), False)] if valid.any() else []
     if source is not None:
         pred = predictions.joints_3d[source][row]
@@ -301,10 +301,10 @@ def _draw_sample(cell: Any, batch: Batch, predictions: Predictions, row: int, *,
         points = predictions.keypoints_2d[row].numpy()
         draw_skeleton(panels[0], points, np.isfinite(points).all(-1), predicted=True, shade=True)
     if poses:
-        _draw_views(panels[1:], poses)
+        draw_views(panels[1:], poses)
     else:
         for axes in panels[1:]:
-            _note(axes, "no 3D pose")
+            note(axes, "no 3D pose")
     if first:
         names = ("image and 2D" if photo else "2D", "3D from the camera", "3D from the side")
         for axes, name in zip(panels, names, strict=True):
@@ -318,7 +318,7 @@ def _draw_modality(axes: Axes, batch: Batch, predictions: Predictions, row: int,
     """One sample as the encoder of the modality sees it."""
     if modality == "pose3d":
         pose, valid = predictions.target_3d[row, :, :3].numpy(), predictions.valid_3d[row].numpy()
-        _draw_views([axes], [(pose, valid, False)])
+        draw_views([axes], [(pose, valid, False)])
         return
     _draw_crop(axes, batch, row, photo=modality == "image")
     if modality == "pose2d":
@@ -349,12 +349,12 @@ def plot_neighbours(
     top, order = cosine.topk(min(NEIGHBOURS, len(pool)), dim=-1)
     with mpl.rc_context(STYLE):
         columns = 1 + order.shape[1]
-        figure = _figure(2 * columns, 2.3 * len(chosen) + 1)
+        figure = new_figure(2 * columns, 2.3 * len(chosen) + 1)
         panels = figure.subplots(len(chosen), columns, squeeze=False)
         figure.suptitle(f"{LABELS[query]} → nearest {LABELS[gallery]} among {len(pool)} samples", fontweight="bold")
         for line, row in zip(range(len(chosen)), chosen.tolist(), strict=True):
             _draw_modality(panels[line, 0], batch, predictions, row, query)
-            panels[line, 0].set_title(_shorten(f"query: {batch.action[row]}", 20), fontweight="bold")
+            panels[line, 0].set_title(shorten(f"query: {batch.action[row]}", 20), fontweight="bold")
             for place in range(order.shape[1]):
                 axes, other = panels[line, 1 + place], int(pool[order[line, place]])
                 _draw_modality(axes, batch, predictions, other, gallery)
@@ -363,11 +363,11 @@ def plot_neighbours(
                     for spine in axes.spines.values():
                         spine.set(color=GREEN, linewidth=3.5)
         frame = Line2D([], [], ls="", marker="s", ms=11, mfc="none", mec=GREEN, mew=2.5, label="the query's own sample")
-        _legend(figure, [frame])
-        return _save(figure, out_png)
+        draw_legend(figure, [frame])
+        return save_figure(figure, out_png)
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 

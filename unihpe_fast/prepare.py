@@ -1,27 +1,37 @@
-"""`python -m unihpe_fast.prepare SOURCE IN.. OUT.h5 [--option VALUE ..]`: turn a dataset into a prepared file."""
+"""`python -m unihpe_fast.prepare SOURCE IN.. OUT.h5 [--option VALUE ..]`: turn a dataset into a prepared file.
+
+`python -m unihpe_fast.prepare check FILE.h5 [--png OUT]` looks a prepared file over.
+"""
 
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from unihpe_fast.data.check import check_store
+from unihpe_fast.data.partial import PartialCrops
+from unihpe_fast.data.photos import CROP_SIZE, PhotoError, crop_photos
+from unihpe_fast.data.progress import Counting
 from unihpe_fast.data.render import render_crops
-from unihpe_fast.data.sources import SOURCES, Reading, load_source
+from unihpe_fast.data.sources import SOURCES, Reading, Request, load_source
 from unihpe_fast.data.store import write_store
+from unihpe_fast.data.summary import summary_tables
 from unihpe_fast.data.types import Sample
 
-USAGE = f"""usage: python -m unihpe_fast.prepare SOURCE IN.. OUT.h5 [--option VALUE ..]
+USAGE = f"""usage: python -m unihpe_fast.prepare SOURCE IN.. OUT.h5 [--images ROOT] [--option VALUE ..]
+       python -m unihpe_fast.prepare check FILE.h5 [--png OUT]
 
-Turn a dataset into one prepared HDF5 file. SOURCE is one of {", ".join(sorted(SOURCES))};
+Turn a dataset into one prepared HDF5 file, or look one over. SOURCE is one of {", ".join(sorted(SOURCES))};
 python -m unihpe_fast.prepare SOURCE --help lists its options."""
 SUFFIXES = (".h5", ".hdf5")
+# of the crops that are drawn; photographs have their own
+DRAWN_SIZE = 128
 OptionsT = TypeVar("OptionsT")
 
 
@@ -34,8 +44,13 @@ class Job(Generic[OptionsT]):
     dataset: tyro.conf.OmitArgPrefixes[OptionsT]
     split: str = "train"
     """name of the split, kept in the file"""
-    image_size: int = 128
-    """side of the crops in px; 0: no images"""
+    images: Path | None = None
+    """folder of the dataset's photographs; without it, none are read"""
+    image_size: int | None = None
+    """side of the crops in px; 0: no images. By default 320 for photographs (256 px of network input and the margin
+    around it), 128 for drawn ones"""
+    skip_broken_images: bool = False
+    """leave out samples whose photograph is missing or broken, instead of giving up at the first"""
     seed: int = 0
     """of everything that is made up: cameras, appearances, synthetic people"""
 
@@ -47,56 +62,114 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
     *inputs, out = job.paths
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{out}: the last path is the file to write and should end in {' or '.join(SUFFIXES)}")
-    if job.image_size < 0:
+    if job.image_size is not None and job.image_size < 0:
         raise ValueError(f"--image-size {job.image_size}: want 0 or more")
     if job.seed < 0:
         raise ValueError(f"--seed {job.seed}: want 0 or more")
+    if job.images is not None and not job.images.is_dir():
+        raise ValueError(f"--images {job.images}: no such folder")
+    size = job.image_size if job.image_size is not None else CROP_SIZE if job.images else DRAWN_SIZE
     source = load_source(source_name)
-    reading = source.read(inputs, job.dataset, seed=job.seed, image_size=job.image_size)
-    for note in reading.tally.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    samples = reading.samples
-    if reading.draw and job.image_size:
-        samples = render_crops(samples, job.image_size, job.seed)
-    written: Counter[tuple[str, str]] = Counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(source_name, total=reading.total)
+    reading = source.read(inputs, job.dataset, Request(job.images if size else None, size, job.seed))
 
-        def counted(samples: Iterator[Sample]) -> Iterator[Sample]:
-            for sample in samples:
+    if reading.draw and job.images is not None:
+        raise ValueError(f"--images {job.images}: {source_name} has no photographs")
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    for note in reading.tally.notes:
+        say(f"note: {note}")
+    if reading.caveat:
+        say(f"caveat: {reading.caveat}")
+    written: Counter[tuple[str, str]] = Counter()
+    with ExitStack() as stack:
+        samples = reading.samples
+        if reading.draw and size:
+            samples = render_crops(samples, size, job.seed)
+        elif job.images and size:
+            partial = stack.enter_context(PartialCrops(out, size))
+            goes_on = "an interrupted job goes on from them when the command is given again"
+            say(f"crops are kept in {partial.path} until the end: {goes_on}; {partial.found} are there")
+            samples = _photographed(samples, size, partial, reading, job.skip_broken_images)
+        counting = stack.enter_context(Counting(source_name, reading.total, console))
+
+        def counted() -> Iterator[Sample]:
+            for sample in counting.over(samples):
                 written[sample.subject, sample.action] += 1
-                progress.advance(task)
                 yield sample
+            if not written and (skipped := reading.tally.skipped):
+                reasons = ", ".join(sorted({reason for _, _, reason in skipped}))
+                raise ValueError(f"{out}: all {skipped.total()} samples were left out ({reasons}); nothing was written")
 
         summary = write_store(
             out,
-            counted(samples),
+            counted(),
             dataset=reading.dataset,
             split=job.split,
             source_files=reading.files,
             licence=reading.licence,
+            caveat=reading.caveat,
         )
-    console.print(summary_table(reading, written))
-    console.print(f"{summary.samples} samples in {out}", markup=False, highlight=False, soft_wrap=True)
+    for table in summary_tables(reading.dataset, written, reading.tally):
+        console.print(table)
+    parts = ", ".join(f"{summary.present[name]} with {name}" for name in summary.present)
+    say(f"{summary.samples} samples in {out} ({parts})")
+    if job.images and size and not summary.present["image"]:
+        say(f"note: no sample names a photograph under {job.images}")
+    if reading.caveat:
+        say(f"caveat: {reading.caveat}")
 
 
-def summary_table(reading: Reading, written: Counter[tuple[str, str]]) -> Table:
-    """Samples written and skipped, with the reasons, by subject and action."""
-    table = Table("subject", "action", title=f"{reading.dataset}: samples", show_footer=True)
-    skipped = reading.tally.skipped
-    table.add_column("written", str(written.total()), justify="right")
-    table.add_column("skipped", str(skipped.total()), justify="right")
-    table.add_column("why")
-    for subject, action in sorted(set(written) | {key[:2] for key in skipped}):
-        reasons = {key[2]: count for key, count in skipped.items() if key[:2] == (subject, action)}
-        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        table.add_row(subject, action, str(written[subject, action]), str(sum(reasons.values())), why)
-    return table
+def _photographed(
+    samples: Iterator[Sample], size: int, partial: PartialCrops, reading: Reading, skip_broken: bool
+) -> Iterator[Sample]:
+    def count(sample: Sample, error: PhotoError) -> None:
+        reading.tally.skip(sample.subject, sample.action, error.reason)
+
+    return crop_photos(samples, size, partial=partial, broken=count if skip_broken else None)
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """Look a prepared file over: every column, every picture, and whether its parts agree."""
+
+    path: tyro.conf.Positional[Path]
+    """prepared file"""
+    png: Path | None = None
+    """draw random samples with their skeletons here"""
+    seed: int = 0
+    """of the choice of samples"""
+
+
+def check(job: CheckJob, console: Console) -> bool:
+    """Print what is in the file and what is wrong with it; True when nothing is."""
+    with Counting("check", None, console) as counting:
+        report = check_store(job.path, counting.advance)
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    for fact in report.facts:
+        say(fact)
+    for problem in report.problems:
+        say(f"wrong: {problem}", "bold red")
+    # a file that cannot be read has nothing to draw
+    if job.png and report.facts:
+        # matplotlib takes a second to import
+        from unihpe_fast.contact_sheet import draw_contact_sheet
+
+        say(f"drawn: {draw_contact_sheet(job.path, job.png, seed=job.seed)}")
+    count = len(report.problems)
+    say(f"{count} problem{'s' if count > 1 else ''}" if count else "nothing is wrong with it")
+    return not count
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, 1 for input that cannot be used, 2 for a command line that cannot, 130 for Ctrl-C."""
+    """The exit status: 0, 1 for input that cannot be used, 2 for a command line that cannot, 130 for Ctrl-C.
+
+    `check` gives 1 for a file with problems.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     console, errors = Console(), Console(stderr=True)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -104,6 +177,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if arguments else 2
     name, *rest = arguments
     try:
+        if name == "check":
+            prog = "python -m unihpe_fast.prepare check"
+            return 0 if check(tyro.cli(CheckJob, args=rest, prog=prog), console) else 1
         # Any: the type of the dataset's own options is known from here on only
         kind: Any = Job
         job = tyro.cli(kind[load_source(name).Options], args=rest, prog=f"python -m unihpe_fast.prepare {name}")

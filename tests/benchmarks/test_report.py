@@ -20,9 +20,60 @@ def _scores(image: float) -> dict:
     }
 
 
-def test_the_readme_holds_what_the_result_files_give() -> None:
-    text = (report.ROOT / "README.md").read_text(encoding="utf-8")
-    assert report.render(text, report.RESULTS) == text
+def test_readme_and_docs_hold_what_the_result_files_give(monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["report", "--check"])
+    assert report.main() == 0
+    drawn = [plot for name in ("roofline", "cpu", "gpu") for plot in report.plots(name, report.RESULTS)]
+    assert sorted(path.name for path in report.PLOTS.glob("*.png")) == sorted(drawn)
+
+
+def _entry(median: float | None, ratio: float = 1.0, same: bool = True) -> dict:
+    if median is None:
+        return {"same": same, "not_run": "absent: it is not installed"}
+    numbers = {"median_s": median, "iqr_s": median / 10, "least_s": median, "rounds": 5}
+    return {"same": same, "ratio": ratio, "peak_bytes": 3 << 20, "launches": 11, **numbers}
+
+
+def _speeds() -> dict:
+    records = [
+        {
+            "group": "train_step, tiny", "variable": "B", "size": size, "parameters": {"D": 8},
+            "expected": {"": [3, 2]}, "floor_s": 1e-3, "share_of_floor": 0.5,
+            "competitors": {
+                "ours": _entry(2e-3 * size**3), "peer": _entry(8e-3, 4.0), "other": _entry(1e-3, 0.5, same=False),
+                "gone": _entry(None),
+            },
+        }
+        for size in (1, 2, 4, 8)
+    ]  # fmt: skip
+    parts = [{"name": "tests-0", "status": "failed, status 1", "seconds": 3.0, "last_line": "1 failed"}]
+    longest = [{"name": "sv_all_forward", "ms": 1.5, "calls": 1.0}]
+    profile = {
+        "longest": longest, "total_ms": 4.0, "loss_and_alignment_ms": 1.5, "variant": "compiled", "backbone": "r",
+        "image_px": 64, "batch": 4,
+    }  # fmt: skip
+    return {**ORIGIN, "records": records, "parts": parts, "profile": profile}
+
+
+def test_speed_tables_and_plots_come_from_the_files(tmp_path: Path) -> None:
+    (tmp_path / "cpu.json").write_text(json.dumps(_speeds()))
+    (tmp_path / "gpu-x.json").write_text(json.dumps(_speeds()))
+    text = "".join(f"<!-- {name} -->stale<!-- end -->" for name in ("results:cpu", "results:cpu-full", "plots:cpu"))
+    got = report.render(text, tmp_path)
+    # the largest size with a peer; only peers that compute the same are in the summary
+    assert "| train_step, tiny, B = 8 | 1024 | 3 | 50% | peer 4× |" in got
+    assert "2 ± 0.1 ms, 1.00×, 3 MiB, 11 launches" in got
+    assert "absent: it is not installed" in got
+    assert "3.00 (3)" in got
+    assert "![cpu-train-step-tiny](plots/cpu-train-step-tiny.png)" in got
+    of_gpu = report.render("<!-- results:gpu -->stale<!-- end -->", tmp_path)
+    for part in ("| tests-0 | failed, status 1 | 3 | 1 failed |", "| 8 | 8 |", "| sv_all_forward | 1.500 | 1.0 |"):
+        assert part in of_gpu, part
+    assert "Not measured yet" in report.render("<!-- results:gpu -->stale<!-- end -->", tmp_path / "none")
+    for name in ("cpu", "gpu"):
+        for file, draw in report.plots(name, tmp_path).items():
+            draw(tmp_path / file)
+            assert (tmp_path / file).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_every_result_file_says_where_it_comes_from() -> None:
@@ -61,4 +112,4 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
 
 
 def test_provenance_names_commit_versions_and_device() -> None:
-    assert set(ORIGIN) == set(provenance())
+    assert {*ORIGIN, "clocks"} == set(provenance())

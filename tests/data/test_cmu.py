@@ -9,7 +9,7 @@ from tests.data.motion_files import CHANNELS, motionbuilder_text, standing, writ
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, pinhole, project
 from unihpe_fast.data.skeleton import BONES, LEFT, RIGHT
-from unihpe_fast.data.sources import Tally, cmu
+from unihpe_fast.data.sources import Request, Tally, cmu
 from unihpe_fast.data.sources.cmu import Clip, ClipFile, Options, find_clips, glitched, read_clip, resample
 from unihpe_fast.data.sources.rig import camera_rig
 
@@ -36,7 +36,7 @@ def sources(tmp_path: Path, frames: int = 40) -> Path:
 
 
 def draw(folder: Path, seed: int = 0, **options):
-    reading = cmu.read([folder], Options(**options), seed=seed, image_size=0)
+    reading = cmu.read([folder], Options(**options), Request(seed=seed))
     return reading, list(reading.samples)
 
 
@@ -333,7 +333,7 @@ def asf_amc(folder: Path, name: str) -> None:
 def test_the_original_is_read_where_a_clip_is_there_twice(tmp_path):
     write_clip(tmp_path / "03_02.bvh", standing(10))
     asf_amc(tmp_path, "03_02")
-    reading = cmu.read([tmp_path], Options(), seed=0, image_size=0)
+    reading = cmu.read([tmp_path], Options(), Request())
     assert [path.name for path in reading.files] == ["03_02.amc", "03.asf"]
     assert len(reading.tally.notes) == 1
     assert "03_02.amc is read" in reading.tally.notes[0]
@@ -346,7 +346,7 @@ def test_an_amc_without_its_skeleton_is_named(tmp_path):
     asf_amc(tmp_path, "03_02")
     (tmp_path / "03.asf").rename(tmp_path / "04.asf")
     with pytest.raises(FileNotFoundError, match=r"03_02\.amc: its skeleton 03\.asf is not beside it"):
-        cmu.read([tmp_path], Options(), seed=0, image_size=0)
+        cmu.read([tmp_path], Options(), Request())
 
 
 def test_a_skeleton_without_a_needed_bone_is_named(tmp_path):
@@ -369,7 +369,7 @@ def test_a_skeleton_without_a_needed_bone_is_named(tmp_path):
 )
 def test_wrong_options_are_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        cmu.read([sources(tmp_path)], Options(**options), seed=0, image_size=0)
+        cmu.read([sources(tmp_path)], Options(**options), Request())
 
 
 def test_wrong_inputs_are_named(tmp_path):

@@ -41,6 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def assert_same(found: Batch, wanted: Batch) -> None:
     assert found.subject == wanted.subject
     assert found.action == wanted.action
+    assert found.camera_id == wanted.camera_id
     assert found.tensors().keys() == wanted.tensors().keys()
     for name, tensor in wanted.tensors().items():
         other = found.tensors()[name]
@@ -63,9 +64,10 @@ def assert_well_formed(batch: Batch, count: int, image_size: int) -> None:
         "weights": (count,),
         "index": (count,),
         "scale_2d": (count,),
+        "frame": (count,),
     }
     assert {name: tuple(tensor.shape) for name, tensor in batch.tensors().items()} == shapes
-    types = dict.fromkeys(shapes, torch.float32) | {"present": torch.bool, "index": torch.int64}
+    types = dict.fromkeys(shapes, torch.float32) | {"present": torch.bool, "index": torch.int64, "frame": torch.int64}
     assert {name: tensor.dtype for name, tensor in batch.tensors().items()} == types
     assert len(batch) == len(batch.subject) == len(batch.action) == count
 
@@ -92,6 +94,8 @@ def test_an_unaugmented_batch_says_what_the_samples_say(files: dict[str, str]) -
     assert batch.index.tolist() == rows.tolist()
     assert batch.subject == ["S1"] * 4
     assert batch.action == ["Walking"] * 4
+    assert batch.camera_id == ["54138969"] * 4
+    assert batch.frame.tolist() == rows.tolist()
     for i, person in enumerate(people[row] for row in rows):
         joints = person.joints_3d[:, :3]
         np.testing.assert_allclose(batch.root[i], joints[0], rtol=1e-6)
@@ -449,3 +453,19 @@ def test_a_sample_is_one_row_of_a_batch(files: dict[str, str]) -> None:
     for name, tensor in batch.tensors().items():
         row = tensor[:, 1:2] if name == "present" else tensor[1:2]
         assert torch.equal(row, alone.tensors()[name]), name
+
+
+def test_the_place_of_a_person_of_unknown_distance_is_not_a_number(tmp_path: Path) -> None:
+    """A source that knows poses relative to the pelvis only puts it at the origin."""
+    rng = np.random.default_rng(0)
+    known, flat = sample(rng), sample(rng, joints_3d=None)
+    relative = known.joints_3d.copy()
+    relative[:, :3] -= relative[0, :3]
+    drawn = [known, replace(known, joints_3d=relative, camera=None), flat]
+    write_store(tmp_path / "a.h5", drawn, dataset="a", split="train")
+    batch = open_source(str(tmp_path / "a.h5"), image_size=0, seed=0).batch(np.arange(3), None)
+    np.testing.assert_allclose(batch.root[0], known.joints_3d[0, :3], rtol=1e-6)
+    assert batch.root[1].isnan().all()
+    assert batch.root[2].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(batch.joints_3d[1], relative, rtol=1e-5)
+    np.testing.assert_allclose(batch.joints_3d[1, :, :3], batch.joints_3d[0, :, :3], atol=1e-3)

@@ -1,7 +1,10 @@
+import io
+import os
 import subprocess
 import sys
+import textwrap
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +12,14 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.data.motion_files import standing, write_clip
 from unihpe_fast import prepare
-from unihpe_fast.data import sources
+from unihpe_fast.data import progress, sources
 from unihpe_fast.data.sources import SOURCES, Reading, Tally, load_source
 from unihpe_fast.data.sources.synthetic import samples as synthetic_samples
+from unihpe_fast.data.summary import LONGEST, summary_tables
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -100,7 +105,7 @@ def test_a_command_repeats_itself_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nope", "x", "out.h5"], "unknown source 'nope': want one of cmu, synthetic"),
+        (["nope", "x", "out.h5"], f"unknown source 'nope': want one of {', '.join(sorted(SOURCES))}"),
         (["cmu"], "no paths: want IN.. OUT.h5"),
         (["cmu", "out.h5"], "no input"),
         (["cmu", "in/02_01.bvh.gz"], "in/02_01.bvh.gz: the last path is the file to write and should end in .h5"),
@@ -108,6 +113,7 @@ def test_a_command_repeats_itself_exactly(tmp_path):
         (["cmu", "in", "out.h5", "--subjects", "03"], "no clip of 03"),
         (["cmu", "in", "out.h5", "--image-size", "-1"], "--image-size -1: want 0 or more"),
         (["cmu", "in", "out.h5", "--seed", "-1"], "--seed -1: want 0 or more"),
+        (["cmu", "in", "out.h5", "--images", "in"], "--images in: cmu has no photographs"),
         (["synthetic", "in", "out.h5"], "synthetic people come from no file, got in"),
     ],
 )
@@ -174,11 +180,11 @@ def test_a_further_source_needs_a_module_and_a_name(tmp_path, monkeypatch, capsy
     class Options:
         every: int = 1
 
-    def read(inputs, options, *, seed, image_size):
+    def read(inputs, options, request):
         tally = Tally(notes=["half of it is [bold]missing[/bold]"])
 
         def kept():
-            for i, sample in enumerate(synthetic_samples(6, seed)):
+            for i, sample in enumerate(synthetic_samples(6, request.seed)):
                 if i % options.every:
                     tally.skip("S1", "odd", "not wanted")
                 else:
@@ -200,6 +206,150 @@ def test_a_further_source_needs_a_module_and_a_name(tmp_path, monkeypatch, capsy
         assert file["present"][:].all(0).tolist() == [False, True, True]
         assert '"' in file.attrs["source_files"]
         assert "5" in file.attrs["source_files"]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    pass
+
+
+def photographed(monkeypatch: pytest.MonkeyPatch, count: int, actions: int = 2) -> None:
+    """A source `toy` of people on photographs 0.jpg, 1.jpg, .. under --images."""
+
+    def read(inputs, options, request):
+        tally = Tally()
+
+        def made():
+            for n, person in enumerate(synthetic_samples(count, 0)):
+                photo = None if request.images is None else request.images / f"{n}.jpg"
+                bbox = np.array([40, 40, 50], np.float32)
+                yield replace(person, bbox=bbox, photo=photo, camera=None, action=f"walk {n % actions}", frame=n)
+
+        return Reading("toy", "none", [], made(), tally, total=count, caveat="made-up people")
+
+    monkeypatch.setitem(SOURCES, "toy", "toy")
+    monkeypatch.setattr(sources, "import_module", lambda name: SimpleNamespace(Options=NoOptions, read=read))
+
+
+def photographs(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for n in range(count):
+        cv2.imwrite(str(folder / f"{n}.jpg"), np.full((90, 80, 3), 20 * n, np.uint8))
+    return folder
+
+
+def test_photographs_are_cropped(tmp_path, monkeypatch, capsys):
+    photographed(monkeypatch, 5)
+    root = photographs(tmp_path / "images", 5)
+    assert run("toy", tmp_path / "a.h5", "--images", root) == 0
+    printed = capsys.readouterr().out
+    assert "5 samples in" in printed
+    assert "5 with image" in printed
+    assert printed.count("caveat: made-up people") == 2
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file.attrs["caveat"] == "made-up people"
+        for n, data in enumerate(file["image"][:]):
+            picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            assert picture.shape == (320, 320, 3)
+            assert abs(int(picture[160, 160, 0]) - 20 * n) < 4
+        assert file["cameras/size"][:].tolist() == [[80, 90]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "images"]
+    # without the folder, or with size 0, there is none
+    for arguments in ((), ("--images", root, "--image-size", 0)):
+        assert run("toy", tmp_path / "b.h5", *arguments) == 0
+        with h5py.File(tmp_path / "b.h5") as file:
+            assert not file["present"][:, 0].any()
+
+
+def test_a_missing_photograph_stops_the_job_or_is_counted(tmp_path, monkeypatch, capsys):
+    photographed(monkeypatch, 5)
+    root = photographs(tmp_path / "images", 5)
+    (root / "3.jpg").unlink()
+    (root / "1.jpg").write_bytes(b"")
+    out = tmp_path / "a.h5"
+    out.write_text("old")
+    assert run("toy", out, "--images", root) == 1
+    assert capsys.readouterr().err.startswith(f"error: {root / '1.jpg'}: broken image: found 0 bytes")
+    assert out.read_text() == "old"
+    assert run("toy", out, "--images", root, "--skip-broken-images", "--image-size", 16) == 0
+    printed = capsys.readouterr().out
+    assert "1 missing image" in printed
+    assert "1 broken image" in printed
+    assert "3 samples in" in printed
+    with h5py.File(out) as file:
+        assert file["frame"][:].tolist() == [0, 2, 4]
+    assert run("toy", out, "--images", tmp_path, "--skip-broken-images") == 1
+    assert "all 5 samples were left out (missing image); nothing was written" in capsys.readouterr().err
+    assert run("toy", out, "--images", tmp_path / "nowhere") == 1
+    assert f"--images {tmp_path / 'nowhere'}: no such folder" in capsys.readouterr().err
+
+
+def test_a_killed_job_goes_on(tmp_path, monkeypatch, capsys):
+    photographed(monkeypatch, 8)
+    root = photographs(tmp_path / "images", 8)
+    whole, out = tmp_path / "whole.h5", tmp_path / "a.h5"
+    assert run("toy", whole, "--images", root, "--image-size", 16) == 0
+    out.write_text("old")
+    program = """
+        import os, signal, sys
+        import pytest
+        from tests.data.test_prepare import photographed, run
+        from unihpe_fast.data import partial
+        photographed(pytest.MonkeyPatch(), 8)
+        add, left = partial.PartialCrops.add, [5]
+        def counted(self, *arguments):
+            left[0] -= 1
+            add(self, *arguments)
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+        partial.PartialCrops.add = counted
+        run("toy", sys.argv[1], "--images", sys.argv[2], "--image-size", 16)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(out), str(root)]
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "kernels")])
+    done = subprocess.run(command, cwd=REPOSITORY, check=False, env=os.environ | {"PYTHONPATH": paths})
+    assert done.returncode == -9
+    assert out.read_text() == "old"
+    # made already, so that these photographs are not needed again
+    kept = (tmp_path / "a.h5.crops").stat().st_size
+    assert kept > 0
+    capsys.readouterr()
+    assert run("toy", out, "--images", root, "--image-size", 16) == 0
+    assert "are there" in capsys.readouterr().out
+    with h5py.File(whole) as one, h5py.File(out) as two:
+        for key in ("frame", "crop", "bbox", "camera", "present"):
+            np.testing.assert_array_equal(one[key][:], two[key][:])
+        for a, b in zip(one["image"][:], two["image"][:], strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "images", "whole.h5"]
+
+
+def test_hundreds_of_actions_are_summed_up():
+    written = Counter({(f"S{n % 5}", f"action {n % 150:03d} {n % 2}"): 1 + n % 150 for n in range(300)})
+    tally = Tally()
+    tally.skip("S1", "action 149 1", "too blurred", 7)
+    tally.skip("S9", "nothing", "missing image", 2)
+    console = Console(width=100, record=True, file=io.StringIO())
+    tables = list(summary_tables("toy", written, tally))
+    for table in tables:
+        console.print(table)
+    text = console.export_text()
+    assert [table.title for table in tables] == ["toy: samples by subject", "toy: samples by action"]
+    assert all(table.row_count <= LONGEST + 1 for table in tables)
+    assert "111 others" in text
+    assert text.count("7 too blurred") >= 2
+    assert text.count(str(written.total())) == 2
+    small = list(summary_tables("toy", Counter({("S1", "a"): 3}), Tally()))
+    assert [table.row_count for table in small] == [1]
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch):
+    console = Console(file=io.StringIO())
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.Counting("toy", 9, console) as counting:
+        assert list(counting.over(range(4))) == [0, 1, 2, 3]
+    assert console.file.getvalue().splitlines() == ["toy: 2/9 samples, 0/s", "toy: 4/9 samples, 0/s"]
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))

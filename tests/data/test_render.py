@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from unihpe_fast.data.bbox import square_bbox
+from unihpe_fast.data.bbox import crop_map, square_bbox
 from unihpe_fast.data.camera import Camera, pinhole, project
 from unihpe_fast.data.render import PARTS, Appearance, render, render_all, render_crops, sample_appearance
 from unihpe_fast.data.render.appearance import BACKGROUND_SHAPES, NUM_RANDOM, appearance_from
 from unihpe_fast.data.render.body import Parts, build_parts, frames
-from unihpe_fast.data.render.crops import crop_map
 from unihpe_fast.data.render.draw import BACKGROUND, OCCLUDED
 from unihpe_fast.data.render.raycast import cast, pixel_rays
 from unihpe_fast.data.sources.synthetic import synthetic_people

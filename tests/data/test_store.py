@@ -71,7 +71,8 @@ def test_every_field_comes_back_and_what_a_sample_lacks_is_absent(tmp_path: Path
             assert found.dtype == np.float32
             np.testing.assert_array_equal(found, wanted.astype(np.float32))
         assert columns.images[row].tobytes() == (person.image or b"")
-        assert (columns.subject[row], columns.action[row]) == (person.subject, person.action)
+        found = columns.subject[row], columns.action[row], columns.camera_id[row], columns.frame[row]
+        assert found == (person.subject, person.action, person.camera_id, person.frame)
         camera = person.camera
         np.testing.assert_array_equal(columns.camera[row], np.full(9, np.nan) if camera is None else camera.vector)
         np.testing.assert_array_equal(columns.size[row], (0, 0) if camera is None else (camera.width, camera.height))
@@ -130,6 +131,7 @@ def test_attributes_say_where_the_samples_come_from(tmp_path: Path) -> None:
         "licence": "CC BY 4.0",
     }
     assert json.loads(attributes["source_files"]) == {str(source): 1234}
+    assert Store(tmp_path / "a.h5").caveat == ""
     # space that was only reserved while writing is given back
     assert (tmp_path / "a.h5").stat().st_size < store_writer.RESERVE / 4
 
@@ -362,3 +364,13 @@ def test_an_image_that_hdf5_cannot_read_is_named(prepared: Path) -> None:
     prepared.write_bytes(data)
     with pytest.raises(StoreError, match=r"people\.h5: image: rows \[0, 1\] cannot be read"):
         Store(prepared).read(np.array([1, 0]))
+
+
+def test_a_caveat_comes_back_and_older_files_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path, samples(1), caveat="not the published joints")
+    assert Store(path).caveat == "not the published joints"
+    with h5py.File(path, "r+") as file:
+        del file.attrs["caveat"]
+    assert Store(path).caveat == ""
+    assert len(Store(path)) == 1

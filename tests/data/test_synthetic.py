@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import project
 from unihpe_fast.data.skeleton import BONES, FLIP, LEFT, RIGHT
-from unihpe_fast.data.sources import synthetic
+from unihpe_fast.data.sources import Request, synthetic
 from unihpe_fast.data.sources.synthetic import ACTIONS, IMAGE_SIZE, pose_skeleton, rotation_matrix, synthetic_people
 
 
@@ -192,8 +192,8 @@ def test_a_sample_is_complete_and_consistent():
 
 def test_reading_refuses_inputs_and_empty_requests(tmp_path):
     with pytest.raises(ValueError, match="come from no file"):
-        synthetic.read([tmp_path], synthetic.Options(), seed=0, image_size=0)
+        synthetic.read([tmp_path], synthetic.Options(), Request())
     with pytest.raises(ValueError, match="n: want at least 1, got 0"):
-        synthetic.read([], synthetic.Options(n=0), seed=0, image_size=0)
-    reading = synthetic.read([], synthetic.Options(n=2), seed=0, image_size=0)
+        synthetic.read([], synthetic.Options(n=0), Request())
+    reading = synthetic.read([], synthetic.Options(n=2), Request())
     assert (reading.total, reading.draw, len(list(reading.samples))) == (2, True, 2)

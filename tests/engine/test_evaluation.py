@@ -70,6 +70,8 @@ def test_predictions_keep_the_order_of_the_batches_and_the_names_of_the_modaliti
     assert got.present.shape == (3, 5)
     assert got.action == batches[0].action + batches[1].action
     assert got.subject == batches[0].subject + batches[1].subject
+    assert got.camera_id == batches[0].camera_id + batches[1].camera_id
+    assert got.frame.tolist() == [0, 1, 2, 3, 4]
     torch.testing.assert_close(got.scale_2d, torch.cat([b.scale_2d for b in batches]))
     # evaluation mode, no autocast in float32, no graph; the mode comes back
     assert model.seen == [(False, False, True)] * 2

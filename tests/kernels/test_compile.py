@@ -36,7 +36,6 @@ def compile(job):
     budget = {
         "max_registers": variant.max_vgprs if target.backend == "hip" else variant.max_registers,
         "allow_tf32": variant.allow_tf32,
-        "max_spills": variant.max_spills,
     }
     return f"{variant.name}, {name}", {**used, **budget}
 
@@ -82,7 +81,7 @@ def test_registers_hold_everything_and_nothing_is_double_or_tf32(compiled: dict[
         wrong = {"double": used["double"]} if used["double"] else {}
         if used["tf32"] and not used["allow_tf32"]:
             wrong["tf32"] = used["tf32"]
-        if tested and (used["spills"] > used["max_spills"] or (used["stack"] and not used["max_spills"])):
+        if tested and (used["spills"] or used["stack"]):
             wrong |= {"spills": used["spills"], "stack": used["stack"]}
         if tested and used["registers"] > used["max_registers"]:
             wrong["registers"] = f"{used['registers']}, the budget is {used['max_registers']}"

@@ -149,19 +149,25 @@ def test_closed_form_of_nothing_pulls_nowhere(dtype):
 PRODUCT = st.floats(-1, 1, width=32)
 
 
-@settings(max_examples=300, deadline=None)
-@given(
+def _beside(base, signs, offsets, power):
+    pairs = zip(signs, offsets, strict=True)
+    return [max(-1.0, min(1.0, base * sign + offset * 10.0**-power)) for sign, offset in pairs]
+
+
+NEAR_SYMMETRIC = st.builds(
+    _beside,
     base=PRODUCT,
     signs=st.sampled_from([(1, 1, 1), (1, -1, -1)]),
     offsets=st.tuples(*[PRODUCT] * 3),
     power=st.integers(0, 12),
 )
-def test_closed_form_near_a_symmetric_triple(base, signs, offsets, power):
-    values = [
-        max(-1.0, min(1.0, base * sign + offset * 10.0**-power)) for sign, offset in zip(signs, offsets, strict=True)
-    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(NEAR_SYMMETRIC)
+def test_closed_form_near_a_symmetric_triple(triple):
     for dtype in (torch.float32, torch.float64):
-        check_triples(torch.tensor([values], dtype=dtype))
+        check_triples(torch.tensor([triple], dtype=dtype))
 
 
 @settings(max_examples=300, deadline=None)

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.test_sv_scores import EXACT, KINDS, PRODUCT, RATIO_BOUND, by_eigenvalues, spread, stacks
+from tests.kernels.test_sv_scores import (
+    EXACT,
+    KINDS,
+    NEAR_SYMMETRIC,
+    PRODUCT,
+    RATIO_BOUND,
+    by_eigenvalues,
+    spread,
+    stacks,
+)
 from tests.kernels.triton_device import DEVICE, needs_triton
 
 triton = pytest.importorskip("triton")
@@ -95,17 +104,9 @@ def test_closed_form_of_nothing_pulls_nowhere():
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    base=PRODUCT,
-    signs=st.sampled_from([(1, 1, 1), (1, -1, -1)]),
-    offsets=st.tuples(*[PRODUCT] * 3),
-    power=st.integers(0, 12),
-)
-def test_closed_form_near_a_symmetric_triple(base, signs, offsets, power):
-    values = [
-        max(-1.0, min(1.0, base * sign + offset * 10.0**-power)) for sign, offset in zip(signs, offsets, strict=True)
-    ]
-    check_triples(torch.tensor([values]))
+@given(NEAR_SYMMETRIC)
+def test_closed_form_near_a_symmetric_triple(triple):
+    check_triples(torch.tensor([triple]))
 
 
 @settings(max_examples=150, deadline=None)

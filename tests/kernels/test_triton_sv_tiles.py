@@ -70,9 +70,9 @@ def count_calls(monkeypatch, module, name):
 SMALL = {"tile_i": 16, "tile_j": 16, "depth": 16}
 
 
-@pytest.mark.parametrize(("count", "programs"), [(2, 1), (2, 40), (3, 1), (3, 40), (4, 40)])
-def test_tiles_and_splits_of_paired(monkeypatch, count, programs):
-    use_settings(monkeypatch, triton_paired, **SMALL, programs=programs)
+@pytest.mark.parametrize(("count", "programs", "swap"), [(2, 1, 0), (2, 40, 1), (3, 1, 0), (3, 40, 0), (4, 40, 1)])
+def test_tiles_and_splits_of_paired(monkeypatch, count, programs, swap):
+    use_settings(monkeypatch, triton_paired, **SMALL | {"tile_i": 32}, programs=programs, swap=swap)
     embeddings = random_embeddings(count, 41, 19, torch.float32)
     check_against(triton_loss, embeddings, negatives="paired", **options_for(count, 41, masked=False))
 

@@ -42,8 +42,10 @@ def assemble(
     *,
     present: np.ndarray,
     index: np.ndarray,
+    frame: np.ndarray,
     subject: list[str],
     action: list[str],
+    camera_id: list[str],
     detector: AugmentConfig | None = None,
     rng: np.random.Generator | None = None,
 ) -> Batch:
@@ -65,6 +67,8 @@ def assemble(
         keypoints_2d[keypoints_2d[..., 2] <= 0] = 0
 
     root = people.joints_3d[:, ROOT, :3] * present[2][:, None]
+    # no one stands in the camera: data/types.py
+    unknown = present[2] & (root == 0).all(1)
     joints_3d = people.joints_3d.copy()
     joints_3d[..., :3] -= root[:, None]
     joints_3d[~present[2]] = 0
@@ -74,7 +78,7 @@ def assemble(
         keypoints_2d=_float(keypoints_2d),
         target_2d=_float(target_2d),
         joints_3d=_float(joints_3d),
-        root=_float(root),
+        root=_float(np.where(unknown[:, None], np.nan, root)),
         camera=_float(people.camera),
         crop=_float(input_crop(people.bbox, image.shape[-1])),
         box=_float(_box(people)),
@@ -82,8 +86,10 @@ def assemble(
         weights=torch.ones(len(index)),
         index=torch.from_numpy(index.astype(np.int64)),
         scale_2d=_float(people.bbox[:, 2] / 2),
+        frame=torch.from_numpy(frame.astype(np.int64)),
         subject=subject,
         action=action,
+        camera_id=camera_id,
     )
 
 

@@ -1,4 +1,4 @@
-"""The square bounding box every source gives a person: one rule, so that boxes mean the same in every dataset."""
+"""The square bounding box of a person and the crop around it: one rule, so that they mean the same in every dataset."""
 
 from typing import TypeVar
 
@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 MARGIN = 1.25
+# of the crops that are kept beyond the box, so that augmentation can roll, shift and widen it
+CROP_MARGIN = 1.25
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 
@@ -35,3 +37,11 @@ def _square_bbox(keypoints_2d: Tensor, margin: float) -> Tensor:
     if not bool((side > 0).all()):
         raise ValueError("keypoints_2d: a person needs two visible joints at different places to have a bbox")
     return torch.cat([(low + high) / 2, side], dim=-1)
+
+
+def crop_map(bbox: np.ndarray, size: int, margin: float = CROP_MARGIN) -> np.ndarray:
+    """[2, 3] float32 from full-image px to crop px: the crop's edges -0.5 and size - 0.5 lie at margin / 2 sides."""
+    scale = size / (margin * float(bbox[2]))
+    middle = (size - 1) / 2
+    shift = [middle - scale * float(bbox[0]), middle - scale * float(bbox[1])]
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], dtype=np.float32)

@@ -34,6 +34,11 @@ def pinhole(focal: float, width: int, height: int) -> np.ndarray:
     return np.array([focal, focal, width / 2, height / 2, 0, 0, 0, 0, 0], dtype=np.float64)
 
 
+def unknown_camera(width: int, height: int) -> Camera:
+    """The camera of images of which only the size in px is known."""
+    return Camera(f"{width}x{height}", np.full(CAMERA_SIZE, np.nan), width, height)
+
+
 def project(points: Tensor, camera: Tensor) -> Tensor:
     """Pixels of camera-space points, by Human3.6M's own distortion model (not OpenCV's).
 

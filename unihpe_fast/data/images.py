@@ -1,6 +1,7 @@
-"""From JPEG bytes of a crop to pixels of the network's input."""
+"""From encoded pictures to pixels: crops of a prepared file to the network's input, photographs to crops."""
 
 import struct
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ MEAN = np.array([0.485, 0.456, 0.406])
 STD = np.array([0.229, 0.224, 0.225])
 # a header may promise any size: far more than a crop needs, far less than fills the memory
 LARGEST_SIDE = 8192
+# of the crops that are written
+JPEG_QUALITY = 90
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
@@ -19,15 +22,51 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     """Width and height that a JPEG's header gives. Raises ValueError for bytes that are not one whole JPEG."""
     if data[:2] != b"\xff\xd8" or data[-2:] != b"\xff\xd9":
         raise ValueError(f"found {len(data)} bytes from {data[:2].hex()!r} to {data[-2:].hex()!r}, wanted a whole JPEG")
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], struct.unpack_from(">H", data, at + 2)[0]
+    return _frame_size(data)
+
+
+def _frame_size(data: bytes) -> tuple[int, int]:
+    for marker, at in _segments(data):
         # start of frame, of any coding; C4, C8 and CC lie in the same range and mean something else
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 7 <= len(data):
+            height, width = struct.unpack_from(">HH", data, at + 3)
             return width, height
-        at += 2 + length
     raise ValueError("found a JPEG without a frame header, wanted a picture")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and offset of the segments of a JPEG that stand before its pixels, and of the first scan (0xDA)."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:
+            # any number of these may fill the space between two segments
+            at += 1
+            continue
+        yield marker, at + 2
+        if marker == 0xDA:
+            return
+        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+
+
+def photo_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a photograph by its header. Raises ValueError for one that is neither JPEG nor PNG, or cut.
+
+    What stands behind the end of a picture is not looked at: cameras and editors leave things there.
+    """
+    if data[:2] == b"\xff\xd8":
+        size = _frame_size(data)
+        scan = next((at for marker, at in _segments(data) if marker == 0xDA), len(data))
+        # within a scan these bytes mean the end; before it they may belong to a thumbnail
+        if data.rfind(b"\xff\xd9") < scan:
+            raise ValueError(f"found a JPEG that ends after {len(data)} bytes, wanted a whole one")
+        return size
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+        width, height = struct.unpack_from(">II", data, 16) if len(data) >= 24 else (0, 0)
+        if data.rfind(b"IEND") < 24:
+            raise ValueError(f"found a PNG that ends after {len(data)} bytes, wanted a whole one")
+        return width, height
+    raise ValueError(f"found {len(data)} bytes that begin with {data[:4].hex()!r}, wanted a JPEG or a PNG")
 
 
 def warp_jpeg(data: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
@@ -40,19 +79,46 @@ def warp_jpeg(data: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
     width, height = jpeg_size(data.tobytes())
     if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
         raise ValueError(f"found a picture of {width} x {height} px, wanted at most {LARGEST_SIDE} px a side")
-    (a, b), (c, d) = matrix[:, :2].tolist()
-    shrink = abs(a * d - b * c) ** -0.5
-    step = max((n for n in _REDUCED if n < shrink), default=1)
+    step = reduction(matrix)
     # an orientation tag must not turn the pixels under the joints
-    flags = _REDUCED.get(step, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = cv2.imdecode(data, flags)
+    picture = cv2.imdecode(data, _REDUCED.get(step, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION)
     if picture is None:
         raise ValueError(f"found a broken JPEG of {len(data)} bytes, wanted one that decodes")
-    if step > 1:
-        # pixel x of the small picture is centred at step * x + (step - 1) / 2 of the large one
-        matrix = matrix @ np.array([[step, 0, (step - 1) / 2], [0, step, (step - 1) / 2], [0, 0, 1]])
-    cv2.warpAffine(picture, matrix, out.shape[:2], dst=out, flags=cv2.INTER_LINEAR)
+    cv2.warpAffine(picture, matrix @ enlargement(step), out.shape[:2], dst=out, flags=cv2.INTER_LINEAR)
     cv2.cvtColor(out, cv2.COLOR_BGR2RGB, dst=out)
+
+
+def reduction(matrix: np.ndarray) -> int:
+    """1, 2, 4 or 8: how many times smaller a picture may be decoded before `matrix` [2, 3] draws it."""
+    (a, b), (c, d) = matrix[:, :2].tolist()
+    shrink = abs(a * d - b * c) ** -0.5
+    return max((n for n in _REDUCED if n < shrink), default=1)
+
+
+def enlargement(step: int) -> np.ndarray:
+    """[3, 3] from px of a picture decoded `step` times smaller to its own px."""
+    # pixel x of the small picture is centred at step * x + (step - 1) / 2 of the large one
+    return np.array([[step, 0, (step - 1) / 2], [0, step, (step - 1) / 2], [0, 0, 1]])
+
+
+def decode_photo(data: bytes, step: int) -> np.ndarray:
+    """uint8 [H, W, 3] BGR of a JPEG or PNG, `step` times smaller in each direction (see `enlargement`).
+
+    Raises ValueError for a picture that is broken. Look at its `photo_size` first: all of it is held in memory.
+    """
+    # only JPEGs are decoded small; of others OpenCV would skip pixels
+    small = step if data[:2] == b"\xff\xd8" else 1
+    flags = _REDUCED.get(small, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ValueError(f"found a broken picture ({error.err})") from error
+    if picture is None:
+        raise ValueError(f"found a broken picture of {len(data)} bytes, wanted one that decodes")
+    if small != step:
+        rows, columns = picture.shape[0] // step, picture.shape[1] // step
+        picture = cv2.resize(picture[: rows * step, : columns * step], (columns, rows), interpolation=cv2.INTER_AREA)
+    return picture
 
 
 def normalized(pixels: Tensor, factor: np.ndarray | None = None, offset: np.ndarray | None = None) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from unihpe_fast.config import AugmentConfig, DataConfig
+from unihpe_fast.config import AugmentConfig, DataConfig, augment_of
 from unihpe_fast.data import augment as aug
 from unihpe_fast.data.assemble import assemble, compose, input_crop, inverse, merge
 from unihpe_fast.data.images import normalized, warp_jpeg
@@ -96,8 +96,10 @@ class FileDataset:
             self._pictures(columns, people, present[0], colors),
             present=present,
             index=columns.index,
+            frame=columns.frame,
             subject=columns.subject,
             action=columns.action,
+            camera_id=columns.camera_id,
             detector=self.augment,
             rng=rng,
         )
@@ -204,7 +206,8 @@ def train_batches(
     if config.batch_size < world_size:
         raise ValueError(f"batch_size: found {config.batch_size}, wanted a sample for each of {world_size} processes")
     sources = [
-        open_source(name, image_size=config.image_size, seed=seed, augment=config.augment) for name in config.train
+        open_source(name, image_size=config.image_size, seed=seed, augment=augment_of(config, name))
+        for name in config.train
     ]
     order = Order([len(source) for source in sources], config.train_weights, seed)
     dataset = _TrainSteps(sources, order, config.batch_size, rank, world_size)
@@ -220,12 +223,7 @@ def val_batches(config: DataConfig, *, limit: int, rank: int = 0, world_size: in
     _check_rank(rank, world_size)
     if limit < 0:
         raise ValueError(f"limit: found {limit}, wanted 0 (all) or more")
-    sources = [
-        _fixed_synthetic(config.image_size)
-        if name == SYNTHETIC
-        else open_source(name, image_size=config.image_size, seed=_VALIDATION_SEED)
-        for name in config.val
-    ]
+    sources = _validation_sources(config)
     total = sum(map(len, sources))
     count = min(limit, total) if limit else total
     rows = (np.arange(count) * total // count)[_share(count, rank, world_size)]
@@ -238,6 +236,21 @@ def val_batches(config: DataConfig, *, limit: int, rank: int = 0, world_size: in
 def _check_rank(rank: int, world_size: int) -> None:
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
+
+
+def row_batches(config: DataConfig, rows: np.ndarray) -> Iterable[Batch]:
+    """These rows [n] of config.val, counted through all of its sources, otherwise as `val_batches` gives them."""
+    dataset = _ValidationBlocks(_validation_sources(config), rows, config.val_batch_size)
+    return _loader(dataset, range(len(dataset)), config.workers)
+
+
+def _validation_sources(config: DataConfig) -> list[PoseDataset]:
+    return [
+        _fixed_synthetic(config.image_size)
+        if name == SYNTHETIC
+        else open_source(name, image_size=config.image_size, seed=_VALIDATION_SEED)
+        for name in config.val
+    ]
 
 
 @lru_cache(maxsize=1)

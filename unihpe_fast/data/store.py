@@ -39,7 +39,8 @@ class Columns:
     index: [B] int64 row numbers. keypoints_2d, joints_3d, bbox, crop: float32 as in the file. camera: [B, 9] float64,
     NaN where unknown. size: [B, 2] int32 width and height of the full image, 0 where unknown. rotation: [B, 3, 3]
     float64 world to camera, NaN where unknown. present: [3, B] bool in MODALITIES order. images: B arrays of JPEG
-    bytes (empty where absent), or [] when they were not asked for. subject, action: B names.
+    bytes (empty where absent), or [] when they were not asked for. frame: [B] int64, 0-based in the source's sequence.
+    subject, action, camera_id: B names.
     """
 
     index: np.ndarray
@@ -52,8 +53,10 @@ class Columns:
     rotation: np.ndarray
     present: np.ndarray
     images: list[np.ndarray]
+    frame: np.ndarray
     subject: list[str]
     action: list[str]
+    camera_id: list[str]
 
 
 class Store:
@@ -96,6 +99,11 @@ class Store:
         """The file's attributes: dataset, split, source_files, licence and so on."""
         return dict(self._loaded().attributes)
 
+    @property
+    def caveat(self) -> str:
+        """How the samples differ from the published protocol; empty: they do not."""
+        return str(self._loaded().attributes.get("caveat", ""))
+
     def read(self, indices: np.ndarray, *, images: bool = True) -> Columns:
         """Rows in the order given, repeats allowed. indices: [B] integers in [0, len). images: read those too."""
         table = self._loaded()
@@ -116,8 +124,8 @@ class Store:
             rotation=cameras["rotation"],
             present=rows["present"].T,
             images=self._images(index) if images else [],
-            subject=[table.names["subject"][code] for code in rows["subject"].tolist()],
-            action=[table.names["action"][code] for code in rows["action"].tolist()],
+            frame=rows["frame"],
+            **{key: [table.names[key][code] for code in rows[key].tolist()] for key in NAMES},
         )
 
     def _images(self, index: np.ndarray) -> list[np.ndarray]:

@@ -55,8 +55,9 @@ def write_store(
     split: str,
     source_files: Sequence[Path] = (),
     licence: str = "",
+    caveat: str = "",
 ) -> WriteSummary:
-    """Write samples as one prepared file, in one pass and with flat memory.
+    """Write samples as one prepared file, in one pass and with flat memory. The rest becomes its attributes.
 
     The file appears whole or not at all: on any error, and on Ctrl-C, an earlier file of that name stays as it was.
     Raises ValueError for a malformed sample (naming its number and what was wanted) or when there are none, and OSError
@@ -70,6 +71,7 @@ def write_store(
         "split": split,
         "source_files": json.dumps(sizes),
         "licence": licence,
+        "caveat": caveat,
     }
     with atomic_path(path) as temporary:
         writer = _Writer(path, temporary)

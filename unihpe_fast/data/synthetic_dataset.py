@@ -105,8 +105,10 @@ class SyntheticDataset:
             image,
             present=present,
             index=indices,
+            frame=indices,
             subject=["synthetic"] * len(indices),
             action=[ACTIONS[i] for i in action.tolist()],
+            camera_id=[""] * len(indices),
             detector=detector,
             rng=rng,
         )

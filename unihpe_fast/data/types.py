@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,18 @@ class Sample:
 
     bbox: [3] float32, centre x, y and side in px of the full image.
     keypoints_2d: [17, 3] float32, px of the full image and confidence in [0, 1] (0: missing).
-    joints_3d: [17, 4] float32, camera-space mm (not root-centred) and validity 0/1.
+    joints_3d: [17, 4] float32, camera-space mm and validity 0/1. Not root-centred, unless the source does not know how
+        far away the person is: then the root is exactly at the origin.
+    photo: file of the full image, from which `prepare` cuts the next two.
     image: JPEG bytes of the crop with margin; crop: [2, 3] float32 takes full-image px to crop px.
+    frame: 0-based in the source's video or sequence.
     """
 
     bbox: np.ndarray
     keypoints_2d: np.ndarray | None = None
     joints_3d: np.ndarray | None = None
     camera: Camera | None = None
+    photo: Path | None = None
     image: bytes | None = None
     crop: np.ndarray | None = None
     subject: str = ""
@@ -44,7 +49,7 @@ class Batch:
         confidence; carries the simulated detector noise. Joints of confidence 0 have coordinates 0.
     target_2d: [B, 17, 3] the same without noise: what the image's 2D head should say.
     joints_3d: [B, 17, 4] root-relative camera-space mm and validity; invalid joints are 0.
-    root: [B, 3] camera-space mm of joint 0.
+    root: [B, 3] camera-space mm of joint 0; NaN where the source does not know it.
     camera: [B, 9] of unihpe_fast.data.camera, after augmentation; NaN where unknown.
     crop: [B, 2, 3] full-image px (after augmentation) to network-input px, pixel centres at integers:
         input x = -0.5 .. S - 0.5 spans the bbox.
@@ -52,7 +57,7 @@ class Batch:
         (Li et al. 2022, eq. 5); an unknown camera counts as one of focal length sqrt(w^2 + h^2).
     present: [3, B] bool in MODALITIES order. weights: [B]. index: [B] int64, row in the dataset.
     scale_2d: [B] px of the full image for one unit of keypoints_2d (half the bbox side).
-    subject, action: B names.
+    frame: [B] int64, 0-based in the source's sequence. subject, action, camera_id: B names.
     broken: what could not be read, a line for each; in training other samples of the file stand in for those, in
         validation they are without their image.
     """
@@ -69,8 +74,10 @@ class Batch:
     weights: Tensor
     index: Tensor
     scale_2d: Tensor
+    frame: Tensor
     subject: list[str] = field(default_factory=list)
     action: list[str] = field(default_factory=list)
+    camera_id: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:

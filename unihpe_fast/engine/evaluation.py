@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unihpe_fast.data.types import MODALITIES, Batch
+from unihpe_fast.engine.flip import averaged, mirrored
 from unihpe_fast.metrics import (
     average,
     average_by_group,
@@ -17,7 +18,7 @@ from unihpe_fast.metrics import (
     keypoint_metrics,
     pose_metrics,
 )
-from unihpe_fast.models.unihpe import UniHPE
+from unihpe_fast.models.unihpe import Outputs, UniHPE
 from unihpe_fast.retrieval import retrieve
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class Predictions:
     keypoints_2d: [N, 17, 2] of the image's 2D head in half bbox sides, None without an image encoder.
     target_3d: [N, 17, 4] root-relative mm and validity. target_2d: [N, 17, 3] half bbox sides and confidence.
     present: [3, N] bool, what the samples have, in MODALITIES order; rows of a modality that a sample lacks mean
-    nothing. scale_2d: [N] px a half bbox side. index: [N] row in the dataset. subject, action: N names.
+    nothing. scale_2d: [N] px a half bbox side. index: [N] row in the dataset. frame: [N] int64, 0-based in the source's
+    sequence. subject, action, camera_id: N names.
     """
 
     embeddings: dict[str, Tensor]
@@ -44,8 +46,10 @@ class Predictions:
     present: Tensor
     scale_2d: Tensor
     index: Tensor
+    frame: Tensor
     subject: list[str]
     action: list[str]
+    camera_id: list[str]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -62,24 +66,31 @@ class Predictions:
 
 
 def predict(
-    model: UniHPE, batches: Iterable[Batch], *, device: torch.device | str, dtype: torch.dtype = torch.float32
+    model: UniHPE,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    flip_test: bool = False,
 ) -> Predictions:
     """The model's word on every sample of the batches, in their order.
 
-    dtype: of autocast; float32: none. The model is in evaluation mode meanwhile and gets its own mode back. Raises
+    dtype: of autocast; float32: none. flip_test: poses are averaged with those of the mirrored input (engine/flip.py);
+    embeddings are not. The model is in evaluation mode meanwhile and gets its own mode back. Raises
     ValueError when there is no batch.
     """
     device = torch.device(device)
     rows: dict[str, list[Tensor]] = {}
-    subject: list[str] = []
-    action: list[str] = []
+    names: dict[str, list[str]] = {"subject": [], "action": [], "camera_id": []}
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             for batch in batches:
                 there = batch.to(device)
-                outputs = model(there.image, there.keypoints_2d, there.joints_3d, there.box, there.present)
+                outputs = _outputs(model, there)
+                if flip_test:
+                    outputs = averaged(outputs, _outputs(model, mirrored(there)))
                 collected = {
                     "embeddings": outputs.embeddings.transpose(0, 1),
                     "joints_3d": outputs.joints_3d.transpose(0, 1),
@@ -88,13 +99,14 @@ def predict(
                     "present": batch.present.T,
                     "scale_2d": batch.scale_2d,
                     "index": batch.index,
+                    "frame": batch.frame,
                 }
                 if outputs.keypoints_2d is not None:
                     collected["keypoints_2d"] = outputs.keypoints_2d
                 for name, x in collected.items():
                     rows.setdefault(name, []).append(x.float().cpu() if x.is_floating_point() else x.cpu())
-                subject += batch.subject
-                action += batch.action
+                for key, listed in names.items():
+                    listed += getattr(batch, key)
                 for line in batch.broken:
                     log.warning("%s; scored without it", line)
     finally:
@@ -112,9 +124,13 @@ def predict(
         present=whole["present"].T,
         scale_2d=whole["scale_2d"],
         index=whole["index"],
-        subject=subject,
-        action=action,
+        frame=whole["frame"],
+        **names,
     )
+
+
+def _outputs(model: UniHPE, batch: Batch) -> Outputs:
+    return model(batch.image, batch.keypoints_2d, batch.joints_3d, batch.box, batch.present)
 
 
 def concatenate(parts: Sequence[Predictions]) -> Predictions:

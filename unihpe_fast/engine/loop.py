@@ -10,6 +10,7 @@ import safetensors.torch
 from rich.console import Console
 
 from unihpe_fast.config import Config, ConfigError, to_yaml
+from unihpe_fast.data.describe import caveat_section, data_lines
 from unihpe_fast.data.loader import available_modalities, mean_pose, train_batches, val_batches
 from unihpe_fast.data.types import Batch
 from unihpe_fast.engine.checkpoint import (
@@ -66,6 +67,8 @@ def train(
         say(line)
     # all that can be refused is refused before the folder is touched
     _check_data(config, ranks)
+    for line in data_lines(config.data):
+        say(line)
     stop = StopRequest()
     with stop.listening():
         try:
@@ -159,7 +162,7 @@ class _Run:
         self._fit()
         if self.ranks.first:
             save_weights(self.run_dir, self.trainer.best_model.state_dict())
-        scores = self.validate()
+        scores = self.validate() | caveat_section(self.config.data.val)
         if self.log is not None:
             self.log.validation(self.trainer.step, scores)
         return scores

@@ -88,6 +88,42 @@ def _retrieval_table(scores: Mapping[str, Any]) -> Table:
     return table
 
 
+def print_protocol(section: Mapping[str, Any], console: Console) -> None:
+    """The "protocol" section of a summary: what was averaged over what, then the numbers."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    for line in section["averaged"]:
+        say(line)
+    if section["variant"]:
+        say(f"NOT the published protocol: {section['variant']}")
+    if section["flip_test"]:
+        say("poses averaged with those of the mirrored input (flip test)")
+    published = ""
+    if section["published_n"] is not None:
+        same = "the published number" if section["n"] == section["published_n"] else "NOT the published set"
+        published = f" (published: {section['published_n']}; this is {same})"
+    left_out = f"; {section['left_out']} left out for lack of 3D joints" if section["left_out"] else ""
+    say(f"{section['n']} samples{published}{left_out}")
+    scored = [m for m in MODALITIES if section[m] is not None]
+    for modality, why in section["why_not"].items():
+        say(f"{modality}: not scored, {why}")
+    if not scored:
+        return
+    names = tuple(section[scored[0]])
+    table = _table(section["name"], "read from", [_HEADERS[name] for name in names])
+    for modality in scored:
+        table.add_row(LABELS[modality], *_cells(section[modality], names))
+    console.print(table)
+    title = f"{section['name']}: {' / '.join(_HEADERS[name].split()[0] for name in names)}"
+    groups = _table(title, "", ["samples", *(LABELS[m] for m in scored)])
+    for name, values in section["groups"].items():
+        expected = "" if values["published_n"] is None else f" ({values['published_n']})"
+        groups.add_row(name, f"{values['n']}{expected}", *(" / ".join(_cells(values[m], names)) for m in scored))
+    console.print(groups)
+
+
 def print_report(
     scores: Mapping[str, Any], *, console: Console | None = None, rows: Mapping[str, Scorable] | None = None
 ) -> None:
@@ -100,6 +136,8 @@ def print_report(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    for caveat in scores.get("caveats", ()):
+        say(f"caveat: {caveat}")
     console.print(_pose_table(scores))
     say("Root-centred; mean over a sample's valid joints (all 17, the root too), then over samples.")
     say("AUC: mean of the PCK at 0, 5, .. 150 mm.")
@@ -124,6 +162,9 @@ def print_report(
         for name in (*MODALITIES, "keypoints2d"):
             count = int(rows[name].keep.sum())
             say(f"{name}: " + (f"{count} samples" if count else f"not scored, {rows[name].why_not}"))
+    if "protocol" in scores:
+        console.print()
+        print_protocol(scores["protocol"], console)
 
 
 def draw_plots(run_dir: Path, config: Config, model: UniHPE, runtime: Runtime) -> list[Path]:

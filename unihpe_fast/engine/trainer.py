@@ -77,7 +77,7 @@ class Trainer:
             average = get_ema_multi_avg_fn(config.optim.ema)
             self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         groups = parameter_groups(self.model, self.criterion, config.optim.weight_decay)
-        self.parameters = [p for group in groups for p in group["params"]]
+        self.parameters = [p for part in groups for p in part["params"]]
         self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
         self.step = 0
         self.broken, self.seen = 0, 0

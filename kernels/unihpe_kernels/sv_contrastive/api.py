@@ -59,7 +59,8 @@ def singular_value_contrastive_loss(
         negatives: "paired": i_m = i and the other M - 1 members all from one sample j; B tuples, 2 <= M <= 8, O(B D)
             memory. "all": every tuple with i_m = i; B^(M-1) tuples, M = 2 or 3, O(B^2) memory.
         weights: [B], floating point, not negative; receives a gradient. A sample of weight 0 is still a negative.
-        present: bool [M, B], which modality each sample has; None: all.
+        present: bool [M, B], which modality each sample has; None: all. With four modalities or more the Triton backend
+            synchronises once a pass to learn which sets occur, and so cannot be captured in a CUDA graph.
         normalize: False takes the rows to be unit vectors already. With True, a row shorter than 1e-12 counts as
             orthogonal to everything and gets no gradient.
         group: a torch.distributed process group; only groups of one rank are supported.

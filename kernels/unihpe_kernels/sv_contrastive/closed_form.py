@@ -22,7 +22,7 @@ from torch import Tensor
 
 # Inner products are multiplied by a power of two, which is exact, so that their sixth powers do not overflow and, from
 # 1e-12 up, are normal numbers in float32.
-_SCALE = 2.0**20
+SCALE = 2.0**20
 
 # f(s) = 1/2 + u (c_1 + c_2 u + .. + c_7 u^6), u = sqrt(2) s in [0, sqrt(2)]: minimax with f(0) exact, error 2.2e-8
 # (8.1e-8 when evaluated in float32).
@@ -50,9 +50,13 @@ class Operand:
 
     @classmethod
     def of(cls, x: Tensor) -> "Operand":
-        value = x * _SCALE
+        return cls.scaled(x * SCALE)
+
+    @classmethod
+    def scaled(cls, value: Tensor) -> "Operand":
         # the addend keeps m^3 a normal number; in float32 it is that of an x of 7e-13
-        return cls(value, torch.addcmul(_constants(x.dtype, x.device).tiny_third, value, value, value=1 / 3))
+        tiny = _constants(value.dtype, value.device).tiny_third
+        return cls(value, torch.addcmul(tiny, value, value, value=1 / 3))
 
     def unsqueeze(self, dim: int) -> "Operand":
         return Operand(self.value.unsqueeze(dim), self.third.unsqueeze(dim))
@@ -73,8 +77,9 @@ class TripleTile:
     which is not vectorised.
     """
 
-    def __init__(self, capacity: int, like: Tensor) -> None:
-        self._store = like.new_empty(5, capacity)
+    def __init__(self, capacity: int, like: Tensor, store: Tensor | None = None) -> None:
+        """store: [5, capacity] to work in."""
+        self._store = like.new_empty(5, capacity) if store is None else store
         self._shape: tuple[int, ...] | None = None
         self._constants = _constants(like.dtype, like.device)
         # the scaled mu is this times `_root`
@@ -103,7 +108,7 @@ class TripleTile:
         square.addcmul_(top, top)  # r^6 4 s^2
         self._twice_s = torch.pow(m, 3, out=x0).div_(square).pow_(-0.5)
         self._root = self._cosine(self._twice_s, out=x3).mul_(r)
-        eigenvalue = torch.add(self._constants.one, self._root, alpha=self._lead / _SCALE, out=x2)
+        eigenvalue = torch.add(self._constants.one, self._root, alpha=self._lead / SCALE, out=x2)
         self._inverse = torch.pow(eigenvalue, -0.5, out=x4)
         return eigenvalue.mul_(self._inverse)
 
@@ -146,7 +151,8 @@ class TripleTile:
         by_c = torch.mul(weight, c, out=x1)
         d_a[:, None].baddbmm_(b, by_c.mT, alpha=-1 / 3)
         d_b[:, None].baddbmm_(a.mT, by_c, alpha=-1 / 3)
-        d_c.add_(weight.mul_(b).mul_(a).sum(0), alpha=-1 / 3)
+        by_b = torch.mul(weight, b, out=x1)
+        d_c[:, None].baddbmm_(a.permute(1, 2, 0), by_b.transpose(0, 1), alpha=-1 / 3)
         d_a.addcmul_(a[:, :, 0], by_root.sum(2), value=-self._lead / 3)
         d_b.addcmul_(b[:, 0], by_root.sum(1), value=-self._lead / 3)
         d_c.addcmul_(c[0], by_root.sum(0), value=-self._lead / 3)

@@ -1,6 +1,6 @@
 # A Triton tuple grows by `+`, which changes its type.
 # ruff: noqa: RUF005
-# mypy: disable-error-code="assignment,misc,index,operator"
+# mypy: disable-error-code="assignment,misc,index,operator,var-annotated"
 """Kernels for negatives="paired": anchor i of one modality against the other members of one sample j.
 
 Similarities are computed a tile at a time from the embeddings as they are, and scaled by the inverse lengths after the
@@ -36,7 +36,7 @@ def _pair(p, q, count):
 
 
 @triton.constexpr_function
-def _entries(count):
+def members_entries(count):
     """Numbers that say how the members' Gram matrix of a sample moves a score: none for one member, its one product for
     two, a triangle in the members' basis for more."""
     return {2: 0, 3: 1}.get(count, (count - 1) * count // 2)
@@ -51,17 +51,20 @@ def _pair_at(p, q, count):
 
 @triton.jit
 def paired_prepare(
-    stack,  # [count, n, width]
+    embeddings,  # count tensors [n, width]
+    used,  # uint8 [count, n], read only if MASKED: rows to take; others are zero, whatever stands there
+    stack,  # out, [count, n, width]: the embeddings in the type of the products
     inverse_norms,  # out
     inner,  # out
     n,
     width,
     COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
     NORMALIZE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Lengths and own inner products of every sample."""
+    """One stack, lengths and own inner products of every sample."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < n
     plane = tl.cast(n, tl.int64) * width
@@ -74,7 +77,12 @@ def paired_prepare(
         mask = inside[:, None] & (column < width)
         values = ()
         for m in tl.static_range(COUNT):
-            values = values + (tl.load(stack + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32),)
+            taken = mask
+            if MASKED:
+                taken = taken & (tl.load(used + m * n + row, mask=inside, other=0) != 0)[:, None]
+            value = tl.load(embeddings[m] + offset + column, mask=taken, other=0.0).to(tl.float32)
+            tl.store(stack + m * plane + offset + column, value.to(stack.dtype.element_ty), mask=mask)
+            values = values + (value,)
         updated = ()
         for p in tl.static_range(COUNT):
             for q in tl.static_range(p, COUNT):
@@ -142,8 +150,12 @@ def _products(
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
     DEPTH: tl.constexpr,
+    SWAP: tl.constexpr,
 ):
     """Tiles [i, j] of the anchors' products with the members, COUNT - 1 of them, and which pairs are tuples.
+
+    SWAP: as products [j, i], turned over. AMD's matrix units leave four neighbours of a row of their result in a lane:
+    so these are anchors of one sample j, and the lane holds one of the sample's basis rows instead of four.
 
     MASKED: products with modalities that the anchor's sample lacks are 0: such a member stands alone, and sigma_1 is
     that of the others.
@@ -158,7 +170,10 @@ def _products(
     column = stack + tl.cast(start_j, tl.int64) * width
     tiles = ()
     for _ in tl.static_range(members):
-        tiles = tiles + (tl.zeros([i.shape[0], j.shape[0]], tl.float32),)
+        if SWAP:
+            tiles = tiles + (tl.zeros([j.shape[0], i.shape[0]], tl.float32),)
+        else:
+            tiles = tiles + (tl.zeros([i.shape[0], j.shape[0]], tl.float32),)
     for start in range(0, width, DEPTH):
         inside = d < width - start
         left = tl.load(row + start + place_i, mask=inside_i[:, None] & inside[None, :], other=0.0)
@@ -167,7 +182,10 @@ def _products(
             member = s + (s >= m).to(tl.int32)
             mask = inside_j[None, :] & inside[:, None]
             right = tl.load(column + (member * plane + start) + place_j, mask=mask, other=0.0)
-            updated = updated + (tl.dot(left, right, tiles[s], input_precision=PRECISION),)
+            if SWAP:
+                updated = updated + (tl.dot(right.T, left.T, tiles[s], input_precision=PRECISION),)
+            else:
+                updated = updated + (tl.dot(left, right, tiles[s], input_precision=PRECISION),)
         tiles = updated
     of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
     valid = inside_i[:, None] & inside_j[None, :]
@@ -182,7 +200,10 @@ def _products(
         if MASKED:
             of_row = tl.where((code_i >> member) & 1 != 0, of_i, 0.0)
         of_j = tl.load(inverse_norms + member * n + j, mask=inside_j, other=0.0)
-        products = products + (tiles[s] * of_row[:, None] * of_j[None, :],)
+        tile = tiles[s]
+        if SWAP:
+            tile = tile.T
+        products = products + (tile * of_row[:, None] * of_j[None, :],)
     return products, valid
 
 
@@ -242,6 +263,7 @@ def paired_forward(
     TILE_I: tl.constexpr,
     TILE_J: tl.constexpr,
     DEPTH: tl.constexpr,
+    SWAP: tl.constexpr,
 ):
     """Pieces of the normalisers. Grid (tiles of i, anchor modality, splits of j)."""
     i = tl.program_id(0) * TILE_I + tl.arange(0, TILE_I)
@@ -256,7 +278,7 @@ def paired_forward(
         inside_j = j < n
         products, valid = _products(
             stack, inverse_norms, anchor_codes, pool_codes, m, tl.program_id(0) * TILE_I, i, inside_i, start, j,
-            inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH,
+            inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
         if COUNT == 2:
             square = 1 + tl.abs(products[0])
@@ -384,7 +406,7 @@ def paired_backward(
     inverse_total,
     normalisers,
     panel,  # out, [count, end - begin, count, n]: d loss/d (anchor row . member row); the anchor's own modality is 0
-    d_members,  # out, float32 [splits, count, blocks, entries, 32]: for the members' products, see `_entries`
+    d_members,  # out, float32 [splits, count, blocks, entries, 32]: for the members' products, see `members_entries`
     d_scale,  # out, float32 [tiles of j x count x splits]: sum of scores times their gradient
     n,
     width,
@@ -399,10 +421,11 @@ def paired_backward(
     TILE_I: tl.constexpr,
     TILE_J: tl.constexpr,
     DEPTH: tl.constexpr,
+    SWAP: tl.constexpr,
 ):
     """Gradients of a panel of inner products. Grid (tiles of j, anchor modality, splits of i)."""
     members: tl.constexpr = COUNT - 1
-    entries: tl.constexpr = _entries(COUNT)
+    entries: tl.constexpr = members_entries(COUNT)
     j = tl.program_id(0) * TILE_J + tl.arange(0, TILE_J)
     m = tl.program_id(1)
     split = tl.program_id(2)
@@ -418,7 +441,7 @@ def paired_backward(
         inside_i = i < end
         products, valid = _products(
             stack, inverse_norms, anchor_codes, pool_codes, m, start, i, inside_i, tl.program_id(0) * TILE_J, j,
-            inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH,
+            inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
         log_sum = tl.load(normalisers + m * n + i, mask=inside_i, other=0.0)[:, None]
         d_score = _d_score(grad, weights, inverse_total, temperature, i, inside_i, WEIGHTED)[:, None]
@@ -512,7 +535,7 @@ def paired_own(
     """What a sample's own inner products get from anchors of one modality: as members of their tuples, and as the
     positive of its own. Grid (blocks of samples, anchor modality)."""
     members: tl.constexpr = COUNT - 1
-    entries: tl.constexpr = _entries(COUNT)
+    entries: tl.constexpr = members_entries(COUNT)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = tl.program_id(1)
     inside = i < n

@@ -1,5 +1,10 @@
-"""Registration of the loss and its backward with torch: operator, shapes, gradient, autocast, in that order."""
+"""Registration of the loss and its backward with torch: operator, shapes, gradient, autocast, in that order.
 
+By `torch.library.Library` and not by `custom_op`, whose wrappers cost twice as much: 170 us a forward and backward
+against 80 us, where the loss of 64 samples takes 2 ms on a CPU.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,9 +12,20 @@ from torch import Tensor
 
 from unihpe_kernels.sv_contrastive import torch_backend
 
+_library = torch.library.Library("unihpe_kernels", "FRAGMENT")
 
-@torch.library.custom_op("unihpe_kernels::sv_contrastive", mutates_args=())
-def sv_contrastive(
+
+def _define(kernel: Callable[..., Any]) -> torch._ops.OpOverload:
+    """The operator of this name and signature, with `kernel` for tensors of any device."""
+    name = kernel.__name__.lstrip("_")
+    schema = torch.library.infer_schema(kernel, mutates_args=(), op_name=name)
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, kernel, key)
+    return getattr(torch.ops.unihpe_kernels, name).default
+
+
+def _sv_contrastive(
     embeddings: list[Tensor],
     temperature: Tensor,
     weights: Tensor | None,
@@ -25,8 +41,7 @@ def sv_contrastive(
     return _backend(backend).forward(embeddings, temperature, weights, present, negatives, normalize)
 
 
-@torch.library.custom_op("unihpe_kernels::sv_contrastive_backward", mutates_args=())
-def sv_contrastive_backward(
+def _sv_contrastive_backward(
     grad: Tensor,
     embeddings: list[Tensor],
     temperature: Tensor,
@@ -55,7 +70,11 @@ def _backend(name: str) -> Any:
     return torch_backend
 
 
-@sv_contrastive.register_fake
+sv_contrastive = _define(_sv_contrastive)
+sv_contrastive_backward = _define(_sv_contrastive_backward)
+
+
+@torch.library.register_fake("unihpe_kernels::sv_contrastive", lib=_library)
 def _(embeddings, temperature, weights, present, negatives, normalize, backend):
     first = embeddings[0]
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
@@ -68,7 +87,7 @@ def _(embeddings, temperature, weights, present, negatives, normalize, backend):
     )
 
 
-@sv_contrastive_backward.register_fake
+@torch.library.register_fake("unihpe_kernels::sv_contrastive_backward", lib=_library)
 def _(
     grad,
     embeddings,
@@ -88,33 +107,64 @@ def _(
     return [*d_embeddings, temperature.new_empty(()), d_weights]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    embeddings, temperature, weights, present, *ctx.options = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # zeros of the size of `saved` would cost as much as the backward itself
-    ctx.save_for_backward(*embeddings, temperature, weights, present, *output)
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, keyset: Any, temperature: Any, weights: Any, present: Any, options: Any, *embeddings: Any
+    ) -> Any:
+        outputs = _below_autograd(sv_contrastive, keyset, list(embeddings), temperature, weights, present, *options)
+        ctx.options = options
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.set_materialize_grads(False)  # zeros of the size of `saved` would cost as much as the backward itself
+        ctx.save_for_backward(*embeddings, temperature, weights, present, *outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any, *_: Any) -> Any:
+        *embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved = ctx.saved_tensors
+        if grad is None:
+            return (None,) * (5 + len(embeddings))
+        gradients = sv_contrastive_backward(
+            grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved, *ctx.options
+        )
+        *d_embeddings, d_temperature, d_weights = gradients
+        return None, d_temperature, None if weights is None else d_weights, None, None, *d_embeddings
 
 
-def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
-    *embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved = ctx.saved_tensors
-    if grad is None:
-        return [None] * len(embeddings), None, None, None, None, None, None
-    gradients = sv_contrastive_backward(
-        grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved, *ctx.options
-    )
-    *d_embeddings, d_temperature, d_weights = gradients
-    return d_embeddings, d_temperature, None if weights is None else d_weights, None, None, None, None
+class _Gradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, grad: Any, count: int, *arguments: Any) -> Any:
+        embeddings, others = arguments[:count], arguments[count:]
+        return tuple(_below_autograd(sv_contrastive_backward, keyset, grad, list(embeddings), *others))
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(
+            "singular_value_contrastive_loss has no second derivative: call backward without create_graph"
+        )
 
 
-def _no_second_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError(
-        "singular_value_contrastive_loss has no second derivative: call backward without create_graph"
-    )
+def _below_autograd(operator: torch._ops.OpOverload, keyset: Any, *arguments: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
 
-sv_contrastive.register_autograd(_backward, setup_context=_setup_context)
-sv_contrastive_backward.register_autograd(_no_second_derivative)
+def _autograd(keyset: Any, embeddings: Any, temperature: Any, weights: Any, present: Any, *options: Any) -> Any:
+    arguments = (embeddings, temperature, weights, present, *options)
+    if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
+        return _below_autograd(sv_contrastive, keyset, *arguments)
+    return _Loss.apply(keyset, temperature, weights, present, options, *embeddings)
+
+
+def _autograd_of_backward(keyset: Any, grad: Any, embeddings: Any, *others: Any) -> Any:
+    if not (torch.is_grad_enabled() and torch._C._any_requires_grad(grad, embeddings, *others)):
+        return _below_autograd(sv_contrastive_backward, keyset, grad, embeddings, *others)
+    return list(_Gradients.apply(keyset, grad, len(embeddings), *embeddings, *others))
+
+
+_library.impl("sv_contrastive", _autograd, "Autograd", with_keyset=True)
+_library.impl("sv_contrastive_backward", _autograd_of_backward, "Autograd", with_keyset=True)
 
 for _device in ("cpu", "cuda"):
-    sv_contrastive.register_autocast(_device, torch.float32)
-    sv_contrastive_backward.register_autocast(_device, torch.float32)
+    for _name in ("sv_contrastive", "sv_contrastive_backward"):
+        torch.library.register_autocast(f"unihpe_kernels::{_name}", _device, torch.float32, lib=_library)

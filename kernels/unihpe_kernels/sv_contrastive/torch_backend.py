@@ -8,14 +8,15 @@ On a GPU this is the fallback for what has no kernel (float64), and it synchroni
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from unihpe_kernels.sv_contrastive.closed_form import Operand, TripleTile
+from unihpe_kernels.sv_contrastive.closed_form import SCALE, Operand, TripleTile
 from unihpe_kernels.sv_contrastive.scorers import make_scorer
+from unihpe_kernels.sv_contrastive.scratch import scratch
 
 # Elements of each of about eight buffers of a tile. A thread's share is large enough to hide the cost of some fifty
 # calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch.
@@ -52,36 +53,45 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the loss [], log2 of every anchor's normaliser [M, B], the loss of every sample summed over its anchors
     [B], and what `backward` takes over, [saved_size]."""
-    units, _ = _unit_rows(embeddings, present, normalize)
+    units, inverse_norms = _unit_rows(embeddings, present, normalize)
     scale = _scale(temperature, units)
-    batch = units.shape[1]
-    normalisers = units.new_zeros(len(units), batch)
-    sample_loss, anchor_counts = units.new_zeros(2, batch).unbind(0)
+    count, batch, width = units.shape
     # with `present` some of it may stay unused
     new = units.new_empty if present is None else units.new_zeros
     saved = new(saved_size(embeddings, present, negatives))
-    for group in _modality_sets(present, len(units), batch, units.device):
+    normalisers, sample_loss, anchor_counts = units.new_zeros(count, batch), units.new_zeros(batch), None
+    if present is not None:
+        anchor_counts = torch.zeros_like(sample_loss)
+    for group in _modality_sets(present, count, batch, units.device):
         rows, columns = _select(units, group)
-        if negatives == "all" and len(rows) == 3:
-            log_sums, positives = _TripleLoss(rows, scale, saved).forward()
+        if _has_triples(len(rows), negatives):
+            triples = _TripleLoss(saved, len(rows[0]), width, scale)
+            log_sums, positives = triples.forward(rows)
+            if group.anchors is None:
+                triples.inverse_norms.copy_(inverse_norms if inverse_norms is not None else torch.ones_like(scale))
         else:
             log_sums, positives = _paired_normalisers(rows, columns, scale), _Positives(rows).scores
-        anchors = slice(None) if group.anchors is None else group.anchors
+        losses = torch.addcmul(log_sums, positives, scale, value=-1).sum(0).div_(_LOG2_E)
+        if anchor_counts is None:
+            normalisers, sample_loss = log_sums, losses
+            continue
         for modality, log_sum in zip(group.modalities, log_sums, strict=True):
-            normalisers[modality, anchors] = log_sum
-        sample_loss[anchors] = (log_sums - positives * scale).sum(0) / _LOG2_E
-        anchor_counts[anchors] = len(group.modalities)
-    weighted = weights.to(sample_loss.dtype) if weights is not None else torch.ones_like(sample_loss)
-    loss = (weighted * sample_loss).sum() * _inverse_total(weighted, anchor_counts)
-    return loss, normalisers, sample_loss, saved
+            normalisers[modality, group.anchors] = log_sum
+        sample_loss[group.anchors] = losses
+        anchor_counts[group.anchors] = len(group.modalities)
+    inverse_total = _inverse_total(weights, anchor_counts, count, sample_loss)
+    weighted = sample_loss if weights is None else weights.to(sample_loss.dtype) * sample_loss
+    return weighted.sum() * inverse_total, normalisers, sample_loss, saved
 
 
 def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
     """Elements that `forward` hands to `backward`: how many is a matter of the shapes alone."""
-    count, batch = len(embeddings), embeddings[0].shape[0]
-    if negatives != "all" or count != 3:
-        return 0
-    return 3 * batch + (2 * batch**3 if batch**3 <= _MOST_KEPT else 0)
+    batch, width = embeddings[0].shape
+    return _TripleLoss.saved_size(batch, width) if _has_triples(len(embeddings), negatives) else 0
+
+
+def _has_triples(count: int, negatives: str) -> bool:
+    return negatives == "all" and count == 3
 
 
 def backward(
@@ -98,45 +108,62 @@ def backward(
     normalize: bool,
 ) -> list[Tensor]:
     """Gradients of the M embeddings, of the temperature and of the weights ([B], also where those are None)."""
-    units, inverse_norms = _unit_rows(embeddings, present, normalize)
-    scale = _scale(temperature, units)
-    groups = list(_modality_sets(present, len(units), units.shape[1], units.device))
-    anchor_counts = torch.zeros_like(sample_loss)
-    for group in groups:
-        anchor_counts[slice(None) if group.anchors is None else group.anchors] = len(group.modalities)
-    weighted = weights.to(sample_loss.dtype) if weights is not None else torch.ones_like(sample_loss)
-    inverse_total = _inverse_total(weighted, anchor_counts)
-    grad = grad.to(sample_loss.dtype)
-    d_weights = grad * (sample_loss - anchor_counts * loss) * inverse_total
-    d_logits = weighted * (grad * inverse_total)  # [B]: d loss / d (log normaliser) of each anchor of the sample
+    count, (batch, width) = len(embeddings), embeddings[0].shape
+    dense_triples = None
+    scale = _scale(temperature, sample_loss)
+    if present is None and batch and _has_triples(count, negatives):
+        dense_triples = _TripleLoss(saved, batch, width, scale)
+        units, inverse_norms = dense_triples.units, dense_triples.inverse_norms if normalize else None
+    else:
+        units, inverse_norms = _unit_rows(embeddings, present, normalize)
+    groups = list(_modality_sets(present, count, batch, units.device))
+    anchor_counts = None
+    if present is not None:
+        anchor_counts = torch.zeros_like(sample_loss)
+        for group in groups:
+            anchor_counts[group.anchors] = len(group.modalities)
+    grad = grad.to(sample_loss.dtype) * _inverse_total(weights, anchor_counts, count, sample_loss)
+    d_weights = sample_loss - (count if anchor_counts is None else anchor_counts) * loss
+    d_weights *= grad
+    # [B]: d loss / d (log normaliser) of each anchor of the sample
+    d_logits = grad.expand(batch) if weights is None else weights.to(sample_loss.dtype) * grad
+    d_score = d_logits * (scale / _LOG2_E)  # over the temperature
 
-    d_units = torch.zeros_like(units)
-    d_scores = torch.zeros((), dtype=torch.float64, device=grad.device)  # sum of scores times their gradient
-    for group in groups:
-        rows, columns = _select(units, group)
-        anchors = slice(None) if group.anchors is None else group.anchors
-        pool = slice(None) if group.pool is None else group.pool
-        log_sums = normalisers[list(group.modalities)][:, anchors]
-        d_score = d_logits[anchors] * (scale / _LOG2_E)  # over the temperature
-        if negatives == "all" and len(rows) == 3:
-            d_columns, d_group = _TripleLoss(rows, scale, saved).backward(log_sums, d_score)
-            d_rows: list[Tensor] = []
-        else:
-            d_rows, d_columns, d_group = _paired_backward(rows, columns, scale, log_sums, d_score)
-            positives = _Positives(rows)
-            d_group -= len(rows) * torch.dot(d_score, positives.scores)
-            for d_row, d_positive in zip(d_rows, positives.backward(d_score * -len(rows)), strict=True):
-                d_row += d_positive
-        d_scores += d_group
-        for index, parts in ((pool, d_columns), (anchors, d_rows)):
-            for modality, part in zip(group.modalities, parts, strict=False):
-                d_units[modality][index] += part
+    if dense_triples is not None:
+        d_units, d_scores = dense_triples.backward(normalisers, d_score)
+    else:
+        d_units = torch.zeros_like(units)
+        d_scores = torch.zeros((), dtype=torch.float64, device=grad.device)  # sum of scores times their gradient
+        for group in groups:
+            rows, columns = _select(units, group)
+            anchors = slice(None) if group.anchors is None else group.anchors
+            pool = slice(None) if group.pool is None else group.pool
+            log_sums = normalisers[list(group.modalities)][:, anchors]
+            d_columns: Sequence[Tensor] | Tensor
+            d_rows: Sequence[Tensor]
+            if _has_triples(len(rows), negatives):
+                triples = _TripleLoss(saved, len(rows[0]), width, scale)
+                d_columns, d_group = triples.backward(log_sums, d_score[anchors])
+                d_rows = []
+            else:
+                d_rows, d_columns, d_group = _paired_backward(rows, columns, scale, log_sums, d_score[anchors])
+                positives = _Positives(rows)
+                d_group -= len(rows) * torch.dot(d_score[anchors], positives.scores)
+                for d_row, d_positive in zip(d_rows, positives.backward(d_score[anchors] * -len(rows)), strict=True):
+                    d_row += d_positive
+            d_scores += d_group
+            for index, parts in ((pool, d_columns), (anchors, d_rows)):
+                for modality, part in zip(group.modalities, parts, strict=False):
+                    d_units[modality][index] += part
 
-    if inverse_norms is not None:
-        d_units = (d_units - units * (units * d_units).sum(2, keepdim=True)) * inverse_norms
-    d_embeddings = [
-        d_unit.to(embedding.dtype, copy=True) for embedding, d_unit in zip(embeddings, d_units, strict=True)
-    ]
+    dtypes = [embedding.dtype for embedding in embeddings]
+    if inverse_norms is None:
+        d_embeddings = [d_unit.to(dtype, copy=True) for d_unit, dtype in zip(d_units, dtypes, strict=True)]
+    else:
+        along = (units * d_units).sum(2, keepdim=True)
+        d_units = torch.addcmul(d_units, units, along, value=-1)
+        factors = zip(d_units, inverse_norms, dtypes, strict=True)
+        d_embeddings = [(d_unit * inverse).to(dtype) for d_unit, inverse, dtype in factors]
     d_temperature = -d_scores.to(scale.dtype) * (scale / _LOG2_E)
     d_weights_dtype = weights.dtype if weights is not None else sample_loss.dtype
     return [*d_embeddings, d_temperature.to(temperature.dtype), d_weights.to(d_weights_dtype)]
@@ -162,39 +189,55 @@ class _Positives:
 class _TripleLoss:
     """ "all" of three modalities over one dense batch [b, D]: tuples (i, j, k) with scores from three Gram matrices."""
 
-    def __init__(self, units: list[Tensor], scale: Tensor, saved: Tensor) -> None:
-        self._units = units
-        x, y, z = units
-        size = len(x)
-        self._a, self._b, self._c = Operand.of(torch.stack([x @ y.T, x @ z.T, y @ z.T])).unbind()
+    def __init__(self, saved: Tensor, size: int, width: int, scale: Tensor) -> None:
+        """saved: what `forward` leaves for `backward`, of at least `saved_size` elements."""
+        self._size = size
+        parts = saved[: self.saved_size(size, width)].split(self._sizes(size, width))
+        # x, x, y, z, z: the first three by the last three are all pairs
+        self._rows_of_pairs = parts[0].view(5, size, width)
+        self.units = self._rows_of_pairs[1:4]
+        self._grams = parts[1].view(3, size, size)  # x.y, x.z, y.z, as `Operand.value`
+        self.inverse_norms = parts[2].view(3, size, 1)  # for the caller
+        # Of every sample: the sum of its anchors' mean scores less its own, its own tuple's slope, and the least gap of
+        # the tuples (i, j, k) with that i. Of every triple: what `recall` takes, and its exponential times its slope.
+        self._excess, self._own_slopes, self._least_gaps = parts[3].view(3, size).unbind()
         # Scores lie in [1, sqrt(3)]; about the middle of that range exp2 needs no running maximum.
         self._shift = scale.double() * -(1 + math.sqrt(3)) / 2
         self._scale = scale
         self._scale_number = scale.item()
         self._sum_dtype = _sum_dtype(scale, size)
         self._shift_rounded = self._shift.to(self._sum_dtype)
-        # Of every sample: the sum of its anchors' mean scores less its own, its own tuple's slope, and the least gap of
-        # the tuples (i, j, k) with that i. Of every triple: what `recall` takes, and its exponential times its slope.
-        self._excess, self._own_slopes, self._least_gaps = saved[: 3 * size].view(3, size)
-        self._kept = None
-        if saved.numel() >= 3 * size + 2 * size**3 and self._sum_dtype == x.dtype:
-            self._kept = saved[3 * size :][: 2 * size**3].view(2, size, size, size)
-        capacity = _tile_elements(x.device)
+        keeps = parts[4].numel() > 0 and self._sum_dtype == saved.dtype
+        self._kept = parts[4].view(2, size, size, size) if keeps else None
+        self._unused = [] if keeps else [self._own_slopes, parts[4]]
+        capacity = _tile_elements(saved.device)
         self._rows = min(size, capacity // size**2)
         if self._rows < 3:
             self._rows = min(size, _FEW_ROWS)
         self._middle = max(1, min(size, capacity // (size * self._rows)))
         self._capacity = self._rows * self._middle * size
-        self._tile = TripleTile(self._capacity, x)
+        self._tile = TripleTile(self._capacity, saved, self._scratch("tile", saved.dtype, 5))
+
+    def _scratch(self, name: str, dtype: torch.dtype, count: int = 1) -> Tensor:
+        return scratch(name, (count, self._capacity), dtype, self._grams.device)
+
+    @classmethod
+    def saved_size(cls, size: int, width: int) -> int:
+        return sum(cls._sizes(size, width))
+
+    @staticmethod
+    def _sizes(size: int, width: int) -> list[int]:
+        return [5 * size * width, 3 * size**2, 3 * size, 3 * size, 2 * size**3 if size**3 <= _MOST_KEPT else 0]
 
     def _tiles(self) -> Iterator[tuple[slice, slice, tuple[Operand, Operand, Operand], tuple[int, int, int]]]:
         """Slices of i and j, their inner products and the shape [i, j, k] of the tile."""
-        size = len(self._units[0])
+        size = self._size
+        of_a, of_b, of_c = Operand.scaled(self._grams).unbind()
         all_i, all_j = list(_slices(size, self._rows)), list(_slices(size, self._middle))
         sizes_i, sizes_j = ([part.stop - part.start for part in parts] for parts in (all_i, all_j))
-        all_b = self._b.unsqueeze(1).split(sizes_i)
-        all_c = self._c.unsqueeze(0).split(sizes_j, dim=1)
-        for j, of_j, c in zip(all_j, self._a.split(sizes_j, dim=1), all_c, strict=True):
+        all_b = of_b.unsqueeze(1).split(sizes_i)
+        all_c = of_c.unsqueeze(0).split(sizes_j, dim=1)
+        for j, of_j, c in zip(all_j, of_a.split(sizes_j, dim=1), all_c, strict=True):
             for i, a, b in zip(all_i, of_j.unsqueeze(2).split(sizes_i), all_b, strict=True):
                 yield i, j, (a, b, c), (i.stop - i.start, j.stop - j.start, size)
 
@@ -203,11 +246,18 @@ class _TripleLoss:
         out = out[: sigma.numel()].view(sigma.shape)
         return torch.add(self._shift_rounded, sigma, alpha=self._scale_number, out=out).exp2_()
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """log2 of the sum over every anchor's tuples [3, b], and the samples' own scores [b]."""
-        size = len(self._units[0])
-        store = self._units[0].new_empty(self._capacity, dtype=self._sum_dtype)
+    def forward(self, units: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """log2 of the sum over every anchor's tuples [3, b], and the samples' own scores [b]. units: three [b, D]."""
+        size = self._size
+        x, y, z = units
+        torch.stack([x, x, y, z, z], out=self._rows_of_pairs)
+        lefts, rights = self._rows_of_pairs[:3], self._rows_of_pairs[2:].mT
+        torch.baddbmm(self._grams, lefts, rights, beta=0, alpha=SCALE, out=self._grams)
+        for part in self._unused:  # an output must be the same every time
+            part.zero_()
+        store = self._scratch("exponentials", self._sum_dtype)[0]
         by_i, by_jk = store.new_zeros(2, size), store.new_zeros(2, size, size)  # of exponentials, and those times score
+        (sums_i, score_sums_i), (sums_jk, score_sums_jk) = by_i.unbind(), by_jk.unbind()
         positives = torch.empty_like(self._excess)
         self._least_gaps.fill_(math.inf)
         for i, j, products, shape in self._tiles():
@@ -216,30 +266,33 @@ class _TripleLoss:
             own, samples = _own_tuples(sigma, i, j)
             positives[samples] = own
             exp = self._exponentials(sigma, out=store)
-            by_i[0, i] += exp.flatten(1).sum(1)
-            by_jk[0, j] += exp.sum(0)
+            sums_i[i].add_(exp.sum((1, 2)))
+            sums_jk[j].add_(exp.sum(0))
             if keep is not None:
-                self._least_gaps[i] = torch.minimum(self._least_gaps[i], self._tile.least_gap())
+                self._least_gaps[i].clamp_(max=self._tile.least_gap())
                 slopes = self._tile.slopes()
                 self._own_slopes[samples] = _own_tuples(slopes, i, j)[0]
                 slopes.mul_(exp)
             exp.mul_(sigma)
-            by_i[1, i] += exp.flatten(1).sum(1)
-            by_jk[1, j] += exp.sum(0)
+            score_sums_i[i].add_(exp.sum((1, 2)))
+            score_sums_jk[j].add_(exp.sum(0))
         sums, score_sums = torch.stack([by_i, by_jk.sum(2), by_jk.sum(1)], dim=1)
         torch.sub((score_sums / sums).sum(0), positives, alpha=3, out=self._excess)
         return (sums.log2_() - self._shift).to(self._scale.dtype), positives
 
-    def backward(self, normalisers: Tensor, d_score: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Gradients of the three [b, D] and the sum of scores times their gradient.
+    def backward(self, normalisers: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of the unit rows [3, b, D] and the sum of scores times their gradient.
 
         d_score [b]: what the softmax weights of a sample's anchors are multiplied with.
         """
-        x, y, z = self._units
         of_i, of_j, of_k = d_score * torch.exp2(-normalisers.to(self._sum_dtype) - self._shift)
-        d_a, d_b, d_c = torch.zeros(3, len(x), len(x), dtype=x.dtype, device=x.device)
-        exp_store, factor_store = x.new_empty(2, self._capacity, dtype=self._sum_dtype)
-        weight_store = x.new_empty(self._capacity)
+        d_grams = torch.zeros_like(self._grams)
+        d_a, d_b, d_c = d_grams.unbind()
+        exp_store = self._scratch("exponentials", self._sum_dtype)[0]
+        factor_store, weight_store = (
+            self._scratch("factors", self._sum_dtype)[0],
+            self._scratch("weights", d_score.dtype)[0],
+        )
         of_jk = of_j[:, None] + of_k
         least_gaps = [] if self._kept is None else self._least_gaps.tolist()
         for i, j, products, shape in self._tiles():
@@ -260,11 +313,11 @@ class _TripleLoss:
                 self._tile.add_sums(weight.mul_(self._tile.slopes()), d_a[i, j], d_b[i], d_c[j])
             else:
                 gradients = self._tile.gradients(weight)
-                d_a[i, j] += next(gradients).sum(2)
-                d_b[i] += next(gradients).sum(1)
-                d_c[j] += next(gradients).sum(0)
-        d_units = [torch.addmm(d_a @ y, d_b, z), torch.addmm(d_a.T @ x, d_c, z), torch.addmm(d_b.T @ x, d_c.T, y)]
-        return d_units, torch.dot(d_score, self._excess)
+                d_a[i, j].add_(next(gradients).sum(2))
+                d_b[i].add_(next(gradients).sum(1))
+                d_c[j].add_(next(gradients).sum(0))
+        (x_y, x_z, y_z), (y_x, z_x, z_y) = d_grams @ self._rows_of_pairs[2:], d_grams.mT @ self._rows_of_pairs[:3]
+        return torch.stack([x_y.add_(x_z), y_x.add_(y_z), z_x.add_(z_y)]), torch.dot(d_score, self._excess)
 
 
 def _own_tuples(tile: Tensor, i: slice, j: slice) -> tuple[Tensor, slice]:
@@ -373,9 +426,12 @@ def _sum_dtype(scale: Tensor, size: int) -> torch.dtype:
     return scale.dtype if largest < 120 else torch.float64
 
 
-def _inverse_total(weights: Tensor, anchor_counts: Tensor) -> Tensor:
-    """One over the total weight of all anchors; 0 where there is none."""
-    total = (weights * anchor_counts).sum()
+def _inverse_total(weights: Tensor | None, anchor_counts: Tensor | None, count: int, like: Tensor) -> Tensor | float:
+    """One over the total weight of all anchors; 0 where there is none. anchor_counts: [B], or None: all `count`."""
+    if weights is None and anchor_counts is None:
+        return 1 / (count * len(like)) if len(like) else 0.0
+    weighted = torch.ones_like(like) if weights is None else weights.to(like.dtype)
+    total = (weighted * (count if anchor_counts is None else anchor_counts)).sum()
     return total.reciprocal().masked_fill_(total == 0, 0)
 
 

@@ -37,7 +37,7 @@ class _Paired:
     codes: Codes | None
     modalities: tuple[int, ...]
     pool: Tensor | None  # indices
-    absent: Tensor | None = None  # bool [M, n]
+    used: Tensor | None = None  # uint8 [M, n]: rows that some anchor needs; None: all
 
     def select(self, embeddings: list[Tensor]) -> list[Tensor]:
         if self.pool is None:
@@ -71,7 +71,7 @@ def forward(
             log_sums.zero_()
             sample_loss.zero_()
         for part in _paired_parts(saved, embeddings, masks, negatives):
-            triton_paired.prepare(part.select(embeddings), normalize, part.tables, part.absent)
+            triton_paired.prepare(part.select(embeddings), normalize, part.tables, part.used)
             if part.pool is None:
                 triton_paired.normalisers(part.tables, tau, part.codes, log_sums, sample_loss)
                 continue
@@ -135,7 +135,7 @@ def backward(
                 )
                 continue
             chosen = part.select(embeddings)
-            triton_paired.prepare(chosen, normalize, part.tables, part.absent)
+            triton_paired.prepare(chosen, normalize, part.tables, part.used)
             own_weights = None if weights is None else weights[part.pool]
             own_sums = log_sums[list(part.modalities)][:, part.pool]
             own_outs = [torch.empty(x.shape, dtype=outs_dtype, device=x.device) for x in chosen]
@@ -196,15 +196,15 @@ def _paired_parts(saved: Tensor, embeddings: list[Tensor], masks: _Masks | None,
     if _has_tables(count, masks, negatives):
         size = triton_paired.saved_size(count, n, width, dtype, saved.device)
         tables = triton_paired.view_saved(saved[len(saved) - size :], count, n, width, dtype)
-        codes = absent = None
+        codes = used = None
         if masks is not None:
             in_use = masks.present.sum(0) >= 2
             anchors = in_use
             if _has_triples(count, negatives):
                 anchors = in_use & (masks.complete == 0)
             codes = Codes(torch.where(anchors, masks.codes, 0), masks.codes)
-            absent = ~(masks.present.bool() & in_use)
-        return [_Paired(tables, codes, everything, None, absent)]
+            used = masks.present * in_use
+        return [_Paired(tables, codes, everything, None, used)]
     if masks is None or _has_triples(count, negatives):
         return []
     parts = []

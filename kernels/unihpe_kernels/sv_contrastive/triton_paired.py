@@ -53,15 +53,12 @@ def view_saved(saved: Tensor, count: int, batch: int, width: int, dtype: torch.d
     return Tables(stack, inverse_norms, inner[: pairs * batch].view(pairs, batch), basis)
 
 
-def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, absent: Tensor | None) -> None:
-    """Fill the tables. absent: bool [count, n], rows taken as zero: NaN in them would pass through a zero factor."""
+def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, used: Tensor | None) -> None:
+    """Fill the tables. used: uint8 [count, n], other rows are taken as zero: NaN in them would pass a zero factor."""
     count, n, width = tables.stack.shape
-    torch.stack([embedding.to(tables.stack.dtype) for embedding in embeddings], out=tables.stack)
-    if absent is not None:
-        tables.stack.masked_fill_(absent[:, :, None], 0)
     kernels.paired_prepare[(triton.cdiv(n, _ROWS),)](
-        tables.stack, tables.inverse_norms, tables.inner, n, width,
-        COUNT=count, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
+        tuple(embeddings), used, tables.stack, tables.inverse_norms, tables.inner, n, width,
+        COUNT=count, MASKED=used is not None, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
     )  # fmt: skip
     if count > 3:
         kernels.paired_basis[(triton.cdiv(n, _SAMPLES), count)](
@@ -84,7 +81,7 @@ def normalisers(
     kernels.paired_forward[(tiles_i, count, splits)](
         tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchors, pool, temperature, highest, sums,
         n, width, columns, COUNT=count, MASKED=codes is not None, PRECISION=_precision(tables.stack.dtype),
-        TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
+        TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"], SWAP=bool(options.get("swap")),
         num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
     )  # fmt: skip
     kernels.paired_finish[(triton.cdiv(n, _SAMPLES),)](
@@ -114,7 +111,7 @@ def gradients(
     rows, splits = _split(panel_rows, tile_i, tiles_j * count, options["programs"])
     panel = new((count, panel_rows, count, n), dtype=tables.stack.dtype)
     members = count - 1
-    entries = {2: 0, 3: 1}.get(count, members * count // 2)
+    entries = kernels.members_entries(count)
     d_members = new(splits * count * entries * aligned(n))
     programs = tiles_j * count * splits
     d_scale = new(programs + triton.cdiv(n, _SAMPLES) * count)
@@ -127,6 +124,7 @@ def gradients(
             inverse_total, log_sums, panel, d_members, d_scale, n, width, begin, end, rows,
             COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None, FIRST=begin == 0,
             PRECISION=_precision(tables.stack.dtype), TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
+            SWAP=bool(options.get("swap")),
             num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
         )  # fmt: skip
         _add_products(d_stack, panel.view(-1)[: count * (end - begin) * count * n], tables.stack, begin, end)
@@ -184,9 +182,13 @@ def _stack_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _options(direction: str, stack: Tensor) -> dict[str, int]:
-    members = "few" if stack.shape[0] <= 3 else "many"
     kind = "float" if stack.dtype == torch.float32 else "half"
-    return settings(f"sv_paired_{direction}_{members}_{kind}", stack.shape[1], stack.device)
+    return settings(f"sv_paired_{direction}_{how_many(stack.shape[0])}_{kind}", stack.shape[1], stack.device)
+
+
+def how_many(count: int) -> str:
+    """Modalities as the tuned settings tell them apart: 2 and 3 have a closed form, 7 and 8 take all registers."""
+    return "few" if count <= 3 else "several" if count <= 6 else "many"
 
 
 def _panel_rows(stack: Tensor, tile: int) -> int:

@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 import torch
 
+from unihpe_fast.data.bbox import CROP_MARGIN, crop_map
+from unihpe_fast.data.images import JPEG_QUALITY
 from unihpe_fast.data.render.appearance import NUM_RANDOM, appearance_from
 from unihpe_fast.data.render.draw import render
 from unihpe_fast.data.types import Sample
 
-JPEG_QUALITY = 90
-
 
 def render_crops(
-    samples: Iterable[Sample], size: int, seed: int, margin: float = 1.25, batch: int = 64
+    samples: Iterable[Sample], size: int, seed: int, margin: float = CROP_MARGIN, batch: int = 64
 ) -> Iterator[Sample]:
     """The same samples with `image`, a JPEG of size x size px, and `crop` filled in.
 
@@ -73,11 +73,3 @@ def _drawable(sample: Sample) -> bool:
     if sample.image is not None or sample.camera is None or sample.joints_3d is None:
         return False
     return bool((sample.joints_3d[:, 3] > 0).all())
-
-
-def crop_map(bbox: np.ndarray, size: int, margin: float) -> np.ndarray:
-    """[2, 3] float32 from full-image px to crop px: the crop's edges -0.5 and size - 0.5 lie at margin / 2 sides."""
-    scale = size / (margin * float(bbox[2]))
-    middle = (size - 1) / 2
-    shift = [middle - scale * float(bbox[0]), middle - scale * float(bbox[1])]
-    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], dtype=np.float32)

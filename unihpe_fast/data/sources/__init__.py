@@ -3,9 +3,10 @@
 A source is a module with
 
 - `Options`, a frozen dataclass of the flags that only this dataset has, each with a default and a docstring;
-- `read(inputs, options, *, seed, image_size) -> Reading`, which finds its files at once, raises ValueError or OSError
-  naming the file that is missing or malformed, and opens the rest lazily while its samples are drawn, so that memory
-  stays flat however large the dataset is.
+- `read(inputs, options, request) -> Reading`, which finds its files at once, raises SourceError or OSError naming the
+  file (and the key in it) that is missing or malformed, and opens the rest lazily while its samples are drawn, so that
+  memory stays flat however large the dataset is. Its samples name their photographs (`Sample.photo`); cropping and
+  encoding them is not a source's business.
 
 A sample that is left out is counted in `Reading.tally` with the reason, never dropped in silence. To add a dataset,
 write the module and name it in `SOURCES`; `Sample` says which units and frames its fields have, `data/skeleton.py`
@@ -22,7 +23,13 @@ from typing import Any, Protocol, cast
 from unihpe_fast.data.types import Sample
 
 # name on the command line -> module of this package
-SOURCES = {"cmu": "cmu", "synthetic": "synthetic"}
+SOURCES = {
+    "3dpw": "threedpw",
+    "cmu": "cmu",
+    "h36m": "h36m",
+    "spin-npz": "spin_npz",
+    "synthetic": "synthetic",
+}
 
 
 @dataclass
@@ -40,12 +47,30 @@ class Tally:
             self.skipped[subject, action, reason] += count
 
 
+class SourceError(ValueError):
+    """A file of a dataset that cannot be used; the message names it, what was found and what was wanted."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of every source alike.
+
+    images: the folder under which the dataset's photographs lie, None: none are wanted. image_size: side of the crops
+    in px, 0: none. seed: of everything that is made up.
+    """
+
+    images: Path | None = None
+    image_size: int = 0
+    seed: int = 0
+
+
 @dataclass
 class Reading:
     """What a source found: its name in the prepared file, the files it reads, the terms of use and its samples.
 
     total: how many samples there will be, None where only reading them all would tell.
     draw: the dataset has no photographs; crops may be drawn from the 3D joints.
+    caveat: how these samples differ from the published protocol, shown wherever their scores are; empty: they do not.
     """
 
     dataset: str
@@ -55,6 +80,7 @@ class Reading:
     tally: Tally = field(default_factory=Tally)
     total: int | None = None
     draw: bool = False
+    caveat: str = ""
 
 
 class Source(Protocol):
@@ -62,7 +88,7 @@ class Source(Protocol):
 
     Options: Any
 
-    def read(self, inputs: Sequence[Path], options: Any, *, seed: int, image_size: int) -> Reading: ...
+    def read(self, inputs: Sequence[Path], options: Any, request: Request) -> Reading: ...
 
 
 def load_source(name: str) -> Source:

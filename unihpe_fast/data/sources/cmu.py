@@ -19,7 +19,7 @@ import torch
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, project
 from unihpe_fast.data.skeleton import NUM_JOINTS
-from unihpe_fast.data.sources import Reading, Tally
+from unihpe_fast.data.sources import Reading, Request, Tally
 from unihpe_fast.data.sources.asf_amc import read_amc, read_asf
 from unihpe_fast.data.sources.bvh import Bvh, read_bvh
 from unihpe_fast.data.sources.rig import camera_rig
@@ -94,7 +94,7 @@ class Clip:
     fps: float
 
 
-def read(inputs: Sequence[Path], options: Options, *, seed: int, image_size: int) -> Reading:
+def read(inputs: Sequence[Path], options: Options, request: Request) -> Reading:
     """inputs: motion files, or folders that are searched for them. See data/sources/__init__.py."""
     if options.views < 1:
         raise ValueError(f"views: want at least 1, got {options.views}")
@@ -106,7 +106,7 @@ def read(inputs: Sequence[Path], options: Options, *, seed: int, image_size: int
         dataset="cmu",
         licence=LICENCE,
         files=[path for clip in clips for path in (clip.path, *_skeleton_files(clip.path))],
-        samples=_samples(clips, options, seed, tally),
+        samples=_samples(clips, options, request.seed, tally),
         tally=tally,
         draw=True,
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, look_at, project
 from unihpe_fast.data.skeleton import FLIP, NUM_JOINTS
-from unihpe_fast.data.sources import Reading
+from unihpe_fast.data.sources import Reading, Request
 from unihpe_fast.data.sources.rig import CENTER_JITTER, FOCAL, FOCAL_JITTER, ROLL_JITTER, intrinsics
 from unihpe_fast.data.types import Sample
 
@@ -327,7 +327,7 @@ class Options:
     """how many people"""
 
 
-def read(inputs: Sequence[Path], options: Options, *, seed: int, image_size: int) -> Reading:
+def read(inputs: Sequence[Path], options: Options, request: Request) -> Reading:
     """Takes no inputs. See data/sources/__init__.py."""
     if inputs:
         raise ValueError(f"synthetic people come from no file, got {inputs[0]} besides the output")
@@ -337,7 +337,7 @@ def read(inputs: Sequence[Path], options: Options, *, seed: int, image_size: int
         dataset="synthetic",
         licence="Made by a program; no terms of use.",
         files=(),
-        samples=samples(options.n, seed),
+        samples=samples(options.n, request.seed),
         total=options.n,
         draw=True,
     )

@@ -1,0 +1,199 @@
+"""Side by side in one run: ours and its peers take turns, so that a machine that warms up or is shared slows all alike.
+
+A `Group` is one table of the results: competitors that do the same work, at sizes that grow. `measure` is called in a
+pytest-benchmark test, a size each: it checks every competitor against float64, refuses those that are wrong, takes peak
+memory and launches apart from the clock, and then times one round of each in turn. What it found goes into the
+benchmark's extra_info, in seconds and bytes; benchmarks/records.py collects it.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from benchmarks.memory import peak_bytes
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+OURS = "ours"
+# together larger than the caches of any GPU: inputs are taken in turn, so none is read from a cache that it was left in
+CACHE_BYTES = 256 << 20
+# a round of ours and all peers should not take longer; what is slower is left out, saying so
+SLOWEST = 20.0  # seconds
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """One way to do the work.
+
+    prepare: of a size, makes the function that does one round on the k-th copy of the inputs. check: raises
+    AssertionError where the answer is not that of float64. largest: size above which it is not tried. same: it computes
+    the same numbers; otherwise what it computes instead stands in its name. absent: why it cannot run here.
+    """
+
+    name: str
+    prepare: Callable[[int], Callable[[int], Any]] | None = None
+    check: Callable[[], None] | None = None
+    largest: float = float("inf")
+    same: bool = True
+    absent: str = ""
+
+    @cached_property
+    def verdict(self) -> str:
+        """What keeps it from being timed, found out once: not here, wrong, or not working on these versions."""
+        if self.absent or self.check is None:
+            return self.absent
+        try:
+            self.check()
+        except AssertionError as error:
+            return "wrong: " + _first_line(error)
+        except Exception as error:
+            if self.name == OURS:
+                raise
+            # somebody else's package: whatever it raises is said in the table
+            return f"fails: {type(error).__name__}: {_first_line(error)}"
+        return ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:200]
+
+
+@dataclass(frozen=True)
+class Group:
+    """name: as in tables. variable: what the sizes count. parameters: what stays the same. expected: by competitor
+    or "" for all, the exponents (time, memory) that its algorithm has in the size. floors: size -> least seconds on
+    the GPU by static cost."""
+
+    name: str
+    variable: str
+    competitors: Sequence[Competitor]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    expected: dict[str, tuple[float, float]] = field(default_factory=dict)
+    floors: dict[int, float | None] = field(default_factory=dict)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Of one call, by the GPU's own clock where there is one."""
+    if DEVICE == "cpu":
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+    start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start_event.record()
+    work()
+    end_event.record()
+    end_event.synchronize()
+    return start_event.elapsed_time(end_event) / 1e3
+
+
+def launches(work: Callable[[], Any]) -> int | None:
+    """Kernels, copies and fills that one call gives the GPU; None without a GPU."""
+    if DEVICE == "cpu":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        work()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+
+
+def copies_for(bytes_each: int) -> int:
+    """How many copies of the inputs to take in turn, so that none is still in the GPU's cache; one on a CPU."""
+    return 1 if DEVICE == "cpu" else max(2, min(64, -(-CACHE_BYTES // max(bytes_each, 1))))
+
+
+def _spread(times: Sequence[float]) -> dict[str, Any]:
+    ordered = sorted(times)
+    quarter = len(ordered) // 4
+    return {
+        "median_s": statistics.median(ordered),
+        "iqr_s": ordered[-1 - quarter] - ordered[quarter],
+        "least_s": ordered[0],
+        "rounds": len(ordered),
+    }
+
+
+def measure(benchmark: Any, group: Group, size: int, *, rounds: int) -> None:
+    """Time `group` at `size`. AssertionError when ours is wrong: then nothing is timed."""
+    entries: dict[str, dict[str, Any]] = {}
+    work: dict[str, Callable[[int], Any]] = {}
+    for competitor in group.competitors:
+        name = competitor.name
+        entries[name] = {"same": competitor.same}
+        if size > competitor.largest:
+            entries[name]["not_run"] = f"too large, above {group.variable} = {competitor.largest:g}"
+        elif competitor.verdict:
+            assert name != OURS, competitor.verdict
+            entries[name]["not_run"] = competitor.verdict
+        elif competitor.prepare is not None:
+            work[name] = competitor.prepare(size)
+    for name in list(work):
+        try:
+            _first_calls(work[name], entries[name])
+        except torch.OutOfMemoryError:
+            entries[name]["not_run"] = "out of memory"
+        if "not_run" in entries[name]:
+            del work[name]
+    assert OURS in work, entries[OURS]
+    times: dict[str, list[float]] = {name: [] for name in work}
+
+    def turn() -> None:
+        """One round of each, ours last: pytest-benchmark's own clock reads the call that follows."""
+        for name, call in work.items():
+            if name != OURS:
+                number = len(times[name])
+                times[name].append(seconds(lambda call=call, number=number: call(number)))
+
+    def ours() -> None:
+        number = len(times[OURS])
+        times[OURS].append(seconds(lambda: work[OURS](number)))
+
+    gc.collect()
+    gc.disable()
+    try:
+        benchmark.pedantic(ours, setup=turn, rounds=rounds)
+    finally:
+        gc.enable()
+    for name, found in times.items():
+        entries[name] |= _spread(found)
+    for name in times:
+        entries[name]["ratio"] = entries[name]["median_s"] / entries[OURS]["median_s"]
+    benchmark.group = f"{group.name}, {group.variable} = {size}"
+    record: dict[str, Any] = {
+        "group": group.name,
+        "variable": group.variable,
+        "size": size,
+        "parameters": group.parameters,
+        "expected": group.expected,
+        "competitors": entries,
+    }
+    if DEVICE == "cuda" and (floor := group.floors.get(size)):
+        record |= {"floor_s": floor, "share_of_floor": floor / entries[OURS]["median_s"]}
+    benchmark.extra_info["side_by_side"] = record
+
+
+def _first_calls(call: Callable[[int], Any], entry: dict[str, Any]) -> None:
+    """Compile and warm up; find peak memory and launches, and what is too slow to be timed again and again."""
+    start = time.perf_counter()
+    call(0)
+    _wait()
+    if time.perf_counter() - start > SLOWEST:
+        # the first call may have compiled
+        start = time.perf_counter()
+        call(1)
+        _wait()
+        if (once := time.perf_counter() - start) > SLOWEST:
+            entry["not_run"] = f"too slow: {once:.0f} s a round"
+            return
+    call(1)
+    entry["peak_bytes"] = peak_bytes(lambda: call(2))
+    entry["launches"] = launches(lambda: call(3))
+
+
+def _wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,117 @@
+"""The tables of what `make bench` and `make gpu` found."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.records import growth
+
+OURS = "ours"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def origin(record: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"Measured {record['date']} at commit {record['commit'][:10]} on {record['device']}; {versions}."
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
+
+
+def mebibytes(count: float | None) -> str:
+    return "?" if count is None else f"{count / 2**20:.3g}"
+
+
+def _groups(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["group"], []).append(record)
+    return {name: sorted(of, key=lambda r: r["size"]) for name, of in found.items()}
+
+
+def summary_table(result: dict[str, Any]) -> str:
+    """A line a group: its largest size at which a peer ran, ours in ms and MiB, and how many times as long each peer
+    that computes the same takes."""
+    rows = []
+    for name, records in _groups(result["records"]).items():
+        with_peers = [
+            r for r in records if any("ratio" in e and e["same"] and n != OURS for n, e in r["competitors"].items())
+        ]
+        for record in with_peers[-1:]:
+            entries = record["competitors"]
+            mine = entries[OURS]
+            peers = [f"{n} {e['ratio']:.2g}×" for n, e in entries.items() if n != OURS and e["same"] and "ratio" in e]
+            share = f"{record['share_of_floor']:.0%}" if "share_of_floor" in record else "-"
+            rows.append(
+                [f"{name}, {record['variable']} = {record['size']:,}", milliseconds(mine["median_s"]),
+                 mebibytes(mine["peak_bytes"]), share, ", ".join(peers)]
+            )  # fmt: skip
+    head = ["work", "ours, ms", "peak, MiB", "of the paper limit", "time of others as a multiple of ours"]
+    return f"{table(head, rows)}\n\nMedians of rounds taken in turn. {origin(result)}"
+
+
+def full_tables(result: dict[str, Any]) -> str:
+    """Every competitor at every size: ms ± half the interquartile range, ratio to ours, peak MiB, launches."""
+    parts = []
+    grown = {(row["group"], row["name"]): row for row in growth(result["records"])}
+    for name, records in _groups(result["records"]).items():
+        variable, sizes = records[0]["variable"], [r["size"] for r in records]
+        rows = []
+        for competitor in records[0]["competitors"]:
+            cells = [_cell(r["competitors"].get(competitor, {"not_run": "-"})) for r in records]
+            rows.append([competitor, *cells, *_exponents(grown[name, competitor])])
+        head = ["", *(f"{variable} = {size:,}" for size in sizes), "time grows", "memory grows"]
+        of = ", ".join(f"{k} {v}" for k, v in records[0]["parameters"].items())
+        shares = [f"{r['share_of_floor']:.0%} at {r['size']:,}" for r in records if "share_of_floor" in r]
+        reached = f" Ours reaches {', '.join(shares)} of the paper limit." if shares else ""
+        parts.append(f"#### {name}\n\n{of}.{reached}\n\n{table(head, rows)}")
+    note = (
+        "Milliseconds ± half the interquartile range, how many times as long as ours, peak memory in MiB; on a GPU "
+        "launches too. Growth: exponent fitted over the larger sizes (at least four), in brackets the algorithm's. "
+    )
+    return "\n\n".join([*parts, note + origin(result)])
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    if "not_run" in entry:
+        return entry["not_run"]
+    launches = "" if entry["launches"] is None else f", {entry['launches']} launches"
+    time = f"{milliseconds(entry['median_s'])} ± {milliseconds(entry['iqr_s'] / 2)} ms"
+    return f"{time}, {entry['ratio']:.2f}×, {mebibytes(entry['peak_bytes'])} MiB{launches}"
+
+
+def _exponents(row: dict[str, Any]) -> list[str]:
+    expected = row["expected"] or ("?", "?")
+    return [
+        f"{'-' if row[k] is None else format(row[k], '.2f')} ({e})"
+        for k, e in zip(("time", "memory"), expected, strict=True)
+    ]
+
+
+def gpu_extras(result: dict[str, Any]) -> str:
+    """Which parts ran, images a second, and the longest kernels."""
+    parts = [[p["name"], p["status"], f"{p['seconds']:.0f}", p["last_line"]] for p in result["parts"]]
+    found = [table(["part", "outcome", "seconds", "last line"], parts)]
+    speeds = []
+    for record in result["records"]:
+        if record["group"].startswith("train_step"):
+            for name, entry in record["competitors"].items():
+                if "median_s" in entry:
+                    speeds.append(
+                        [record["group"], name, str(record["size"]), f"{record['size'] / entry['median_s']:.0f}"]
+                    )
+    if speeds:
+        found.append(table(["step", "form", "batch", "images/s"], speeds))
+    if profile := result.get("profile"):
+        rows = [[row["name"], f"{row['ms']:.3f}", f"{row['calls']:.1f}"] for row in profile["longest"]]
+        found.append(table(["longest kernels of the step", "ms a step", "calls"], rows))
+        found.append(
+            f"{profile['variant']}, {profile['backbone']}, {profile['image_px']} px, B = {profile['batch']}: "
+            f"{profile['total_ms']:.2f} ms of kernels a step, {profile['loss_and_alignment_ms']:.2f} of them this "
+            "package's."
+        )
+    return "\n\n".join([*found, origin(result)])

@@ -1,0 +1,227 @@
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import harness, other_losses, peers
+from benchmarks.harness import OURS, Competitor, Group, measure
+from benchmarks.memory import peak_bytes
+from benchmarks.records import exponent, growth, write_records
+from unihpe_kernels.sv_contrastive import reference
+
+ROOT = Path(__file__).parents[2]
+# what the GPU machine that `make gpu` is for does not have
+MISSING = ("cattrs", "tyro", "roma", "symile", "inf_cl", "siglip_kernel")
+
+
+class Benchmark:
+    """pytest-benchmark's fixture, as far as it is used."""
+
+    def __init__(self):
+        self.extra_info, self.group = {}, None
+
+    def pedantic(self, target, setup, rounds):
+        for _ in range(rounds):
+            setup()
+            target()
+
+
+def busy(milliseconds):
+    def prepare(size):
+        def call(k):
+            end = time.perf_counter() + milliseconds / 1e3
+            while time.perf_counter() < end:
+                pass
+
+        return call
+
+    return prepare
+
+
+def wrong():
+    raise AssertionError("off by 3")
+
+
+def test_competitors_take_turns_and_are_related_to_ours():
+    order = []
+
+    def prepare(name):
+        return lambda size: lambda k: order.append(name)
+
+    benchmark = Benchmark()
+    measure(benchmark, Group("g", "B", [Competitor(OURS, prepare("o")), Competitor("p", prepare("p"))]), 8, rounds=3)
+    assert "".join(order).endswith("popopo")
+    benchmark = Benchmark()
+    group = Group("g", "B", [Competitor(OURS, busy(1)), Competitor("peer", busy(20))])
+    measure(benchmark, group, 8, rounds=3)
+    found = benchmark.extra_info["side_by_side"]
+    assert (found["group"], found["variable"], found["size"]) == ("g", "B", 8)
+    entries = found["competitors"]
+    assert entries["peer"]["ratio"] == entries["peer"]["median_s"] / entries[OURS]["median_s"] > 1
+    assert entries["peer"]["rounds"] == entries[OURS]["rounds"] == 3
+
+
+def test_a_wrong_answer_is_not_timed():
+    benchmark = Benchmark()
+    peer = Competitor("peer", busy(1), check=wrong)
+    measure(benchmark, Group("g", "B", [Competitor(OURS, busy(1)), peer]), 8, rounds=2)
+    entry = benchmark.extra_info["side_by_side"]["competitors"]["peer"]
+    assert entry == {"same": True, "not_run": "wrong: off by 3"}
+    with pytest.raises(AssertionError, match="off by 3"):
+        measure(Benchmark(), Group("g", "B", [Competitor(OURS, busy(1), check=wrong)]), 8, rounds=2)
+
+
+def test_what_cannot_run_is_said():
+    def broken():
+        raise RuntimeError("no kernel image\nfor this device")
+
+    slow = Competitor("slow", busy(30))
+    competitors = [
+        Competitor(OURS, busy(1)),
+        Competitor("gone", absent="absent: gone is not installed"),
+        Competitor("large", busy(1), largest=4),
+        Competitor("broken", busy(1), check=broken),
+        slow,
+    ]
+    benchmark = Benchmark()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness, "SLOWEST", 0.02)
+        measure(benchmark, Group("g", "B", competitors), 8, rounds=2)
+    entries = benchmark.extra_info["side_by_side"]["competitors"]
+    assert entries["gone"]["not_run"] == "absent: gone is not installed"
+    assert entries["large"]["not_run"] == "too large, above B = 4"
+    assert entries["broken"]["not_run"] == "fails: RuntimeError: no kernel image"
+    assert entries["slow"]["not_run"].startswith("too slow")
+
+
+def test_an_absent_package_is_reported_absent():
+    assert other_losses.absent("no_such_package") == "absent: no_such_package is not installed"
+    assert other_losses.absent("torch") == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of the CPU's memory")
+def test_peak_memory_is_what_a_call_takes():
+    def work():
+        a = torch.ones(64 << 18)  # 64 MiB
+        return (a + 1).sum()  # and as much again
+
+    first = peak_bytes(work)
+    assert 120 << 20 <= first <= 150 << 20
+    # memory that the allocator kept counts again
+    assert 120 << 20 <= peak_bytes(work) <= 150 << 20
+
+
+def test_exponents_of_known_powers():
+    sizes = [10, 20, 40, 80]
+    assert exponent(sizes, [3 * s**2.5 for s in sizes]) == pytest.approx(2.5)
+    assert exponent(sizes[:3], [1, 2, 3]) is None
+
+    def record(size, milliseconds):
+        entry = {"median_s": milliseconds, "peak_bytes": 7 * size}
+        return {
+            "group": "g", "variable": "B", "size": size, "expected": {"": (3, 3), OURS: (3, 1)},
+            "competitors": {OURS: entry, "peer": {"not_run": "too large"}},
+        }  # fmt: skip
+
+    # the small sizes are all overhead; the larger half is cubic
+    times = [1.0, 1.0, 1.0, 1.0, *(s**3 / 512e3 for s in (80, 160, 320, 640))]
+    rows = growth([record(s, t) for s, t in zip((5, 10, 20, 40, 80, 160, 320, 640), times, strict=True)])
+    assert rows[0]["time"] == pytest.approx(3)
+    assert rows[0]["memory"] == pytest.approx(1)
+    assert rows[0]["expected"] == (3, 1)
+    assert rows[1]["time"] is None
+
+
+def test_records_carry_their_origin(tmp_path):
+    write_records(tmp_path / "r.json", [{"group": "g"}], note=1)
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert {"commit", "date", "versions", "device", "clocks", "records", "note"} <= written.keys()
+
+
+def embeddings(count, batch=5, width=7):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(batch, width, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+def test_peers_of_paired_are_the_loss(count):
+    drawn = embeddings(count)
+    wanted = reference.singular_value_contrastive_loss(drawn, temperature=0.2, negatives="paired")
+    ways = [peers.paired_svdvals_of_stacks, peers.paired_svdvals_of_grams, peers.paired_eigvalsh_of_grams]
+    ways += [peers.paired_closed_form] if count <= 3 else []
+    for way in ways:
+        torch.testing.assert_close(way(drawn, 0.2), wanted, rtol=0, atol=1e-6)
+
+
+def test_peers_of_all_are_the_loss():
+    drawn = embeddings(3)
+    wanted = reference.singular_value_contrastive_loss(drawn, temperature=0.2, negatives="all")
+    for way in (peers.svdvals_of_stacks, peers.svdvals_of_grams, peers.eigvalsh_of_grams, peers.closed_form):
+        torch.testing.assert_close(way(drawn, 0.2), wanted, rtol=0, atol=1e-6)
+
+
+def test_symile_is_what_its_formula_says():
+    pytest.importorskip("symile")
+    drawn = embeddings(3)
+    torch.testing.assert_close(
+        other_losses.symile_all(drawn, 0.2), other_losses.symile_exact(drawn, 0.2), rtol=0, atol=1e-6
+    )
+    torch.manual_seed(5)
+    found = other_losses.symile_paired(drawn, 0.2)
+    torch.manual_seed(5)
+    torch.testing.assert_close(found, other_losses.symile_paired_exact(drawn, 0.2), rtol=0, atol=1e-6)
+
+
+def test_gpu_benchmarks_import_where_only_the_listed_packages_are():
+    """`make gpu` installs nothing, and its machine lacks some of what `make bench` has."""
+    code = f"""
+import sys
+for name in {MISSING}:
+    sys.modules[name] = None
+import benchmarks.gpu, benchmarks.profile_step, benchmarks.test_ceilings, benchmarks.test_procrustes
+import benchmarks.test_train_step, unihpe_fast.env
+from benchmarks.test_sv_loss import all_group, paired_group
+from benchmarks.test_procrustes import pose_group
+groups = all_group(), paired_group(2), pose_group(False)
+print(sorted(c.name for g in groups for c in g.competitors if "not installed" in c.absent))
+"""
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT}/kernels", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    for package in ("inf_cl", "siglip-kernel", "roma", "symile, n"):
+        assert package in done.stdout
+
+
+def test_parts_of_a_gpu_run_carry_on(tmp_path):
+    from benchmarks.gpu import run
+
+    slept = run("slow", [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"], 5, tmp_path)
+    assert (slept.status, slept.last_line) == ("out of time after 5 s", "begun")
+    failed = run("bad", [sys.executable, "-c", "print('x'); raise SystemExit(3)"], 30, tmp_path)
+    assert (failed.status, failed.last_line) == ("failed, status 3", "x")
+    assert (tmp_path / "bad.log").read_text() == "x\n"
+
+
+def test_every_gpu_test_file_is_dealt_once():
+    from benchmarks.gpu import test_files as deal
+
+    dealt = [file for group in deal(3) for file in group]
+    assert len(dealt) == len(set(dealt))
+    assert "tests/kernels/test_triton_sv_gpu.py" in dealt
+    assert math.isclose(max(map(len, deal(3))), len(dealt) / 3, abs_tol=1)
+
+
+def test_floors_of_the_paper():
+    from benchmarks import paper_limit
+
+    # from the committed counts: instructions a triple over issue slots
+    assert paper_limit.sv_all(1024) == pytest.approx(8 * paper_limit.sv_all(512), rel=1e-6)
+    assert 2e-3 < paper_limit.sv_all(1024) < 5e-3
+    assert paper_limit.paired(65_536, 3, 512, "bf16") > paper_limit.paired(32_768, 3, 512, "bf16")
+    assert paper_limit.paired(65_536, 3, 256, "bf16") is None
+    assert paper_limit.poses("no such kernel", 10, 1) is None

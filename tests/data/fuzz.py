@@ -1,0 +1,148 @@
+"""Mutated files for readers of other people's data: whatever comes, only the documented errors may come out."""
+
+import io
+import os
+import resource
+import signal
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from unihpe_fast.data.sources import SourceError
+
+# how many mutated inputs a reader gets; `make fuzz` asks for more
+CASES = int(os.environ.get("FUZZ", "300"))
+SECONDS = 20
+MEMORY = 1 << 30
+
+
+def fuzz(read: Callable[[Path], object], files: Mapping[str, bytes], count: int = CASES, seed: int = 0) -> int:
+    """Run `read(folder)` to its end on `count` folders, each with one of `files` mutated; returns how many it took.
+
+    Anything but SourceError and OSError that escapes, a case of more than SECONDS or one that asks for more than
+    MEMORY bytes at once fails, and names the case: `case(files, seed, number)` makes it again.
+    """
+    accepted = 0
+    with TemporaryDirectory() as name, _bounded_memory():
+        folder = Path(name)
+        for number in range(count):
+            mutated = case(files, seed, number)
+            for path, content in mutated.items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(content)
+            signal.signal(signal.SIGALRM, _too_slow)
+            signal.alarm(SECONDS)
+            try:
+                read(folder)
+                accepted += 1
+            except (SourceError, OSError):
+                pass
+            except BaseException as error:
+                error.add_note(f"fuzz case {number} of seed {seed}")
+                raise
+            finally:
+                signal.alarm(0)
+    return accepted
+
+
+def case(files: Mapping[str, bytes], seed: int, number: int) -> dict[str, bytes]:
+    """The files with one of them mutated, the same ones for the same numbers."""
+    rng = np.random.default_rng([seed, number])
+    name = sorted(files)[rng.integers(len(files))]
+    return {**files, name: mutate(files[name], rng)}
+
+
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """Flipped bits, cut ends, spans removed, repeated, overwritten or swapped; inside zip archives the members too."""
+    if data[:4] == b"PK\3\4" and rng.random() < 0.8:
+        return _mutate_zip(data, rng)
+    for _ in range(rng.integers(1, 4)):
+        data = _CHANGES[rng.integers(len(_CHANGES))](data, rng)
+    return data
+
+
+def _mutate_zip(data: bytes, rng: np.random.Generator) -> bytes:
+    """One member changed, its checksum right; or two members' contents swapped, or one of them gone."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    names = sorted(members)
+    one, other = (names[index] for index in rng.integers(len(names), size=2))
+    match rng.integers(8):
+        case 0:
+            members[one], members[other] = members[other], members[one]
+        case 1:
+            del members[one]
+        case 2:
+            # mostly the header or the first instructions
+            head = members[one][:128]
+            members[one] = mutate(head, rng) + members[one][128:]
+        case _:
+            members[one] = mutate(members[one], rng)
+    result = io.BytesIO()
+    with zipfile.ZipFile(result, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return result.getvalue()
+
+
+def _span(data: bytes, rng: np.random.Generator) -> tuple[int, int]:
+    start = int(rng.integers(len(data) + 1))
+    return start, min(len(data), start + int(2 ** rng.uniform(0, np.log2(len(data) + 2))))
+
+
+def _flip(data: bytes, rng: np.random.Generator) -> bytes:
+    changed = bytearray(data)
+    for position in rng.integers(len(data), size=rng.integers(1, 9)) if data else ():
+        changed[position] ^= 1 << rng.integers(8)
+    return bytes(changed)
+
+
+def _cut(data: bytes, rng: np.random.Generator) -> bytes:
+    return data[: rng.integers(len(data) + 1)]
+
+
+def _remove(data: bytes, rng: np.random.Generator) -> bytes:
+    start, stop = _span(data, rng)
+    return data[:start] + data[stop:]
+
+
+def _repeat(data: bytes, rng: np.random.Generator) -> bytes:
+    start, stop = _span(data, rng)
+    return data[:start] + data[start:stop] * int(rng.integers(2, 6)) + data[stop:]
+
+
+def _overwrite(data: bytes, rng: np.random.Generator) -> bytes:
+    """A few bytes become those that numbers are made of at their limits: all zeros, all ones, infinities and NaNs."""
+    start, stop = _span(data, rng)
+    stop = min(stop, start + 16)
+    value = (b"\0", b"\xff", b"\x7f\x80\0\0"[::-1], b"\x7f\xf8\0\0\0\0\0\0"[::-1], b"9")[rng.integers(5)]
+    return data[:start] + (value * 16)[: stop - start] + data[stop:]
+
+
+def _splice(data: bytes, rng: np.random.Generator) -> bytes:
+    """A span of the file over another place in it."""
+    start, stop = _span(data, rng)
+    target = int(rng.integers(len(data) + 1))
+    return data[:target] + data[start:stop] + data[target + stop - start :]
+
+
+_CHANGES = (_flip, _flip, _cut, _remove, _repeat, _overwrite, _overwrite, _splice)
+
+
+def _too_slow(*_: object) -> None:
+    raise AssertionError(f"reading took more than {SECONDS} s")
+
+
+class _bounded_memory:
+    """The address space may grow by MEMORY and no more; MemoryError beyond."""
+
+    def __enter__(self) -> None:
+        self.limits = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, self.limits[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, self.limits)

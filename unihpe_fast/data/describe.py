@@ -1,0 +1,40 @@
+"""What a run's data is, in a few lines: which files, how many samples of what, and what to know about them."""
+
+from collections.abc import Sequence
+
+from unihpe_fast.config import DataConfig
+from unihpe_fast.data.loader import SYNTHETIC
+from unihpe_fast.data.store import Store
+from unihpe_fast.data.synthetic_dataset import SYNTHETIC_SIZE
+from unihpe_fast.data.types import MODALITIES
+
+
+def data_lines(config: DataConfig) -> list[str]:
+    """A line for each source of config.train and config.val, and one for each caveat. Raises as Store does."""
+    total = sum(config.train_weights)
+    shares = [f", {weight / total:.0%} of every epoch" for weight in config.train_weights]
+    lines = []
+    for use, names, notes in (("train", config.train, shares), ("val", config.val, [])):
+        for number, name in enumerate(names):
+            lines.append(f"{use}: {_line(name)}{notes[number] if notes else ''}")
+    return lines + [f"caveat: {caveat}" for caveat in caveats((*config.train, *config.val))]
+
+
+def _line(name: str) -> str:
+    if name == SYNTHETIC:
+        return f"{SYNTHETIC}, {SYNTHETIC_SIZE} people made on the fly"
+    store = Store(name)
+    has = ", ".join(f"{count} with {m}" for m, count in zip(MODALITIES, store.present.sum(1).tolist(), strict=True))
+    return f"{name}, {len(store)} samples of {store.attributes['dataset']} {store.attributes['split']} ({has})"
+
+
+def caveats(names: Sequence[str]) -> list[str]:
+    """How the samples of these sources differ from what was published, each once, with the file's name."""
+    found = {name: Store(name).caveat for name in names if name != SYNTHETIC}
+    return [f"{name}: {caveat}" for name, caveat in found.items() if caveat]
+
+
+def caveat_section(names: Sequence[str]) -> dict[str, list[str]]:
+    """What stands beside scores on these sources: {"caveats": [..]}, or nothing where there are none."""
+    found = caveats(names)
+    return {"caveats": found} if found else {}
