@@ -28,8 +28,6 @@ SYNTHETIC = "synthetic"
 _VALIDATION_SEED = 0
 # keeps the augmentation's random streams apart from those of data/order.py
 _DOMAIN = 2
-# in one batch: a file with more of them is another kind of broken
-_MOST_BROKEN = 100
 
 
 class PoseDataset(Protocol):
@@ -42,10 +40,12 @@ class PoseDataset(Protocol):
         ...
 
 
-class _BrokenPicture(Exception):
-    def __init__(self, row: int, reason: str) -> None:
-        super().__init__(row, reason)
-        self.row, self.reason = row, reason
+class _BrokenPictures(Exception):
+    """reasons: why, by row."""
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__(reasons)
+        self.reasons = reasons
 
 
 class FileDataset:
@@ -53,6 +53,7 @@ class FileDataset:
 
     def __init__(self, path: str, *, image_size: int, augment: AugmentConfig | None = None) -> None:
         self.store, self.image_size, self.augment = Store(path), image_size, augment
+        self._broken: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.store)
@@ -63,29 +64,36 @@ class FileDataset:
         With a generator the next row of the file that can be decoded stands in for such a sample; without, the sample
         is there, its image is not.
         """
-        chosen = np.asarray(indices)
-        broken: dict[int, str] = {}
+        indices = np.asarray(indices)
         state = None if rng is None else rng.bit_generator.state
         while True:
             try:
-                batch = self._batch(chosen, rng, ignored=set(broken) if rng is None else set())
-            except _BrokenPicture as found:
-                broken[found.row] = found.reason
-                if len(broken) > _MOST_BROKEN:
-                    raise StoreError(f"{self.store.path}: image: {_MOST_BROKEN} rows of one batch are broken") from None
+                batch = self._batch(indices if rng is None else self._sound(indices), rng)
+            except _BrokenPictures as found:
+                self._broken |= found.reasons
                 if rng is not None and state is not None:
                     # what is drawn for the others must not depend on how far the attempt came
                     rng.bit_generator.state = state
-                    chosen = np.where(chosen == found.row, (chosen + 1) % len(self), chosen)
                 continue
-            batch.broken = [f"{self.store.path}: image: row {row}: {reason}" for row, reason in broken.items()]
+            rows = [row for row in indices.tolist() if row in self._broken]
+            batch.broken = [f"{self.store.path}: image: row {row}: {self._broken[row]}" for row in rows]
             return batch
 
-    def _batch(self, indices: np.ndarray, rng: np.random.Generator | None, *, ignored: set[int]) -> Batch:
-        """Raises _BrokenPicture for one that cannot be decoded, unless its row is ignored: the image is absent then."""
+    def _sound(self, indices: np.ndarray) -> np.ndarray:
+        """The rows, and for those known to be broken the next one that is not."""
+        if len(self._broken) == len(self):
+            row, reason = next(iter(self._broken.items()))
+            raise StoreError(f"{self.store.path}: image: none of {len(self)} rows can be decoded, row {row}: {reason}")
+        chosen = indices.copy()
+        while (broken := np.isin(chosen, list(self._broken))).any():
+            chosen[broken] = (chosen[broken] + 1) % len(self)
+        return chosen
+
+    def _batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> Batch:
+        """Raises _BrokenPictures for those that cannot be decoded; the image of a row known to be broken is absent."""
         columns = self.store.read(indices, images=self.image_size > 0)
         present = columns.present & np.array([[self.image_size > 0], [True], [True]])
-        present[0] &= ~np.isin(columns.index, list(ignored))
+        present[0] &= ~np.isin(columns.index, list(self._broken))
         people = _people(columns, free=~present[0])
         colors: tuple[np.ndarray, ...] = ()
         if rng is not None and self.augment is not None:
@@ -112,11 +120,14 @@ class FileDataset:
         pixels = np.empty((len(rows), self.image_size, self.image_size, 3), dtype=np.uint8)
         taken = inverse(columns.crop[rows])
         matrices = compose(compose(input_crop(people.bbox[rows], self.image_size), people.affine[rows]), taken)
+        broken: dict[int, str] = {}
         for row, matrix, out in zip(rows, matrices, pixels, strict=True):
             try:
                 warp_jpeg(columns.images[row], matrix, out)
             except ValueError as error:
-                raise _BrokenPicture(int(columns.index[row]), str(error)) from error
+                broken[int(columns.index[row])] = str(error)
+        if broken:
+            raise _BrokenPictures(broken)
         drawn = normalized(torch.from_numpy(pixels).permute(0, 3, 1, 2), *(c[rows] for c in colors))
         if len(rows) == len(present):
             return drawn
@@ -238,7 +249,7 @@ def _check_rank(rank: int, world_size: int) -> None:
         raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
 
 
-def row_batches(config: DataConfig, rows: np.ndarray) -> Iterable[Batch]:
+def row_batches(config: DataConfig, rows: np.ndarray) -> DataLoader[Batch]:
     """These rows [n] of config.val, counted through all of its sources, otherwise as `val_batches` gives them."""
     dataset = _ValidationBlocks(_validation_sources(config), rows, config.val_batch_size)
     return _loader(dataset, range(len(dataset)), config.workers)

@@ -86,7 +86,7 @@ class Trainer:
         self.bad_total = 0
         """bad steps, as of the last look"""
         self._loss_step = LossStep(self.model, self.criterion, runtime)
-        self._parallel: nn.Module | None = None
+        self._parallel: DistributedDataParallel | None = None
         self._keep_buffers()
         if not self.ranks.first:
             # dropout is another one on each rank; the weights are the same
