@@ -2,7 +2,7 @@
 
 One rule for all of them: the value is the one that a single process would compute on all ranks' samples, the same on
 every rank, and a rank's gradient is scaled so that the mean over ranks of the parameters' gradients, which
-DistributedDataParallel and FSDP take, is that single process's gradient. Needs torch alone.
+DistributedDataParallel takes, is that single process's gradient. Needs torch alone.
 """
 
 from typing import Any

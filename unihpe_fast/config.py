@@ -163,8 +163,6 @@ class RunConfig:
     """newest checkpoints kept"""
     max_bad_steps: int = 10
     """steps in a row that may be skipped because their loss or gradient is not finite"""
-    shard: Literal["ddp", "fsdp"] = "ddp"
-    """with several processes: each holds the whole model, or a part of its weights and optimiser state"""
     tensorboard: bool = False
     plots: bool = True
 

@@ -4,6 +4,7 @@ Batch k of a run is a pure function of (seed, k): which samples it has comes fro
 from a generator seeded with both. A run that is resumed at step k therefore goes on exactly as it would have.
 """
 
+import signal
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ from unihpe_fast.data.synthetic_dataset import SyntheticDataset
 from unihpe_fast.data.types import MODALITIES, Batch
 
 SYNTHETIC = "synthetic"
+# that a loader process goes on after SIGTERM
+GRACE_SECONDS = 10
 # the fixed synthetic people are the same in every run
 _VALIDATION_SEED = 0
 # keeps the augmentation's random streams apart from those of data/order.py
@@ -302,10 +305,16 @@ def _loader(dataset: Dataset[Batch], sampler: range, workers: int) -> DataLoader
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
+        worker_init_fn=_outlive_sigterm,
         pin_memory=torch.cuda.is_available(),
         # the loader takes a number from its generator; torch's own must not depend on how many loaders there were
         generator=torch.Generator(),
     )
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Schedulers and torchrun send the signal to all processes of a run: its own would lack batches before it saved."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -116,7 +116,11 @@ def session() -> Iterator[Ranks]:
     if size == 1:
         yield Ranks()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    # torchrun may keep the store over a restart, with the addresses of processes that are gone
+    store = dist.PrefixStore(f"restart_{restarts()}", store)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     yield Ranks(dist.get_rank(), dist.get_world_size())
     # not after an error: the other ranks may still be at work, and it would wait for them
     dist.destroy_process_group()

@@ -98,8 +98,6 @@ def _knobs(config: Config, ranks: int, scoring: bool) -> str:
         if config.loss.negatives == "all" and config.loss.singular_value:
             lines.append('--loss.negatives paired: memory of O(B D) instead of the O(B^2) of "all"')
         lines.append(f"torchrun --nproc-per-node {2 * ranks}: the batch is divided among that many processes")
-        if ranks > 1 and config.run.shard == "ddp":
-            lines.append("--run.shard fsdp: weights and optimiser state are divided among the processes too")
     if "image" in config.model.modalities:
         lines.append(f"--data.image-size {max(data.image_size // 64 * 32, 32)}: smaller pictures")
     if config.run.dtype == "float32":

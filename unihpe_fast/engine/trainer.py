@@ -9,7 +9,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -154,10 +153,9 @@ class Trainer:
             yield self._parallel
 
     def _replicated(self, tensors: dict[str, Tensor]) -> DistributedDataParallel:
+        # its default makes rank 0's running statistics everybody's before each forward pass
         return DistributedDataParallel(
             self._loss_step,
-            # rank 0's running statistics are everybody's
-            broadcast_buffers=any(isinstance(module, _BatchNorm) for module in self.model.modules()),
             find_unused_parameters=self._leaves_some_untrained(tensors),
             gradient_as_bucket_view=True,
         )
