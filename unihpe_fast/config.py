@@ -286,6 +286,8 @@ def check(config: Config) -> Config:
 
 def augment_of(data: DataConfig, name: str) -> AugmentConfig:
     """The augmentation of one training source; ConfigError for overrides that cannot be used."""
+    import cattrs
+
     if name not in data.augment_for:
         return data.augment
     text = data.augment_for[name]

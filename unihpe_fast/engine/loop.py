@@ -17,6 +17,7 @@ from unihpe_fast.engine.checkpoint import (
     CONFIG,
     JOB,
     SUMMARY,
+    CheckpointError,
     SaveError,
     checkpoints,
     load_latest,
@@ -77,10 +78,16 @@ def train(
         except ValueError as error:
             raise ConfigError(str(error)) from error
         saved = ranks.from_first(lambda: load_latest(run_dir, warn)) if resume else None
+        offset = 0
         if saved is None:
             trainer.model.set_mean_pose(mean_pose(config.data, seed=config.run.seed))
         else:
-            trainer.load_state(saved)
+            try:
+                trainer.load_state(saved)
+                offset = int(saved["metrics_offset"])
+            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise CheckpointError(f"{run_dir}: its checkpoint does not fit this run ({reason})") from error
             say(f"resumed at step {trainer.step}")
         if ranks.first:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -93,7 +100,6 @@ def train(
 
         log = None
         if ranks.first:
-            offset = 0 if saved is None else saved["metrics_offset"]
             board = config.run.tensorboard
             log = RunLog(run_dir, config.optim.steps, trainer.step, offset=offset, tensorboard=board, console=console)
         try:
