@@ -116,6 +116,9 @@ def soak(folder: Path, *, steps: int, workers: int, console: Console) -> tuple[G
 
     def watched(log: RunLog, step: int, values: dict[str, float]) -> None:
         log_step(log, step, values)
+        if step == steps:
+            # the loader processes have given all they had and end
+            return
         rss, files = read_usage()
         for name, value in {"step": step, "rss": rss, "files": files}.items():
             readings[name].append(value)
