@@ -72,8 +72,9 @@ def singular_value_contrastive_loss(
             orthogonal to everything and gets no gradient.
         group: a torch.distributed process group; None or of one rank: this process alone. M, D, dtype, negatives,
             normalize, temperature and backend must be the same on every rank, else each raises. The graph of
-            torch.compile breaks at the loss. present= synchronises a GPU, and so does a group without a CPU backend
-            (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are sent as they are.
+            torch.compile breaks at the loss. A GPU is synchronised with present=, with four modalities or more, and by
+            a group that has no CPU backend (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are
+            sent as they are.
         backend: "auto", "torch" or "triton".
 
     Returns:
