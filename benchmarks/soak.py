@@ -42,22 +42,23 @@ PEOPLE = 256
 
 @dataclass(frozen=True)
 class Growth:
-    """slope: MiB a 100 steps. files: the numbers of open files seen. The first quarter of the steps, in which caches
-    fill and worker processes start, counts for neither."""
+    """slope: MiB a 100 steps. files: the most that were open in the second, third and last quarter of the steps: every
+    tensor on its way from a loader process holds one, so the number is not the same at every moment. The first quarter,
+    in which caches fill and processes start, counts for neither."""
 
     slope: float
     files: list[int]
 
     @property
     def flat(self) -> bool:
-        return self.slope < LARGEST_SLOPE and len(self.files) == 1
+        return self.slope < LARGEST_SLOPE and len(set(self.files)) == 1
 
 
 def growth(steps: list[int], rss: list[float], files: list[int]) -> Growth:
     """steps, rss (MiB) and files: of each reading, in order."""
     settled = [i for i, step in enumerate(steps) if step > steps[-1] / 4]
     slope = np.polyfit([steps[i] for i in settled], [rss[i] for i in settled], 1)[0]
-    return Growth(float(100 * slope), sorted({files[i] for i in settled}))
+    return Growth(float(100 * slope), [int(part.max()) for part in np.array_split([files[i] for i in settled], 3)])
 
 
 def _processes() -> list[Path]:
@@ -116,6 +117,9 @@ def soak(folder: Path, *, steps: int, workers: int, console: Console) -> tuple[G
 
     def watched(log: RunLog, step: int, values: dict[str, float]) -> None:
         log_step(log, step, values)
+        if step == steps:
+            # the loader processes have given all they had and end
+            return
         rss, files = read_usage()
         for name, value in {"step": step, "rss": rss, "files": files}.items():
             readings[name].append(value)

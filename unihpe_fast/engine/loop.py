@@ -1,5 +1,6 @@
 """The training loop: stepped, logged, checkpointed and scored, and what stops it."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -146,6 +147,10 @@ class _Counted:
         self._counts[1] += len(batch)
         return batch
 
+    def close(self) -> None:
+        """Let go of the loader, whose processes end then and not when Python tires of waiting for them at its exit."""
+        self._batches = iter(())
+
     def take(self) -> list[int]:
         """Broken samples and all samples since the last call."""
         counts, self._counts = self._counts, [0, 0]
@@ -186,6 +191,11 @@ class _Run:
             ),
             self.warn,
         )
+        with contextlib.closing(batches):
+            self._steps(batches)
+
+    def _steps(self, batches: _Counted) -> None:
+        trainer, config, run = self.trainer, self.config, self.config.run
         trainer.model.train()
         waited, last_step, last_time = 0.0, trainer.step, time.perf_counter()
         while trainer.step < config.optim.steps:
