@@ -19,9 +19,10 @@ from unihpe_kernels.sv_contrastive.scorers import make_scorer
 from unihpe_kernels.sv_contrastive.scratch import scratch
 
 # Elements of each of about eight buffers of a tile. A thread's share is large enough to hide the cost of some fifty
-# calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch.
+# calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch, and 512
+# samples below 64 MiB in all.
 _TILE_PER_THREAD = 131072
-_MOST_THREADS = 16
+_MOST_THREADS = 8
 _GPU_TILE = 2**22
 # Rows i of a tile of "all" where no whole [j, k] fits: sums over i and over j are then both short work.
 _FEW_ROWS = 8
