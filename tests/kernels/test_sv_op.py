@@ -124,6 +124,7 @@ def largest_tensor(count: int, batch: int, negatives: str) -> int:
 def test_memory_of_all_is_quadratic(monkeypatch):
     monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 16384)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr("unihpe_kernels.sv_contrastive.scratch._held", threading.local())  # of earlier tests, larger
     # five tile buffers in one store, beside the B^2 = 65,536 of a Gram matrix; B^3 would be 16.8 million
     assert 256 * 256 <= largest_tensor(3, 256, "all") <= 5 * 256 * 256
 
@@ -217,13 +218,3 @@ def test_bad_arguments_are_named(error, message, arguments):
     options = {"embeddings": good(), **arguments()}
     with pytest.raises(error, match=message):
         singular_value_contrastive_loss(options.pop("embeddings"), **options)
-
-
-def test_group_of_several_ranks_is_refused(monkeypatch):
-    for size in (1, 2):
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda group, size=size: size)
-        if size == 1:
-            assert singular_value_contrastive_loss(good(), group=object()).isfinite()
-        else:
-            with pytest.raises(ValueError, match="group must be None or hold one rank, got 2"):
-                singular_value_contrastive_loss(good(), group=object())
