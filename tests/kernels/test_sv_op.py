@@ -84,15 +84,18 @@ def test_full_graph_matches_eager(options, autocast):
 
 
 def test_full_graph_through_aot_autograd():
-    """The joint graph, with the operator's registered backward and shapes."""
+    """The joint graph, with the operator's registered backward and shapes; with and without a learned temperature."""
     compiled = torch.compile(singular_value_contrastive_loss, fullgraph=True, backend="aot_eager")
     embeddings = random_embeddings(3, 7, 5, torch.float32)
-    for negatives in ("all", "paired"):
-        eager = value_and_gradients(singular_value_contrastive_loss, embeddings, negatives=negatives)
-        graph = value_and_gradients(compiled, embeddings, negatives=negatives)
-        assert eager[0] == graph[0]
-        for gradient, wanted in zip(graph[1], eager[1], strict=True):
-            assert torch.equal(gradient, wanted)
+    for options in ({}, {"temperature": torch.tensor(0.1)}):
+        for negatives in ("all", "paired"):
+            eager = value_and_gradients(singular_value_contrastive_loss, embeddings, negatives=negatives, **options)
+            graph = value_and_gradients(compiled, embeddings, negatives=negatives, **options)
+            assert eager[0] == graph[0]
+            assert len(graph[1]) == 3 + len(options)
+            for gradient, wanted in zip(graph[1], eager[1], strict=True):
+                assert torch.equal(gradient, wanted)
+    assert graph[1][3] != 0
 
 
 class LargestTensor(TorchDispatchMode):
