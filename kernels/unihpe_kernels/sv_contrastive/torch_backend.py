@@ -19,9 +19,10 @@ from unihpe_kernels.sv_contrastive.scorers import make_scorer
 from unihpe_kernels.sv_contrastive.scratch import scratch
 
 # Elements of each of about eight buffers of a tile. A thread's share is large enough to hide the cost of some fifty
-# calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch.
+# calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch, and 512
+# samples below 64 MiB in all.
 _TILE_PER_THREAD = 131072
-_MOST_THREADS = 16
+_MOST_THREADS = 8
 _GPU_TILE = 2**22
 # Rows i of a tile of "all" where no whole [j, k] fits: sums over i and over j are then both short work.
 _FEW_ROWS = 8
@@ -50,9 +51,10 @@ def forward(
     present: Tensor | None,
     negatives: str,
     normalize: bool,
+    learns_temperature: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the loss [], log2 of every anchor's normaliser [M, B], the loss of every sample summed over its anchors
-    [B], and what `backward` takes over, [saved_size]."""
+    [B], and what `backward` takes over, [saved_size]. learns_temperature: False where its gradient is not wanted."""
     units, inverse_norms = unit_rows(embeddings, present, normalize)
     scale = logit_scale(temperature, units)
     count, batch, width = units.shape
@@ -66,7 +68,7 @@ def forward(
         rows, columns = _select(units, group)
         if _has_triples(len(rows), negatives):
             triples = _TripleLoss(saved, len(rows[0]), width, scale)
-            log_sums, positives = triples.forward(rows)
+            log_sums, positives = triples.forward(rows, learns_temperature)
             if group.anchors is None:
                 triples.inverse_norms.copy_(inverse_norms if inverse_norms is not None else torch.ones_like(scale))
         else:
@@ -207,13 +209,13 @@ class _TripleLoss:
     def _sizes(size: int, width: int) -> list[int]:
         return [5 * size * width, 3 * size**2, 3 * size, TripleSlab.saved_size(size, size)]
 
-    def forward(self, units: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, units: list[Tensor], learns_temperature: bool) -> tuple[Tensor, Tensor]:
         """log2 of the sum over every anchor's tuples [3, b], and the samples' own scores [b]. units: three [b, D]."""
         x, y, z = units
         torch.stack([x, x, y, z, z], out=self._rows_of_pairs)
         lefts, rights = self._rows_of_pairs[:3], self._rows_of_pairs[2:].mT
         torch.baddbmm(self._grams, lefts, rights, beta=0, alpha=SCALE, out=self._grams)
-        return self._slab.finish(*self._slab.sums())
+        return self._slab.finish(*self._slab.sums(with_scores=learns_temperature))
 
     def backward(self, normalisers: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the unit rows [3, b, D] and the sum of scores times their gradient.
@@ -284,15 +286,17 @@ class TripleSlab:
         out = out[: sigma.numel()].view(sigma.shape)
         return torch.add(self._shift_rounded, sigma, alpha=self._scale_number, out=out).exp2_()
 
-    def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Over the tuples of every i [2, a], j [2, b] and k [2, b]: the sums of exponentials and of those times score.
+    def sums(self, with_scores: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Over the tuples of every i [2, a], j [2, b] and k [2, b]: the sums of exponentials and of those times score,
+        which the temperature's gradient wants; without them [1, a], [1, b] and [1, b].
         And the scores [a] of the own tuples of the samples i."""
         for part in self._unused:  # an output must be the same every time
             part.zero_()
         store = self._scratch("exponentials", self._sum_dtype)[0]
         rows, size = self._grams[0].shape
-        by_i, by_jk = store.new_zeros(2, rows), store.new_zeros(2, size, size)  # of exponentials, and those times score
-        (sums_i, score_sums_i), (sums_jk, score_sums_jk) = by_i.unbind(), by_jk.unbind()
+        kinds = 2 if with_scores else 1
+        by_i, by_jk = store.new_zeros(kinds, rows), store.new_zeros(kinds, size, size)
+        kinds_of_i, kinds_of_jk = by_i.unbind(), by_jk.unbind()
         positives = torch.empty_like(self.excess)
         self._least_gaps.fill_(math.inf)
         for i, j, products, shape in self._tiles():
@@ -301,23 +305,27 @@ class TripleSlab:
             own, samples = self._own_tuples(sigma, i, j)
             positives[samples] = own
             exp = self._exponentials(sigma, out=store)
-            sums_i[i].add_(exp.sum((1, 2)))
-            sums_jk[j].add_(exp.sum(0))
+            kinds_of_i[0][i].add_(exp.sum((1, 2)))
+            kinds_of_jk[0][j].add_(exp.sum(0))
             if keep is not None:
                 self._least_gaps[i].clamp_(max=self._tile.least_gap())
                 slopes = self._tile.slopes()
                 self._own_slopes[samples] = self._own_tuples(slopes, i, j)[0]
                 slopes.mul_(exp)
-            exp.mul_(sigma)
-            score_sums_i[i].add_(exp.sum((1, 2)))
-            score_sums_jk[j].add_(exp.sum(0))
+            if with_scores:
+                exp.mul_(sigma)
+                kinds_of_i[1][i].add_(exp.sum((1, 2)))
+                kinds_of_jk[1][j].add_(exp.sum(0))
         return by_i, by_jk.sum(2), by_jk.sum(1), positives
 
     def finish(self, by_i: Tensor, by_j: Tensor, by_k: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
-        """From the complete `sums` of the samples i alone, [2, a] each: log2 of the sum over every anchor's tuples
-        [3, a], and the samples' own scores [a]. Fills `excess`."""
-        sums, score_sums = torch.stack([by_i, by_j, by_k], dim=1)
-        torch.sub((score_sums / sums).sum(0), positives, alpha=3, out=self.excess)
+        """From the complete `sums` of the samples i alone, [2, a] or [1, a] each: log2 of the sum over every anchor's
+        tuples [3, a], and the samples' own scores [a]. Fills `excess`, with zeros where no scores were summed."""
+        sums, *score_sums = torch.stack([by_i, by_j, by_k], dim=1).unbind()
+        if score_sums:
+            torch.sub((score_sums[0] / sums).sum(0), positives, alpha=3, out=self.excess)
+        else:
+            self.excess.zero_()
         return self.log_sums(sums), positives
 
     def log_sums(self, sums: Tensor) -> Tensor:
