@@ -1,4 +1,4 @@
-"""Every kernel variant compiles for four architectures, as it would be launched; no GPU is needed."""
+"""Every kernel compiles for four architectures, as it would be launched; no GPU is needed."""
 
 import json
 import os
@@ -39,7 +39,8 @@ def compile(job):
     }
     return f"{variant.name}, {name}", {**used, **budget}
 
-jobs = [(number, name) for number, variant in enumerate(VARIANTS) for name in variant.targets]
+# the longest stand last there: they should not be what the others have long ended before
+jobs = [(number, name) for number, variant in enumerate(VARIANTS) for name in variant.targets][::-1]
 with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
     found = dict(pool.imap_unordered(compile, jobs))
 launched = set()
@@ -48,8 +49,11 @@ for module in pkgutil.walk_packages(unihpe_kernels.__path__, "unihpe_kernels."):
         source = inspect.getsource(value.fn) if isinstance(value, JITFunction) else ""
         if "tl.store" in source and not value.fn.__name__.startswith("store_"):  # the others are helpers
             launched.add(f"{value.fn.__module__}.{value.fn.__name__}")
-listed = {f"{variant.kernel.fn.__module__}.{variant.kernel.fn.__name__}" for variant in VARIANTS}
-print(json.dumps({"found": found, "unlisted": sorted(launched - listed)}))
+listed = {name: set() for name in launched}
+for variant in VARIANTS:
+    listed.setdefault(f"{variant.kernel.fn.__module__}.{variant.kernel.fn.__name__}", set()).update(variant.targets)
+missing = {name: sorted(targets.keys() - on) for name, on in listed.items() if targets.keys() - on}
+print(json.dumps({"found": found, "missing": missing}))
 """
 
 
@@ -63,8 +67,8 @@ def compiled() -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_every_kernel_that_is_launched_is_listed(compiled: dict[str, Any]) -> None:
-    assert compiled["unlisted"] == [], "add them to benchmarks/kernel_variants.py"
+def test_every_kernel_that_is_launched_is_compiled_for_every_architecture(compiled: dict[str, Any]) -> None:
+    assert compiled["missing"] == {}, "add them to benchmarks/kernel_variants.py"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
