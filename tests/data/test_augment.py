@@ -249,3 +249,29 @@ def test_colour_changes_are_bounded_and_keep_their_meaning() -> None:
     none = aug.color_jitter(3, AugmentConfig(color=0), np.random.default_rng(0))
     np.testing.assert_array_equal(none[0], np.ones((3, 3)))
     np.testing.assert_array_equal(none[1], np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("lens", [False, True])
+def test_people_whose_distance_is_unknown_are_turned_like_all_others(free: bool, lens: bool) -> None:
+    """Their root is at the origin and mostly their camera unknown: flip and roll do to the pose what they always do."""
+    far = make_people(64, free=False)
+    camera = far.camera if lens else np.full_like(far.camera, np.nan)
+    joints = far.joints_3d.copy()
+    joints[..., :3] -= joints[:, :1, :3]
+    near = replace(far, joints_3d=joints, camera=camera, free=np.full(64, free))
+    after_far, after_near = (aug.augment(people, EVERYTHING, np.random.default_rng(0)) for people in (far, near))
+    np.testing.assert_array_equal(after_near.joints_3d[:, 0, :3], 0)
+    if lens:
+        np.testing.assert_allclose(after_near.keypoints_2d, after_far.keypoints_2d)
+        relative = after_far.joints_3d[..., :3] - after_far.joints_3d[:, :1, :3]
+        np.testing.assert_allclose(after_near.joints_3d[..., :3], relative, atol=1e-9)
+        return
+    # without a lens the picture turns about its middle, and 2D and 3D by the same angle
+    linear = after_near.affine[:, :, :2]
+    turned = near.joints_3d.copy()
+    turned[..., :2] = turned[..., :2] @ linear.transpose(0, 2, 1)
+    mirrored = np.linalg.det(linear) < 0
+    turned[mirrored] = turned[mirrored][:, FLIP]
+    assert 10 < mirrored.sum() < 54
+    np.testing.assert_allclose(after_near.joints_3d, turned, atol=1e-9)

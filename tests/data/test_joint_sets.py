@@ -60,3 +60,26 @@ def test_a_joint_with_an_unknown_source_is_unknown_and_zero():
     assert out.dtype == np.float32
     assert np.flatnonzero(out[:, 2] == 0).tolist() == [7, 8, 9]
     assert not out[[7, 8, 9]].any()
+
+
+# the joints of SMPL's skeleton by the names of its makers
+SMPL_NAMES = [
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
+    "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
+    "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hand", "right_hand",
+]  # fmt: skip
+SMPL_FOR = {"spine": "spine2", "thorax": "neck", "neck": None}
+BODY25_NAMES = ["nose", "neck", *RIGHT_ARM, *LEFT_ARM, "pelvis", *RIGHT_LEG, *LEFT_LEG, "right_eye", "left_eye"]
+BODY25_FOR = {"spine": ("neck", "pelvis"), "thorax": "neck", "neck": "nose", "head": ("right_eye", "left_eye")}
+
+
+@pytest.mark.parametrize(
+    ("joint_map", "names", "renamed"),
+    [(sets.SMPL24, SMPL_NAMES, SMPL_FOR), (sets.BODY25, BODY25_NAMES, BODY25_FOR), (sets.H36M17, JOINT_NAMES, {})],
+    ids=["SMPL24", "BODY25", "H36M17"],
+)
+def test_approximate_maps_follow_the_names(joint_map, names, renamed):
+    for target, sources in zip(JOINT_NAMES, joint_map, strict=True):
+        want = renamed.get(target, target)
+        want = () if want is None else (want,) if isinstance(want, str) else want
+        assert tuple(names[source] for source in sources) == want

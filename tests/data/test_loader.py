@@ -449,3 +449,19 @@ def test_a_sample_is_one_row_of_a_batch(files: dict[str, str]) -> None:
     for name, tensor in batch.tensors().items():
         row = tensor[:, 1:2] if name == "present" else tensor[1:2]
         assert torch.equal(row, alone.tensors()[name]), name
+
+
+def test_the_place_of_a_person_of_unknown_distance_is_not_a_number(tmp_path: Path) -> None:
+    """A source that knows poses relative to the pelvis only puts it at the origin."""
+    rng = np.random.default_rng(0)
+    known, flat = sample(rng), sample(rng, joints_3d=None)
+    relative = known.joints_3d.copy()
+    relative[:, :3] -= relative[0, :3]
+    drawn = [known, replace(known, joints_3d=relative, camera=None), flat]
+    write_store(tmp_path / "a.h5", drawn, dataset="a", split="train")
+    batch = open_source(str(tmp_path / "a.h5"), image_size=0, seed=0).batch(np.arange(3), None)
+    np.testing.assert_allclose(batch.root[0], known.joints_3d[0, :3], rtol=1e-6)
+    assert batch.root[1].isnan().all()
+    assert batch.root[2].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(batch.joints_3d[1], relative, rtol=1e-5)
+    np.testing.assert_allclose(batch.joints_3d[1, :, :3], batch.joints_3d[0, :, :3], atol=1e-3)

@@ -92,6 +92,8 @@ BROKEN = {
     "header longer than the member": (b"\x93NUMPY\1\0\xff\xff{'descr'", "no header"),
     "gigantic header": (b"\x93NUMPY\2\0\xff\xff\xff\xff{'descr'", "no header"),
     "empty": (b"", "not a .npy array"),
+    "the magic only": (b"\x93NUMPY", "not a .npy array"),
+    "no length": (b"\x93NUMPY\1\0", "no header"),
     "text": (b"hello there", "not a .npy array"),
     "integers": (npy(PLAIN % "<i8", bytes(8)), r"want \[N\] of float, got \[1\] int64"),
     "two axes": (npy(FLOATS % "(1, 1)", bytes(8)), r"want \[N\] of float, got \[1, 1\] float64"),

@@ -100,7 +100,7 @@ def test_a_command_repeats_itself_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nope", "x", "out.h5"], "unknown source 'nope': want one of cmu, "),
+        (["nope", "x", "out.h5"], f"unknown source 'nope': want one of {', '.join(sorted(SOURCES))}"),
         (["cmu"], "no paths: want IN.. OUT.h5"),
         (["cmu", "out.h5"], "no input"),
         (["cmu", "in/02_01.bvh.gz"], "in/02_01.bvh.gz: the last path is the file to write and should end in .h5"),

@@ -65,6 +65,8 @@ def assemble(
         keypoints_2d[keypoints_2d[..., 2] <= 0] = 0
 
     root = people.joints_3d[:, ROOT, :3] * present[2][:, None]
+    # no one stands in the camera: data/types.py
+    unknown = present[2] & (root == 0).all(1)
     joints_3d = people.joints_3d.copy()
     joints_3d[..., :3] -= root[:, None]
     joints_3d[~present[2]] = 0
@@ -74,7 +76,7 @@ def assemble(
         keypoints_2d=_float(keypoints_2d),
         target_2d=_float(target_2d),
         joints_3d=_float(joints_3d),
-        root=_float(root),
+        root=_float(np.where(unknown[:, None], np.nan, root)),
         camera=_float(people.camera),
         crop=_float(input_crop(people.bbox, image.shape[-1])),
         box=_float(_box(people)),

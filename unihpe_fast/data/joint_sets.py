@@ -31,6 +31,20 @@ OPENPOSE18: JointMap = (
 )  # fmt: skip
 # the 24 joints of SPIN's, PARE's and CLIFF's annotation files
 SPIN24: JointMap = _singles(14, 2, 1, 0, 3, 4, 5, 16, 12, 17, 18, 9, 10, 11, 8, 7, 6)
+# what can be said of those that are not annotated, to be tried in turn: as MPII's and COCO's are derived
+SPIN24_DERIVED: tuple[JointMap, ...] = (
+    ((2, 3), (), (), (), (), (), (), (12, 14), (8, 9), (19,), (20, 21), (), (), (), (), (), ()),
+    ((), (), (), (), (), (), (), (2, 3, 8, 9), (), (), (13,), (), (), (), (), (), ()),
+)
+# OpenPose's BODY_25; joint 1 is the neck at the height of the shoulders, joint 8 between the hips
+BODY25: JointMap = (
+    (8,), (9,), (10,), (11,), (12,), (13,), (14,), (1, 8), (1,), (0,), (15, 16), (5,), (6,), (7,), (2,), (3,), (4,),
+)  # fmt: skip
+# the skeleton's own joints of SMPL, an approximation: its head joint is at the base of the skull
+SMPL24: JointMap = (
+    (0,), (2,), (5,), (8,), (1,), (4,), (7,), (6,), (12,), (), (15,), (16,), (18,), (20,), (17,), (19,), (21,),
+)  # fmt: skip
+H36M17: JointMap = _singles(*range(NUM_JOINTS))
 # MPI-INF-3DHP: the 28 joints of the training set, the 17 of the test set
 MPI_INF_3DHP28: JointMap = _singles(4, 23, 24, 25, 18, 19, 20, 3, 5, 6, 7, 9, 10, 11, 14, 15, 16)
 MPI_INF_3DHP17: JointMap = _singles(14, 8, 9, 10, 11, 12, 13, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4)

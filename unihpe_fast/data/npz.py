@@ -36,7 +36,7 @@ class Npz:
     def where(self, key: str) -> str:
         return f"{self.path}: {key}"
 
-    def array(self, key: str, shape: Sequence[int | str], kinds: str) -> np.ndarray:
+    def array(self, key: str, shape: Sequence[int | str] | None, kinds: str) -> np.ndarray:
         """The array of a key, checked as by untrusted.checked; object arrays where kinds has "O".
 
         Raises SourceError where the key is missing, broken, or not of that shape and kind.
@@ -75,7 +75,7 @@ class Npz:
     def _read(self, key: str, file: IO[bytes], size: int, objects: bool) -> np.ndarray:
         where = self.where(key)
         magic = file.read(8)
-        if magic[:6] != b"\x93NUMPY" or magic[6] not in (1, 2, 3):
+        if magic[:6] != b"\x93NUMPY" or magic[6:7] not in (b"\1", b"\2", b"\3"):
             raise SourceError(f"{where}: not a .npy array")
         width = 2 if magic[6] == 1 else 4
         length = int.from_bytes(file.read(width), "little")

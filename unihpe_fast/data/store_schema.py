@@ -2,7 +2,7 @@
 
 attributes    format, schema_version, dataset, split, joint_set, unit, source_files (JSON: name -> bytes), licence
 keypoints_2d  [N, 17, 3] float32   px of the full image, confidence
-joints_3d     [N, 17, 4] float32   camera-space mm, validity
+joints_3d     [N, 17, 4] float32   camera-space mm, validity; the root is at the origin where its place is unknown
 bbox          [N, 3] float32       centre x, y and side, px of the full image
 camera        [N] int32            row of cameras/*, -1 where there is none
 image         [N] bytes            JPEG of the crop with margin

@@ -20,7 +20,8 @@ class Sample:
 
     bbox: [3] float32, centre x, y and side in px of the full image.
     keypoints_2d: [17, 3] float32, px of the full image and confidence in [0, 1] (0: missing).
-    joints_3d: [17, 4] float32, camera-space mm (not root-centred) and validity 0/1.
+    joints_3d: [17, 4] float32, camera-space mm and validity 0/1. Not root-centred, unless the source does not know how
+        far away the person is: then the root is exactly at the origin.
     photo: file of the full image, from which `prepare` cuts the next two.
     image: JPEG bytes of the crop with margin; crop: [2, 3] float32 takes full-image px to crop px.
     """
@@ -47,7 +48,7 @@ class Batch:
         confidence; carries the simulated detector noise. Joints of confidence 0 have coordinates 0.
     target_2d: [B, 17, 3] the same without noise: what the image's 2D head should say.
     joints_3d: [B, 17, 4] root-relative camera-space mm and validity; invalid joints are 0.
-    root: [B, 3] camera-space mm of joint 0.
+    root: [B, 3] camera-space mm of joint 0; NaN where the source does not know it.
     camera: [B, 9] of unihpe_fast.data.camera, after augmentation; NaN where unknown.
     crop: [B, 2, 3] full-image px (after augmentation) to network-input px, pixel centres at integers:
         input x = -0.5 .. S - 0.5 spans the bbox.

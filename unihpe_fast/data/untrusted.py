@@ -13,6 +13,8 @@ import numpy as np
 
 from unihpe_fast.data.sources import SourceError
 
+# px, m or mm; numbers beyond are none
+LARGEST = 1e6
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(b1|\?|[iu][1248]|f[248]|O8?|[SU][1-9]\d{0,8})")
 _KIND_NAMES = {"b": "bool", "i": "int", "u": "uint", "f": "float", "S": "bytes", "U": "str", "O": "object"}
 
@@ -49,7 +51,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     if size > limit:
         raise SourceError(f"{path}: has {size} bytes, want at most {limit}")
     with path.open("rb") as file:
-        return file.read(limit)
+        return file.read(size)
 
 
 def plain_dtype(text: object, where: str) -> np.dtype:
@@ -81,12 +83,14 @@ def _characters(raw: Any, text: np.dtype) -> np.ndarray:
     return np.frombuffer(raw, np.dtype(f"{text.byteorder}u4"))
 
 
-def checked(array: np.ndarray, shape: Sequence[int | str], where: str, kinds: str) -> np.ndarray:
+def checked(array: np.ndarray, shape: Sequence[int | str] | None, where: str, kinds: str) -> np.ndarray:
     """The array in native byte order, if it has the shape and one of the dtype kinds that are wanted.
 
-    shape: a size, or the name of one that is free; what has the same name has the same size. kinds: letters of
-    numpy.dtype.kind. Raises SourceError, beginning with `where`, that says what was found and what was wanted.
+    shape: sizes, or the names of free ones; what has the same name has the same size. None: any shape. kinds: letters
+    of numpy.dtype.kind. Raises SourceError, beginning with `where`, that says what was found and what was wanted.
     """
+    if shape is None:
+        shape = [f"axis {axis}" for axis in range(array.ndim)]
     names: dict[str, int] = {}
     fits = array.ndim == len(shape) and all(
         found == (names.setdefault(want, found) if isinstance(want, str) else want)
@@ -112,3 +116,14 @@ def texts(array: np.ndarray, where: str) -> list[str]:
         if not isinstance(item, str):
             raise SourceError(f"{where}: want strings, got {type(item).__name__} in row {row}")
     return strings
+
+
+def known_joints(joints: np.ndarray) -> tuple[np.ndarray, int]:
+    """Joints [..., C + 1] (coordinates, last a confidence) as float32, and how many are broken.
+
+    A joint is known where its confidence is above 0 and all of its numbers are finite and within LARGEST; it is broken
+    where only the former holds. All numbers of others than the known are 0.
+    """
+    stated = joints[..., -1] > 0
+    known = stated & (np.abs(joints) < LARGEST).all(-1)
+    return np.where(known[..., None], joints, 0).astype(np.float32), int((stated & ~known).sum())

@@ -23,7 +23,7 @@ from typing import Any, Protocol, cast
 from unihpe_fast.data.types import Sample
 
 # name on the command line -> module of this package
-SOURCES = {"cmu": "cmu", "h36m": "h36m", "synthetic": "synthetic"}
+SOURCES = {"3dpw": "threedpw", "cmu": "cmu", "h36m": "h36m", "spin-npz": "spin_npz", "synthetic": "synthetic"}
 
 
 @dataclass
