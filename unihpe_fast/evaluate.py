@@ -66,7 +66,8 @@ def evaluate(arguments: Arguments, console: Console) -> None:
     predictions = predict(model, batches, device=runtime.device, dtype=runtime.dtype, flip_test=arguments.flip_test)
     scores = score(predictions, model.mean_pose) | caveat_section(data.val)
     if protocol and selection:
-        variant = "without the three bad sequences of S9" if arguments.drop_bad_s9 else ""
+        dropped = "without the three bad sequences of S9" if arguments.drop_bad_s9 else ""
+        variant = "; ".join(filter(None, (dropped, Store(arguments.data).caveat)))
         scores["protocol"] = protocol_scores(
             protocol, predictions, lacking=selection.lacking, variant=variant, flip_test=arguments.flip_test
         )
