@@ -345,6 +345,9 @@ def test_inputs_that_are_none(tmp_path):
     flat = write_npz_2d(tmp_path / "2d.npz", points(given, 17), H36M_LEFT, H36M_RIGHT)
     np.savez(tmp_path / "other.npz", poses=np.zeros(3))
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"empty: want the folder of an h5 tree, found no points of S1"):
+        of([npz, tmp_path / "empty"])
     with pytest.raises(SourceError, match=r"want one input with 3D joints.*got none"):
         of([flat])
     with pytest.raises(SourceError, match=r"want one input with 3D joints.*3d.npz, .*h36m"):

@@ -132,6 +132,8 @@ def _find(inputs: Sequence[Path], detections: str, subjects: Sequence[str]) -> _
                 joints.append(path)
                 found.subjects |= there
                 found.takes += h36m_tree.takes_3d(roots[-1], [subject for subject in subjects if subject in there])
+            elif not h36m_tree.has_points(roots[-1], detections):
+                raise SourceError(f"{path}: want the folder of an h5 tree, found no points of S1, S5 ..")
         elif path.suffix.lower() == ".xml":
             found.rigs, metadata = read_metadata(path), [path]
         elif path.suffix.lower() == ".npz":
