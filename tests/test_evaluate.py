@@ -78,6 +78,7 @@ def test_a_protocol_scores_its_own_samples_and_a_caveat_is_told(
     assert main([*arguments, "--flip-test"]) == 0
     printed = capsys.readouterr().out
     assert f"caveat: {path}: half of the joints are guessed" in printed
+    assert f"data: {path}, 36 samples of h36m val (0 with image, 36 with pose2d, 36 with pose3d)" in printed
     assert "protocol h36m-p2" in printed
     assert "NOT the published protocol: half of the joints are guessed" in printed
     scores = json.loads((run / "summary.json").read_text())
