@@ -1,6 +1,6 @@
 """How fast photographs become a prepared file, and prepared crops become training batches, against bare OpenCV.
 
-    python -m benchmarks.data_speed --json benchmarks/results/data_speed.json
+    python -m benchmarks.data_speed --json benchmarks/results/data.json
 
 Preparing: crops of 320 px and the whole file, against a thread pool on all cores that reads, decodes, cuts, shrinks and
 encodes the same pictures and keeps nothing. Loading: augmented batches of 224 px out of the file, against a loop that
@@ -194,7 +194,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="of the memory measurement")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    record: dict[str, Any] = {**provenance(), "cores": cores, "opencv": cv2.__version__}
+    record: dict[str, Any] = {**provenance(), "cores": cores}
+    record["versions"]["opencv"] = cv2.__version__
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         out = folder / "speed.h5"

@@ -43,6 +43,7 @@ def run_table(record: dict[str, Any]) -> str:
     found = {name: scores["retrieval"].get(name) for name in ("pose2d->pose3d", "image->pose3d", "image->pose2d")}
     notes += [f"{name} R@1 {values['r1']:.2f}" for name, values in found.items() if values]
     notes.append(f"{record['seconds'] / 60:.1f} minutes from start to scores")
+    notes += [f"caveat: {caveat}" for caveat in scores.get("caveats", ())]
     return f"{table(head, rows)}\n\n{'; '.join(notes)}. {origin(record)}"
 
 
@@ -103,6 +104,25 @@ def static_cost_table(record: dict[str, Any]) -> str:
     return "\n\n".join([table([*kept, *(f"{name}, ms" for name in bounds)], lines), note])
 
 
+def data_table(record: dict[str, Any]) -> str:
+    """Rates of preparing and loading beside bare OpenCV's, and the memory after each epoch."""
+    rows = []
+    for work, by_size, wanted in (
+        ("preparing photographs of {} px", "prepare", 0.7),
+        ("loading, {} workers", "loading", 0.8),
+    ):
+        for size, found in record[by_size].items():
+            rates = [f"{found['ours_per_s']:.0f}", f"{found['bare_per_s']:.0f}", f"{found['ratio']:.2f}"]
+            spread = f"{min(found['ratios']):.2f} to {max(found['ratios']):.2f}"
+            rows.append([work.format(size.replace("x", " x ")), *rates, spread, f"{wanted:.1f}"])
+    head = ["work", "ours, a second", "bare OpenCV, a second", "ratio", "of the rounds", "wanted, at least"]
+    memory = "; ".join(
+        f"{', '.join(f'{held:.0f}' for held in found['megabytes'])} MB with {workers} workers"
+        for workers, found in record["memory"].items()
+    )
+    return f"{table(head, rows)}\n\nMemory after each epoch: {memory}. {record['cores']} cores. {origin(record)}"
+
+
 def gpu_tables(results: Path) -> str:
     """Every GPU result, the newest first: good or bad, none is left out."""
     records = [json.loads(file.read_text()) for file in sorted(results.glob("gpu*.json"))]
@@ -118,6 +138,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "lifting": ("lifting", lifting_table),
     "ablation": ("ablation", ablation_table),
     "static_cost": ("static_cost", static_cost_table),
+    "data": ("data", data_table),
     "cpu": ("cpu", summary_table),
     "cpu-full": ("cpu", full_tables),
 }

@@ -78,7 +78,9 @@ def test_a_protocol_scores_its_own_samples_and_a_caveat_is_told(
     assert main([*arguments, "--flip-test"]) == 0
     printed = capsys.readouterr().out
     assert f"caveat: {path}: half of the joints are guessed" in printed
+    assert f"data: {path}, 36 samples of h36m val (0 with image, 36 with pose2d, 36 with pose3d)" in printed
     assert "protocol h36m-p2" in printed
+    assert "NOT the published protocol: half of the joints are guessed" in printed
     scores = json.loads((run / "summary.json").read_text())
     # frames 0, 5 and 10 of S9 and S11
     assert scores["n"] == scores["protocol"]["n"] == 6
@@ -91,7 +93,7 @@ def test_a_protocol_scores_its_own_samples_and_a_caveat_is_told(
     plain = json.loads((run / "summary.json").read_text())["protocol"]
     assert plain["pose2d"]["mpjpe"] != scores["protocol"]["pose2d"]["mpjpe"]
     assert main([*arguments, "--drop-bad-s9"]) == 0
-    assert "NOT the published protocol: without the three bad sequences of S9" in capsys.readouterr().out
+    assert "protocol: without the three bad sequences of S9; half of the joints are guessed" in capsys.readouterr().out
     for more, named in (
         (["--protocol", "h36m-p1"], "protocol h36m-p1: no camera 54138969, 55011271, 58860488"),
         (["--protocol", "3dpw", "--drop-bad-s9"], "--drop-bad-s9: wanted one of the Human3.6M protocols"),

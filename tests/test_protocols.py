@@ -41,14 +41,14 @@ def h36m_rows(frames: int) -> list[Row]:
     return [row for row in rows if row[:2] != ("S11", "Directions")]
 
 
-def prepared(path: Path, rows: list[Row], **changes) -> Store:
+def prepared(path: Path, rows: list[Row], dataset: str = "h36m", **changes) -> Store:
     rng = np.random.default_rng(0)
     person = sample(rng, **changes)
     named = (
         dataclasses.replace(person, subject=subject, action=action, camera_id=camera, frame=frame)
         for subject, action, camera, frame in rows
     )
-    write_store(path, named, dataset="test", split="test")
+    write_store(path, named, dataset=dataset, split="test")
     return Store(path)
 
 
@@ -103,13 +103,20 @@ def test_samples_are_those_of_the_protocol(tmp_path: Path) -> None:
         (LIFTING, lambda row: row[0] == "S1" or not row[1].startswith("Sitting"), "no action Sitting, SittingDown: f"),
         (LIFTING, lambda row: row[3] != 0 or row[1] != "Eating 1", "S9 Eating 1 54138969: found 1 frames up to number"),
         (P1, lambda row: row[3] % 5 != 0, "found 0 samples of the subjects, cameras and frames wanted"),
-        (MPI, lambda row: True, "no subject TS1, TS2, TS3, TS4, TS5, TS6: found S1, S11, S9"),
+        (PW3D, lambda row: True, "found a file of h36m, wanted one of 3dpw or spin-npz"),
+        (MPI, lambda row: True, "found a file of h36m, wanted one of mpi-inf-3dhp or spin-npz"),
     ],
 )
 def test_a_file_that_lacks_what_the_protocol_needs_is_refused(tmp_path: Path, protocol, kept, message: str) -> None:
     store = prepared(tmp_path / "a.h5", [row for row in h36m_rows(2) if kept(row)])
     with pytest.raises(ProtocolError, match=rf"a\.h5: protocol {protocol.name}: .*{message}"):
         select(protocol, store)
+
+
+def test_the_training_set_is_not_taken_for_the_test_set(tmp_path: Path) -> None:
+    store = prepared(tmp_path / "a.h5", [("S1", "Seq1", "0", 0), ("S2", "Seq1", "0", 0)], "mpi-inf-3dhp")
+    with pytest.raises(ProtocolError, match="protocol 3dhp: no subject TS1, TS2, TS3, TS4, TS5, TS6: found S1, S2"):
+        select(MPI, store)
 
 
 def test_samples_without_the_joints_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -125,7 +132,7 @@ def test_samples_without_the_joints_are_left_out_and_counted(tmp_path: Path) -> 
     selection = select(PW3D, Store(tmp_path / "a.h5"))
     assert selection.rows.tolist() == [0, 2, 5]
     assert selection.lacking == 3
-    store = prepared(tmp_path / "b.h5", rows, joints_3d=None)
+    store = prepared(tmp_path / "b.h5", rows, "3dpw", joints_3d=None)
     with pytest.raises(ProtocolError, match=r"b\.h5: protocol 3dpw: found 6 samples .* none of them with joints \[0, "):
         select(PW3D, store)
 

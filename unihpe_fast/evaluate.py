@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from unihpe_fast.config import ConfigError
-from unihpe_fast.data.describe import caveat_section
+from unihpe_fast.data.describe import caveat_section, source_line
 from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
 from unihpe_fast.data.store import Store, StoreError
 from unihpe_fast.engine.checkpoint import SUMMARY, CheckpointError, load_model
@@ -56,8 +56,11 @@ def evaluate(arguments: Arguments, console: Console) -> None:
         runtime = choose_runtime(config.run)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"--device {arguments.device}: {error}") from error
-    for line in [*runtime.lines()[:2], *(["flip test: on"] if arguments.flip_test else [])]:
-        console.print(line, highlight=False, soft_wrap=True)
+    lines = [*runtime.lines()[:2], f"data: {source_line(arguments.data)}"]
+    if arguments.flip_test:
+        lines.append("flip test: on")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     model.to(runtime.device)
     batches, selection = val_batches(data, limit=0), None
     if protocol:
@@ -66,7 +69,8 @@ def evaluate(arguments: Arguments, console: Console) -> None:
     predictions = predict(model, batches, device=runtime.device, dtype=runtime.dtype, flip_test=arguments.flip_test)
     scores = score(predictions, model.mean_pose) | caveat_section(data.val)
     if protocol and selection:
-        variant = "without the three bad sequences of S9" if arguments.drop_bad_s9 else ""
+        dropped = "without the three bad sequences of S9" if arguments.drop_bad_s9 else ""
+        variant = "; ".join(filter(None, (dropped, Store(arguments.data).caveat)))
         scores["protocol"] = protocol_scores(
             protocol, predictions, lacking=selection.lacking, variant=variant, flip_test=arguments.flip_test
         )

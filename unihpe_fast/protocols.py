@@ -49,15 +49,17 @@ class Protocol:
     """One published way to score 3D poses. All are centred on the pelvis (joint 0), prediction and truth alike.
 
     source: whose evaluation it is. metrics: those of metrics.pose_metrics, each with the joints it is averaged over;
-    Procrustes alignments see those joints only. subjects, cameras, actions: of which all must be there; empty: any, all
-    of them taken. every: frames whose number is a multiple. gapless: no frame of a sequence may be missing. groups: by
-    what the second table is split. mean: of the samples, or the unweighted mean of the groups. published: samples in
-    all and by group, as far as they were published.
+    Procrustes alignments see those joints only. datasets: of which the file must be one, by the name of its source.
+    subjects, cameras, actions: of which all must be there; empty: any, all of them taken. every: frames whose number is
+    a multiple. gapless: no frame of a sequence may be missing. groups: by what the second table is split. mean: of the
+    samples, or the unweighted mean of the groups. published: samples in all and by group, as far as they were
+    published.
     """
 
     name: str
     source: str
     metrics: Mapping[str, Joints]
+    datasets: tuple[str, ...]
     subjects: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
@@ -77,7 +79,8 @@ class Protocol:
         for metric, joints in self.metrics.items():
             over.setdefault(joints, []).append(metric)
         errors = "; ".join(f"{', '.join(names)} over {len(which)} joints" for which, names in over.items())
-        counted = "which counts as one of them" if any(ROOT in which for which in over) else "which is not scored"
+        with_root = ", ".join(str(len(which)) for which in over if ROOT in which)
+        counted = f"which is one of the {with_root}" if with_root else "which is not scored"
         if self.mean == "groups":
             mean = f"mean over the frames of each {self.groups} (takes, subjects and cameras pooled), then unweighted"
             mean += f" mean of the {self.groups}s"
@@ -92,7 +95,8 @@ class Protocol:
 
 
 def _h36m(name: str, source: str, metrics: Mapping[str, Joints], **options: Any) -> Protocol:
-    return Protocol(name, source, metrics, **{"subjects": ("S9", "S11"), "cameras": H36M_CAMERAS} | options)
+    people = {"subjects": ("S9", "S11"), "cameras": H36M_CAMERAS}
+    return Protocol(name, source, metrics, ("h36m", "spin-npz"), **people | options)
 
 
 _SMPL_METRICS = {"mpjpe": LSP_14, "pa_mpjpe": LSP_14}
@@ -121,6 +125,7 @@ PROTOCOLS = {
             "3dpw",
             "test split of 3DPW (von Marcard et al. 2018) as SPIN scores it, no training on 3DPW",
             _SMPL_METRICS,
+            ("3dpw", "spin-npz"),
             groups="subject",
             published={"": 35_515},
         ),
@@ -129,6 +134,7 @@ PROTOCOLS = {
             "MPI-INF-3DHP test set (Mehta et al. 2017), universal skeleton, valid frames; PCK below 150 mm and AUC as "
             "the official script, without pelvis, spine and head",
             {"mpjpe": ALL_17, "pa_mpjpe": ALL_17, "pck150": MPI_INF_3DHP_14, "auc": MPI_INF_3DHP_14},
+            ("mpi-inf-3dhp", "spin-npz"),
             subjects=tuple(f"TS{n}" for n in range(1, 7)),
             groups="subject",
             published={"": 2929, "TS1": 603, "TS2": 540, "TS3": 505, "TS4": 553, "TS5": 276, "TS6": 452},
@@ -150,6 +156,11 @@ def select(protocol: Protocol, store: Store, *, drop_bad_s9: bool = False) -> Se
 
     drop_bad_s9: leave out three sequences of Human3.6M's S9 whose 3D annotations are wrong.
     """
+    if (dataset := store.attributes["dataset"]) not in protocol.datasets:
+        of_these = " or ".join(protocol.datasets)
+        raise ProtocolError(
+            f"{store.path}: protocol {protocol.name}: found a file of {dataset}, wanted one of {of_these}"
+        )
     columns = store.read(np.arange(len(store)), images=False)
     keep = np.ones(len(store), dtype=bool)
     for what, wanted, listed in (

@@ -5,7 +5,7 @@
 
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -59,6 +59,17 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
+def _without_given_mappings(config: Config, arguments: list[str]) -> Config:
+    """The configuration whose mappings are empty where the command line gives them: only then tyro takes any name."""
+    given = {word.replace("_", "-") for word in arguments}
+    data, image = config.data, config.model.image
+    if "--data.augment-for" in given:
+        data = replace(data, augment_for={})
+    if "--model.image.backbone-args" in given:
+        image = replace(image, backbone_args={})
+    return replace(config, data=data, model=replace(config.model, image=image))
+
+
 def _own_folder(name: str) -> Path | None:
     """The folder that this torchrun command made before it was restarted, if it came so far."""
     number, found = 1, None
@@ -92,7 +103,8 @@ def parse(arguments: list[str]) -> Job:
         if preset not in PRESETS:
             raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         default = PRESETS[preset]
-    config = check(tyro.cli(Config, default=default, args=arguments, description=USAGE, prog="unihpe_fast.train"))
+    start = _without_given_mappings(default, arguments)
+    config = check(tyro.cli(Config, default=start, args=arguments, description=USAGE, prog="unihpe_fast.train"))
     if resume is not None:
         check_resumed(default, config)
         return Job(config, Path(resume), resume=True)

@@ -17,6 +17,7 @@ def _scores(image: float) -> dict:
         "pose3d": None,
         "keypoints2d": {"px": 3.25, "pck": 50.0},
         "retrieval": {"pose2d->pose3d": {"r1": 0.75, "r5": 1.0, "mpjpe": 3.0}, "image->pose3d": {"r1": 0.5}},
+        "caveats": ["approximated"],
     }
 
 
@@ -93,7 +94,11 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
     (tmp_path / "ablation.json").write_text(json.dumps({**ORIGIN, "steps": 5, "runs": runs}))
     results = {"a": {"mpjpe": 30.0, "pa_mpjpe": 20.0, "step_seconds": 60.0}}
     (tmp_path / "lifting.json").write_text(json.dumps({**ORIGIN, "steps": 5, "batch_size": 2, "results": results}))
-    names = ("synthetic", "ablation", "lifting")
+    rates = {"ours_per_s": 75.0, "bare_per_s": 100.0, "ratio": 0.75, "ratios": [0.7, 0.75, 0.9]}
+    held = {"2": {"epochs": 2, "steps": 9, "megabytes": [500.2, 501.0]}}
+    data = {"prepare": {"10x20": rates}, "loading": {"2": rates}, "memory": held, "cores": 2}
+    (tmp_path / "data.json").write_text(json.dumps({**ORIGIN, **data}))
+    names = ("synthetic", "ablation", "lifting", "data")
     text = "".join(f"<!-- results:{name} -->stale<!-- end -->\n" for name in names)
     got = report.render(text, tmp_path)
     assert "stale" not in got
@@ -104,6 +109,10 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
         "0123456789 on a CPU; torch 9",
         "91.0 ± 1.4",
         "| a | 30.0 |",
+        "caveat: approximated. Measured",
+        "| preparing photographs of 10 x 20 px | 75 | 100 | 0.75 | 0.70 to 0.90 | 0.7 |",
+        "| loading, 2 workers | 75 | 100 | 0.75 | 0.70 to 0.90 | 0.8 |",
+        "500, 501 MB with 2 workers. 2 cores.",
     ):
         assert part in got, part
     assert got.index("| none | 2 |") < got.index("| both | 1 | 60.0 |")

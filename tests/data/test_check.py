@@ -31,10 +31,10 @@ def adult(rng: np.random.Generator, **changes):
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
-    people = [adult(rng, frame=n) for n in range(9)]
-    people[3] = adult(rng, joints_3d=None, camera=Camera("", np.full(9, np.nan), 640, 480))
-    people[4] = adult(rng, image=None, crop=None)
-    people[5] = adult(rng, keypoints_2d=None)
+    people = [adult(rng, frame=n, action="") for n in range(9)]
+    people[3] = adult(rng, action="", joints_3d=None, camera=Camera("", np.full(9, np.nan), 640, 480))
+    people[4] = adult(rng, action="", image=None, crop=None)
+    people[5] = adult(rng, action="", keypoints_2d=None)
     write_store(tmp_path / "a.h5", people, dataset="toy", split="val", licence="free", caveat="a toy")
     return tmp_path / "a.h5"
 
@@ -47,6 +47,7 @@ def test_a_sound_file_passes_and_is_drawn(prepared: Path, tmp_path: Path, capsys
     for line in (
         f"{prepared}: 9 samples of toy val",
         "with image: 8, pose2d: 8, pose3d: 8",
+        "1 subjects, 0 actions",
         "terms of use: free",
         "pictures of 128 x 128 px",
         "caveat: a toy",

@@ -236,6 +236,20 @@ def test_names_are_those_of_the_literature_and_the_damaged_take_is_counted(tmp_p
     assert reading.total == 32
 
 
+def test_the_damaged_take_is_kept_in_three_cameras_for_the_image_protocols(tmp_path):
+    tree = write_tree(tmp_path / "h36m", takes("S11 Directions", "S11 Sitting", frames=6))
+    reading = read([tree], Options(subjects="S11", step=5, s11_directions=True), Request())
+    counts = Counter((sample.action, sample.camera_id) for sample in drawn(reading))
+    assert counts == {
+        (action, camera_id): 2
+        for action in ("Directions", "Sitting")
+        for camera_id in CAMERAS
+        if (action, camera_id) != ("Directions", "54138969")
+    }
+    assert reading.tally.skipped == {("S11", "Directions", "damaged video"): 2}
+    assert reading.total == 14
+
+
 def test_a_joint_behind_the_camera_is_counted(tmp_path):
     given = takes("S9 Walking 1", frames=3)
     given["S9", "Walking 1"][1, :, :2] += (-3000, -6000)
@@ -273,6 +287,13 @@ def test_photographs_of_known_layouts(tmp_path, layout, action, released):
         else:
             assert sample.photo is None
     assert "no photographs of 1 recordings: S9 Waiting 60457274" in reading.tally.notes[1]
+
+
+def test_takes_without_frames_and_a_subject_whose_only_take_is_damaged(tmp_path):
+    given = takes("S9 Walking 1", frames=0) | takes("S11 Directions", frames=2)
+    for given_3d in (write_tree(tmp_path / "h36m", given), write_npz_3d(tmp_path / "3d.npz", given)):
+        assert of([given_3d]) == []
+        assert of([given_3d], "S11", Request(images=tmp_path)) == []
 
 
 def test_a_root_without_photographs_is_an_error(tmp_path):
@@ -324,6 +345,9 @@ def test_inputs_that_are_none(tmp_path):
     flat = write_npz_2d(tmp_path / "2d.npz", points(given, 17), H36M_LEFT, H36M_RIGHT)
     np.savez(tmp_path / "other.npz", poses=np.zeros(3))
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"empty: want the folder of an h5 tree, found no points of S1"):
+        of([npz, tmp_path / "empty"])
     with pytest.raises(SourceError, match=r"want one input with 3D joints.*got none"):
         of([flat])
     with pytest.raises(SourceError, match=r"want one input with 3D joints.*3d.npz, .*h36m"):

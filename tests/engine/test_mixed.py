@@ -113,3 +113,14 @@ def test_the_command_line_maps_a_file_to_its_augmentation(files) -> None:
     arguments = ["h36m-lifting", "--data.train", *files[:2], "--data.augment-for", files[1], "{rotate: 45}"]
     assert parse(arguments).config.data.augment_for == {files[1]: "{rotate: 45}"}
     assert main([*arguments[:-1], "{rotate: much}"]) == 2
+
+
+def test_mappings_on_the_command_line_take_the_place_of_a_preset_s(files) -> None:
+    given = ["mixed-w48", "--data.train", *files[:4], "--data.augment-for", files[1], "{rotate: 45}"]
+    given += ["--model.image.backbone", "resnet10t", "--model.image.backbone-args", "stem_width", "8"]
+    config = parse(given).config
+    assert config.data.augment_for == {files[1]: "{rotate: 45}"}
+    assert config.model.image.backbone_args == {"stem_width": "8"}
+    assert config.data.train_weights == (0.3, 0.1, 0.4, 0.2)
+    none = parse([*given[:6], "--data.augment-for", "--model.image.backbone_args"]).config
+    assert none.data.augment_for == none.model.image.backbone_args == {}

@@ -1,7 +1,7 @@
 """Looking a prepared file over: that every picture decodes, that its parts agree with each other, and what is in it."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,13 +102,18 @@ def _facts(store: Store, sizes: set[tuple[int, int]]) -> list[str]:
     facts = [
         f"{store.path}: {len(store)} samples of {attributes.get('dataset')} {attributes.get('split')}",
         "with " + ", ".join(f"{name}: {count}" for name, count in present.items()),
-        f"{len(store.subjects)} subjects, {len(store.actions)} actions",
+        f"{_named(store.subjects)} subjects, {_named(store.actions)} actions",
         f"terms of use: {attributes.get('licence') or 'not said'}",
     ]
     if sizes:
         low, high = min(sizes), max(sizes)
         facts.append(f"pictures of {low[0]} x {low[1]} px" + ("" if low == high else f" to {high[0]} x {high[1]} px"))
     return facts + ([f"caveat: {store.caveat}"] if store.caveat else [])
+
+
+def _named(names: Sequence[str]) -> int:
+    """How many there are, but for the empty name of a dataset that has none."""
+    return len(set(names) - {""})
 
 
 def _check_images(columns: Columns, pool: ThreadPoolExecutor, problems: _Problems) -> set[tuple[int, int]]:

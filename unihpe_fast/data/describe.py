@@ -16,11 +16,12 @@ def data_lines(config: DataConfig) -> list[str]:
     lines = []
     for use, names, notes in (("train", config.train, shares), ("val", config.val, [])):
         for number, name in enumerate(names):
-            lines.append(f"{use}: {_line(name)}{notes[number] if notes else ''}")
+            lines.append(f"{use}: {source_line(name)}{notes[number] if notes else ''}")
     return lines + [f"caveat: {caveat}" for caveat in caveats((*config.train, *config.val))]
 
 
-def _line(name: str) -> str:
+def source_line(name: str) -> str:
+    """A prepared file, or the synthetic people: how many samples, and of what. Raises as Store does."""
     if name == SYNTHETIC:
         return f"{SYNTHETIC}, {SYNTHETIC_SIZE} people made on the fly"
     store = Store(name)

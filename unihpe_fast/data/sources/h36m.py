@@ -21,7 +21,16 @@ from unihpe_fast.data.skeleton import NUM_JOINTS
 from unihpe_fast.data.sources import Reading, Request, SourceError, Tally, h36m_npz, h36m_tree
 from unihpe_fast.data.sources.h36m_cameras import CAMERA_IDS, SUBJECTS, Rigs, packaged_cameras, read_metadata
 from unihpe_fast.data.sources.h36m_photos import frame_photos, no_photos
-from unihpe_fast.data.sources.h36m_takes import DAMAGED, NUM_RAW_JOINTS, TAKES, TEST, TRAIN, Points, Take
+from unihpe_fast.data.sources.h36m_takes import (
+    DAMAGED,
+    DAMAGED_CAMERA,
+    NUM_RAW_JOINTS,
+    TAKES,
+    TEST,
+    TRAIN,
+    Points,
+    Take,
+)
 from unihpe_fast.data.types import Sample
 
 LICENCE = (
@@ -41,6 +50,8 @@ class Options:
     """keep the frames whose 0-based index is a multiple of this; the image-based protocols have 5"""
     detections: str = ""
     """folder of 2D detections in each subject's of an h5 tree, e.g. StackedHourglass; empty: no detections"""
+    s11_directions: bool = False
+    """keep S11's Directions in the three cameras whose videos are whole, as the image-based protocols do"""
 
 
 @dataclass
@@ -72,9 +83,14 @@ def read(inputs: Sequence[Path], options: Options, request: Request) -> Reading:
         raise ValueError(f"step: want at least 1, got {options.step}")
     tally = Tally()
     found = _find(inputs, options.detections, subjects)
-    takes = _choose(found, subjects, options.step, len(cameras), tally)
-    plan = [(take, _shots(take, cameras, found, options.step, request.images)) for take in takes]
-    if request.images is not None:
+    plan = []
+    for take in _choose(found, subjects, tally):
+        whole = [camera_id for camera_id in cameras if not _damaged(take, camera_id, options.s11_directions)]
+        frames = len(range(0, take.frames, options.step))
+        tally.skip(take.subject, take.action, "damaged video", frames * (len(cameras) - len(whole)))
+        if whole:
+            plan.append((take, _shots(take, whole, found, options.step, request.images)))
+    if request.images is not None and plan:
         _note_photos(request.images, plan, tally)
     return Reading(
         dataset="h36m",
@@ -116,6 +132,8 @@ def _find(inputs: Sequence[Path], detections: str, subjects: Sequence[str]) -> _
                 joints.append(path)
                 found.subjects |= there
                 found.takes += h36m_tree.takes_3d(roots[-1], [subject for subject in subjects if subject in there])
+            elif not h36m_tree.has_points(roots[-1], detections):
+                raise SourceError(f"{path}: want the folder of an h5 tree, found no points of S1, S5 ..")
         elif path.suffix.lower() == ".xml":
             found.rigs, metadata = read_metadata(path), [path]
         elif path.suffix.lower() == ".npz":
@@ -149,26 +167,24 @@ def _find(inputs: Sequence[Path], detections: str, subjects: Sequence[str]) -> _
     return found
 
 
-def _choose(found: _Found, subjects: Sequence[str], step: int, cameras: int, tally: Tally) -> list[Take]:
-    """The takes of the wanted subjects, those left out counted."""
+def _choose(found: _Found, subjects: Sequence[str], tally: Tally) -> list[Take]:
+    """The takes of the wanted subjects; SourceError for one of whom there is none."""
     chosen = []
     for subject in subjects:
         takes = [take for take in (*found.takes, *found.flat) if take.subject == subject]
         if not takes:
             there = ", ".join(name for name in SUBJECTS if name in found.subjects)
             raise SourceError(f"subjects: there is nothing of {subject} in the input, only {there or 'nobody'}")
-        if len(takes) != TAKES - (subject == DAMAGED[0] and not any(_damaged(take) for take in takes)):
-            tally.notes.append(f"{subject}: {len(takes)} recordings, the dataset has {TAKES}")
-        for take in sorted(takes, key=lambda take: take.action):
-            if _damaged(take):
-                tally.skip(*DAMAGED, "damaged video", len(range(0, take.frames, step)) * cameras)
-            else:
-                chosen.append(take)
+        # VideoPose3D's files are without the damaged one
+        left_out = subject == DAMAGED[0] and DAMAGED[1] not in (take.action for take in takes)
+        if len(takes) != TAKES - left_out:
+            tally.notes.append(f"{subject}: {len(takes)} recordings, the dataset has {TAKES - left_out}")
+        chosen += sorted(takes, key=lambda take: take.action)
     return chosen
 
 
-def _damaged(take: Take) -> bool:
-    return (take.subject, take.action) == DAMAGED
+def _damaged(take: Take, camera_id: str, keep_whole: bool) -> bool:
+    return (take.subject, take.action) == DAMAGED and not (keep_whole and camera_id != DAMAGED_CAMERA)
 
 
 def _shots(take: Take, cameras: Sequence[str], found: _Found, step: int, images: Path | None) -> list[_Shot]:

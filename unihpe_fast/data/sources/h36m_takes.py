@@ -14,8 +14,8 @@ from unihpe_fast.data.sources import SourceError
 TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
 # of the release, which has two names for two actions, and of the literature
 RENAMED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
-# all of its videos are damaged; VideoPose3D leaves it out, too
-DAMAGED = ("S11", "Directions")
+# one of its four videos is damaged: VideoPose3D leaves all four out, SPIN the one, as its counts of samples tell
+DAMAGED, DAMAGED_CAMERA = ("S11", "Directions"), "54138969"
 TAKES = 30
 NUM_RAW_JOINTS = 32
 _ACTION = re.compile(r"([A-Za-z]{1,40})(?:[ _](\d{1,4}))?", re.ASCII)

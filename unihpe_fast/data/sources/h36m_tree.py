@@ -29,6 +29,11 @@ def subjects_of(root: Path) -> set[str]:
     return {subject for subject in SUBJECTS if (root / subject / FOLDER_3D).is_dir()}
 
 
+def has_points(root: Path, folder: str) -> bool:
+    """Whether anyone's 2D points are there; folder: as of TreePoints."""
+    return any((root / subject / (folder or FOLDER_2D)).is_dir() for subject in SUBJECTS)
+
+
 def takes_3d(root: Path, subjects: Sequence[str]) -> list[Take]:
     """The takes of some subjects of a tree; [96, F] a file, row 3 j + c, world mm."""
     takes: dict[tuple[str, str], Take] = {}
