@@ -9,7 +9,7 @@ from benchmarks.peers import paired_svdvals_of_stacks
 from unihpe_fast.config import PRESETS, Config, ImageEncoderConfig, RunConfig
 from unihpe_fast.data.loader import train_batches
 from unihpe_fast.data.types import Batch
-from unihpe_fast.engine.loop import Trainer
+from unihpe_fast.engine.trainer import Trainer
 from unihpe_fast.engine.runtime import choose_runtime
 
 # name -> torch.compile's mode ("off": eager), and whether the contrastive term is the naive one
