@@ -93,24 +93,24 @@ def bare_prepare(samples: list[Sample]) -> None:
 
 
 class BareBatches(Dataset[torch.Tensor]):
-    """Step -> [BATCH, 3, INPUT, INPUT] float32, decoded from memory, rotated, scaled, shifted, coloured, normalised."""
+    """Step -> [batch, 3, INPUT, INPUT] float32, decoded from memory, rotated, scaled, shifted, coloured, normalised."""
 
-    def __init__(self, jpegs: list[np.ndarray]) -> None:
-        self.jpegs = jpegs
+    def __init__(self, jpegs: list[np.ndarray], batch: int = BATCH) -> None:
+        self.jpegs, self.batch = jpegs, batch
 
     def __getitem__(self, step: int) -> torch.Tensor:
         rng = np.random.default_rng(step)
-        pixels = np.empty((BATCH, INPUT, INPUT, 3), np.uint8)
-        for out, row in zip(pixels, rng.integers(0, len(self.jpegs), BATCH), strict=True):
+        pixels = np.empty((self.batch, INPUT, INPUT, 3), np.uint8)
+        for out, row in zip(pixels, rng.integers(0, len(self.jpegs), self.batch), strict=True):
             picture = cv2.imdecode(self.jpegs[row], cv2.IMREAD_COLOR)
             scale = INPUT / (CROP_SIZE / 1.25) * rng.uniform(0.75, 1.25)
             matrix = cv2.getRotationMatrix2D((CROP_SIZE / 2, CROP_SIZE / 2), rng.uniform(-30, 30), scale)
             matrix[:, 2] += (INPUT - CROP_SIZE) / 2 + rng.uniform(-10, 10, 2)
             cv2.warpAffine(picture, matrix, (INPUT, INPUT), dst=out)
             cv2.cvtColor(out, cv2.COLOR_BGR2RGB, dst=out)
-        gain = torch.from_numpy(rng.uniform(0.8, 1.2, (BATCH, 3)) / STD / 255).float()[:, :, None, None]
+        gain = torch.from_numpy(rng.uniform(0.8, 1.2, (self.batch, 3)) / STD / 255).float()[:, :, None, None]
         bias = torch.from_numpy(-MEAN / STD).float()[None, :, None, None]
-        image = torch.empty(BATCH, 3, INPUT, INPUT).copy_(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        image = torch.empty(self.batch, 3, INPUT, INPUT).copy_(torch.from_numpy(pixels).permute(0, 3, 1, 2))
         return image.mul_(gain).add_(bias)
 
 
@@ -144,8 +144,8 @@ def compare(name: str, count: int, ours: Callable[[], float], bare: Callable[[],
     return result
 
 
-def loader_config(path: Path, workers: int) -> DataConfig:
-    return DataConfig(train=(str(path),), image_size=INPUT, batch_size=BATCH, workers=workers, augment=AUGMENT)
+def loader_config(path: Path, workers: int, batch: int = BATCH) -> DataConfig:
+    return DataConfig(train=(str(path),), image_size=INPUT, batch_size=batch, workers=workers, augment=AUGMENT)
 
 
 def loading(path: Path, workers: int, steps: int, rounds: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch._dynamo
 
 from benchmarks.memory import peak_bytes
 
@@ -22,8 +23,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS = "ours"
 # together larger than the caches of any GPU: inputs are taken in turn, so none is read from a cache that it was left in
 CACHE_BYTES = 256 << 20
-# a round of ours and all peers should not take longer; what is slower is left out, saying so
-SLOWEST = 20.0  # seconds
+# what takes longer a round is left out, saying so; what takes long gets fewer rounds, spread over those of ours
+SLOWEST = 2.0 if DEVICE == "cuda" else 3.0  # seconds
+ENOUGH = 1.5  # seconds of all rounds of a competitor
+FEWEST = 3  # rounds
+# every size is compiled anew; beyond the default of 8 torch.compile would run eagerly and not say so
+torch._dynamo.config.recompile_limit = 64
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,15 @@ class Competitor:
     """One way to do the work.
 
     prepare: of a size, makes the function that does one round on the k-th copy of the inputs. check: raises
-    AssertionError where the answer is not that of float64. largest: size above which it is not tried. same: it computes
-    the same numbers; otherwise what it computes instead stands in its name. absent: why it cannot run here.
+    AssertionError where the answer is not that of float64. largest, smallest: sizes beyond which it is not tried. same:
+    it computes the same numbers; otherwise what it computes instead stands in its name. absent: why it cannot run here.
     """
 
     name: str
     prepare: Callable[[int], Callable[[int], Any]] | None = None
     check: Callable[[], None] | None = None
     largest: float = float("inf")
+    smallest: float = 0
     same: bool = True
     absent: str = ""
 
@@ -67,7 +73,8 @@ def _first_line(error: Exception) -> str:
 class Group:
     """name: as in tables. variable: what the sizes count. parameters: what stays the same. expected: by competitor
     or "" for all, the exponents (time, memory) that its algorithm has in the size. floors: size -> least seconds on
-    the GPU by static cost."""
+    the GPU by static cost. uses: size -> what takes that size. taken: by competitor, the last size that was tried and
+    the seconds of a round, filled in by `measure`."""
 
     name: str
     variable: str
@@ -75,6 +82,18 @@ class Group:
     parameters: dict[str, Any] = field(default_factory=dict)
     expected: dict[str, tuple[float, float]] = field(default_factory=dict)
     floors: dict[int, float | None] = field(default_factory=dict)
+    uses: dict[int, str] = field(default_factory=dict)
+    taken: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def too_slow(self, name: str, size: int) -> str:
+        """Why a competitor is not tried at a size, by the time that it took at a smaller one."""
+        growth = self.expected.get(name, self.expected.get(""))
+        if name not in self.taken or growth is None or name == OURS:
+            return ""
+        before, once = self.taken[name]
+        if size <= before or once * (size / before) ** growth[0] <= SLOWEST:
+            return ""
+        return f"too slow: {once:.2g} s a round at {self.variable} = {before:,} already"
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -103,7 +122,7 @@ def launches(work: Callable[[], Any]) -> int | None:
 
 def copies_for(bytes_each: int) -> int:
     """How many copies of the inputs to take in turn, so that none is still in the GPU's cache; one on a CPU."""
-    return 1 if DEVICE == "cpu" else max(2, min(64, -(-CACHE_BYTES // max(bytes_each, 1))))
+    return 1 if DEVICE == "cpu" else max(2, min(2048, -(-CACHE_BYTES // max(bytes_each, 1))))
 
 
 def _spread(times: Sequence[float]) -> dict[str, Any]:
@@ -121,30 +140,43 @@ def measure(benchmark: Any, group: Group, size: int, *, rounds: int) -> None:
     """Time `group` at `size`. AssertionError when ours is wrong: then nothing is timed."""
     entries: dict[str, dict[str, Any]] = {}
     work: dict[str, Callable[[int], Any]] = {}
+    shares: dict[str, int] = {}
     for competitor in group.competitors:
         name = competitor.name
-        entries[name] = {"same": competitor.same}
+        entry = entries[name] = {"same": competitor.same}
         if size > competitor.largest:
-            entries[name]["not_run"] = f"too large, above {group.variable} = {competitor.largest:g}"
+            entry["not_run"] = f"too large, above {group.variable} = {competitor.largest:g}"
+        elif size < competitor.smallest:
+            entry["not_run"] = f"left out below {group.variable} = {competitor.smallest:g}"
         elif competitor.verdict:
             assert name != OURS, competitor.verdict
-            entries[name]["not_run"] = competitor.verdict
+            entry["not_run"] = competitor.verdict
+        elif slow := group.too_slow(name, size):
+            entry["not_run"] = slow
         elif competitor.prepare is not None:
-            work[name] = competitor.prepare(size)
-    for name in list(work):
-        try:
-            _first_calls(work[name], entries[name])
-        except torch.OutOfMemoryError:
-            entries[name]["not_run"] = "out of memory"
-        if "not_run" in entries[name]:
-            del work[name]
+            try:
+                call = competitor.prepare(size)
+                once = _first_calls(call, entry)
+            except Exception as error:
+                if name == OURS:
+                    raise
+                entry["not_run"] = _why_not(error)
+                continue
+            group.taken[name] = size, once
+            if "not_run" not in entry:
+                work[name], shares[name] = call, max(FEWEST, min(rounds, int(ENOUGH / max(once, 1e-9))))
     assert OURS in work, entries[OURS]
+    rounds = min(rounds, shares[OURS])
     times: dict[str, list[float]] = {name: [] for name in work}
+    turns = 0
 
     def turn() -> None:
         """One round of each, ours last: pytest-benchmark's own clock reads the call that follows."""
+        nonlocal turns
+        turns += 1
         for name, call in work.items():
-            if name != OURS:
+            # spread evenly, where it has fewer rounds than ours
+            if name != OURS and -(-turns * shares[name] // rounds) > len(times[name]):
                 number = len(times[name])
                 times[name].append(seconds(lambda call=call, number=number: call(number)))
 
@@ -167,6 +199,7 @@ def measure(benchmark: Any, group: Group, size: int, *, rounds: int) -> None:
         "group": group.name,
         "variable": group.variable,
         "size": size,
+        "use": group.uses.get(size, ""),
         "parameters": group.parameters,
         "expected": group.expected,
         "competitors": entries,
@@ -176,22 +209,34 @@ def measure(benchmark: Any, group: Group, size: int, *, rounds: int) -> None:
     benchmark.extra_info["side_by_side"] = record
 
 
-def _first_calls(call: Callable[[int], Any], entry: dict[str, Any]) -> None:
-    """Compile and warm up; find peak memory and launches, and what is too slow to be timed again and again."""
-    start = time.perf_counter()
-    call(0)
-    _wait()
-    if time.perf_counter() - start > SLOWEST:
-        # the first call may have compiled
-        start = time.perf_counter()
-        call(1)
-        _wait()
-        if (once := time.perf_counter() - start) > SLOWEST:
-            entry["not_run"] = f"too slow: {once:.0f} s a round"
-            return
-    call(1)
+def _first_calls(call: Callable[[int], Any], entry: dict[str, Any]) -> float:
+    """Compile and warm up; find peak memory and launches, and what is too slow to be timed. Seconds of a round."""
+    call(0)  # may compile
+    once = _once(lambda: call(1))
+    if once > SLOWEST:
+        entry["not_run"] = f"too slow: {once:.2g} s a round"
+        return once
     entry["peak_bytes"] = peak_bytes(lambda: call(2))
-    entry["launches"] = launches(lambda: call(3))
+    # the profiler takes far longer than the work of what launches 10^5 kernels
+    entry["launches"] = launches(lambda: call(3)) if once <= SLOWEST / 4 else None
+    return once
+
+
+def _once(work: Callable[[], Any]) -> float:
+    _wait()
+    start = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - start
+
+
+def _why_not(error: Exception) -> str:
+    """Of a peer, at this size; its memory is given back."""
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    return f"fails: {type(error).__name__}: {_first_line(error)}"
 
 
 def _wait() -> None:

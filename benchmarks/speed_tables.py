@@ -64,7 +64,13 @@ def full_tables(result: dict[str, Any]) -> str:
         for competitor in records[0]["competitors"]:
             cells = [_cell(r["competitors"].get(competitor, {"not_run": "-"})) for r in records]
             rows.append([competitor, *cells, *_exponents(grown[name, competitor])])
-        head = ["", *(f"{variable} = {size:,}" for size in sizes), "time grows", "memory grows"]
+        uses = [f", {r['use']}" if r.get("use") else "" for r in records]
+        head = [
+            "",
+            *(f"{variable} = {n:,}{use}" for n, use in zip(sizes, uses, strict=True)),
+            "time grows",
+            "memory grows",
+        ]
         of = ", ".join(f"{k} {v}" for k, v in records[0]["parameters"].items())
         shares = [f"{r['share_of_floor']:.0%} at {r['size']:,}" for r in records if "share_of_floor" in r]
         reached = f" Ours reaches {', '.join(shares)} of the paper limit." if shares else ""

@@ -9,8 +9,8 @@ from benchmarks.peers import paired_svdvals_of_stacks
 from unihpe_fast.config import PRESETS, Config, ImageEncoderConfig, RunConfig
 from unihpe_fast.data.loader import train_batches
 from unihpe_fast.data.types import Batch
-from unihpe_fast.engine.loop import Trainer
 from unihpe_fast.engine.runtime import choose_runtime
+from unihpe_fast.engine.trainer import Trainer
 
 # name -> torch.compile's mode ("off": eager), and whether the contrastive term is the naive one
 VARIANTS: dict[str, tuple[str, bool]] = {
@@ -61,9 +61,12 @@ def trainer(config: Config, variant: str, device: str, dtype: str = "auto") -> T
 
 
 def first_loss(made: Trainer, batch: Batch) -> float:
-    """The total loss before any step."""
+    """The total loss before any step. With its backward pass: CUDA graphs wait for that of every forward pass."""
     total, _ = made._loss_step(batch.to(made.runtime.device).tensors())
-    return total.item()
+    value = total.item()
+    total.backward()
+    made.optimizer.zero_grad(set_to_none=True)
+    return value
 
 
 def exact_loss(config: Config, batch: Batch, device: str) -> float:

@@ -88,6 +88,56 @@ def test_what_cannot_run_is_said():
     assert entries["slow"]["not_run"].startswith("too slow")
 
 
+def test_what_takes_long_gets_fewer_rounds_spread_over_ours(monkeypatch):
+    monkeypatch.setattr(harness, "ENOUGH", 0.1)
+    order = []
+
+    def prepare(name, milliseconds):
+        call = busy(milliseconds)(8)
+        return lambda size: lambda k: (order.append(name), call(k))
+
+    group = Group("g", "B", [Competitor(OURS, prepare("o", 0)), Competitor("p", prepare("p", 30))])
+    benchmark = Benchmark()
+    measure(benchmark, group, 8, rounds=9)
+    entries = benchmark.extra_info["side_by_side"]["competitors"]
+    assert (entries[OURS]["rounds"], entries["p"]["rounds"]) == (9, 3)
+    assert "".join(order).endswith("pooopooopooo")
+
+
+def test_a_peer_that_would_be_too_slow_is_not_tried(monkeypatch):
+    monkeypatch.setattr(harness, "SLOWEST", 0.1)
+    tried = []
+
+    def prepare(size):
+        tried.append(size)
+        return busy(20)(size)
+
+    group = Group("g", "B", [Competitor(OURS, busy(1)), Competitor("p", prepare)], expected={"": (3, 3)})
+    benchmarks = [Benchmark(), Benchmark()]
+    for benchmark, size in zip(benchmarks, (8, 16), strict=True):
+        measure(benchmark, group, size, rounds=1)
+    assert tried == [8]  # 8 times 20 ms would be too long
+    found = benchmarks[1].extra_info["side_by_side"]["competitors"]["p"]["not_run"]
+    assert found == "too slow: 0.02 s a round at B = 8 already"
+
+
+def test_a_peer_that_fails_at_a_size_does_not_stop_the_others():
+    def prepare(size):
+        raise RuntimeError("invalid configuration")
+
+    def without_memory(size):
+        raise torch.OutOfMemoryError
+
+    benchmark = Benchmark()
+    of = [Competitor(OURS, busy(1)), Competitor("p", prepare), Competitor("m", without_memory)]
+    measure(benchmark, Group("g", "B", of), 8, rounds=1)
+    entries = benchmark.extra_info["side_by_side"]["competitors"]
+    assert entries["p"]["not_run"] == "fails: RuntimeError: invalid configuration"
+    assert entries["m"]["not_run"] == "out of memory"
+    with pytest.raises(RuntimeError, match="invalid"):
+        measure(Benchmark(), Group("g", "B", [Competitor(OURS, prepare)]), 8, rounds=1)
+
+
 def test_an_absent_package_is_reported_absent():
     assert other_losses.absent("no_such_package") == "absent: no_such_package is not installed"
     assert other_losses.absent("torch") == ""

@@ -16,7 +16,7 @@ from unihpe_kernels import singular_value_contrastive_loss
 pytest.importorskip("triton")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(DEVICE != "cuda", reason="no CUDA device")]
 ROOT = Path(__file__).parent.parent.parent
-SANITIZER = shutil.which("compute-sanitizer")
+SANITIZER = shutil.which("compute-sanitizer", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")
 
 
 def on_gpu(count, batch, width, dtype=torch.float32):
@@ -90,7 +90,7 @@ def test_offsets_of_large_batches(negatives, batch, width):
 # tensor's end is seen
 SANITIZED = """
 import torch
-from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels import pa_mpjpe, procrustes, singular_value_contrastive_loss, svd3x3
 
 torch.manual_seed(0)
 for negatives, count in (("all", 3), ("paired", 2), ("paired", 3), ("paired", 4)):
@@ -101,6 +101,10 @@ for negatives, count in (("all", 3), ("paired", 2), ("paired", 3), ("paired", 4)
             weights = torch.rand(35, device="cuda", requires_grad=True)
             loss = singular_value_contrastive_loss(leaves, negatives=negatives, present=present, weights=weights)
             loss.backward()
+pred, target, matrices = (torch.randn(131, joints, 3, device="cuda", requires_grad=True) for joints in (17, 17, 3))
+pa_mpjpe(pred, target).sum().backward()
+sum(part.sum() for part in procrustes(pred, target)).backward()
+svd3x3(matrices)[1].sum().backward()
 torch.cuda.synchronize()
 """
 
@@ -113,8 +117,9 @@ def test_compute_sanitizer(tool):
         "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
     }
     # only the kernels of this package: those of torch are slow to watch
-    command = [str(SANITIZER), "--tool", tool, "--error-exitcode", "86", "--kernel-regex", "kns=sv_all"]
-    command += ["--kernel-regex", "kns=paired", "--kernel-regex", "kns=of_three", "--kernel-regex", "kns=mean_over"]
-    command += ["--kernel-regex", "kns=weights_and", sys.executable, "-c", SANITIZED]
+    kernels = ("sv_all", "paired", "of_three", "mean_over", "weights_and", "pa_mpjpe", "procrustes", "svd3x3")
+    command = [str(SANITIZER), "--tool", tool, "--error-exitcode", "86"]
+    command += [word for name in kernels for word in ("--kernel-regex", f"kns={name}")]
+    command += [sys.executable, "-c", SANITIZED]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
