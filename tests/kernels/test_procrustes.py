@@ -22,7 +22,7 @@ from tests.kernels.pose_cases import (
 )
 from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe, procrustes
 from unihpe_kernels.procrustes import reference
-from unihpe_kernels.small_linalg import lanes
+from unihpe_kernels.small_linalg import chunks
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,7 @@ def test_batch_shapes(batch):
 def test_chunks_join_without_a_seam(monkeypatch):
     pred, target = pose_pairs(100)
     whole = pa_mpjpe(pred, target), *procrustes(pred, target)
-    monkeypatch.setattr(lanes, "CHUNK", 7)
+    monkeypatch.setattr(chunks, "CHUNK", 7)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     for got, expected in zip((pa_mpjpe(pred, target), *procrustes(pred, target)), whole, strict=True):
         torch.testing.assert_close(got, expected)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unihpe_kernels.small_linalg.chunks import for_each_chunk
 from unihpe_kernels.small_linalg.lanes import (
     axial,
-    chunks,
     compute_dtype,
     dot,
     from_lanes,
@@ -51,7 +51,8 @@ def pa_mpjpe_forward(
     """[N, J, 3] twice, [N, J] -> error [N] and its gradients in pred and target, [N, J, 3]; [0] where not needed."""
     error = pred.new_empty(pred.shape[0], dtype=compute_dtype(pred, target, weights))
     d_pred, d_target = _empty_gradients(pred, target, needs, error.dtype)
-    for part in chunks(pred.shape[0], pred.device):
+
+    def work(part: slice) -> None:
         pair = _pair(pred, target, weights, part)
         r, maximum, s = _align(pair, scaled=True)
         turned = matvec(transposed(r), pair.y)  # all that follows is seen in the prediction's frame
@@ -60,7 +61,7 @@ def pa_mpjpe_forward(
         lengths = squares.sqrt()
         error[part] = pair.weighted(lengths).sum(0).div_(pair.total)
         if not any(needs):
-            continue
+            return
         pull = residual.mul_(pair.weighted(_inverse_lengths(squares, lengths, maximum * s, pair))[:, None])
         mean = pull.sum(0).div_(pair.total)  # of what acts through the translation
         moment = outer_sum(pull, pair.x)
@@ -71,6 +72,8 @@ def pa_mpjpe_forward(
         if needs[1]:
             d_y = pair.weighted(matvec(change, pair.x, -mean)).add_(pull)
             d_target[part] = _from_pose_lanes(matvec(r, d_y))
+
+    for_each_chunk(pred.shape[0], pred.device, work)
     return error, d_pred, d_target
 
 
@@ -87,12 +90,15 @@ def procrustes_forward(
     rotation = pred.new_empty((samples, 3, 3), dtype=dtype)
     scale = pred.new_empty((samples,), dtype=dtype)
     translation = pred.new_empty((samples, 3), dtype=dtype)
-    for part in chunks(samples, pred.device):
+
+    def work(part: slice) -> None:
         pair = _pair(pred, target, weights, part)
         r, _, s = _align(pair, scaled)
         rotation[part] = from_lanes(transposed(r).flatten(0, 1)).view(-1, 3, 3)
         scale[part] = s
         translation[part] = from_lanes(matvec(r * -s, pair.x_mean, pair.y_mean))
+
+    for_each_chunk(samples, pred.device, work)
     return rotation, scale, translation
 
 
@@ -110,7 +116,8 @@ def procrustes_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the similarities -> gradients in pred and target, [N, J, 3]; [0] where not needed."""
     d_pred, d_target = _empty_gradients(pred, target, needs)
-    for part in chunks(pred.shape[0], pred.device):
+
+    def work(part: slice) -> None:
         pair = _pair(pred, target, weights, part)
         r, s = _matrix_lanes(rotation[part], pair.x.dtype), scale[part]
         back = transposed(r)  # to the prediction's frame
@@ -125,6 +132,8 @@ def procrustes_backward(
             d_pred[part] = _from_pose_lanes(pair.weighted(d_x.addcmul_(pair.x, shrink, value=-1)))
         if needs[1]:
             d_target[part] = _from_pose_lanes(matvec(r, pair.weighted(matvec(change, pair.x, d_mean))))
+
+    for_each_chunk(pred.shape[0], pred.device, work)
     return d_pred, d_target
 
 

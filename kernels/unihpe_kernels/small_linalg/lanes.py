@@ -5,28 +5,14 @@ One torch operation then works on one component of thousands of samples at once,
 is the entry of row a and column b, so that `m[b]` is a column.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
-
-# Samples a pass and thread: the working set of a pass stays in cache, yet is long enough to hide what it costs to start
-# an operation. Not a power of two: rows a power of two apart fall into the same cache sets, which makes the
-# transposition four times slower.
-CHUNK = 8_176
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
     """float64 if any of the tensors is float64, else float32."""
     wide = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
     return torch.float64 if wide else torch.float32
-
-
-def chunks(samples: int, device: torch.device) -> Iterator[slice]:
-    """Slices of the batch that are worked on at once: everything on a GPU, what fits the caches on a CPU."""
-    step = CHUNK * torch.get_num_threads() if device.type == "cpu" else max(samples, 1)
-    for start in range(0, samples, step):
-        yield slice(start, min(start + step, samples))
 
 
 def to_lanes(rows: Tensor, dtype: torch.dtype) -> Tensor:

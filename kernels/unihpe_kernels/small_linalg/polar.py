@@ -103,9 +103,7 @@ def _largest_root(det: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
     return f, last.abs_()
 
 
-def _newton(
-    f: Tensor, eight_det: Tensor, minus_slope: Tensor, minus_rest: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
+def _newton(f: Tensor, eight_det: Tensor, minus_slope: Tensor, minus_rest: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Steps of `_largest_root`, in place, and the last of them; minus_slope is 8 det, too, or a little less."""
     minus_one, g, value = f.new_full((), -1.0), torch.empty_like(f), torch.empty_like(f)
     for _ in range(steps):
