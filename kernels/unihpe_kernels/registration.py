@@ -1,7 +1,7 @@
 """How the operators of this package are registered with torch.
 
 By `torch.library.Library` and not by `custom_op`, whose wrappers cost twice as much: 170 us a forward and backward
-against 80 us, where the loss of 64 samples takes 2 ms on a CPU, the error of 64 poses 0.5 ms.
+against 80 us, where the loss of 64 samples takes 2 ms on a CPU, the error of 64 poses 0.6 ms.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ def define(kernel: Callable[..., Any]) -> torch._ops.OpOverload:
 
 
 def below_autograd(operator: torch._ops.OpOverload, keyset: Any, *arguments: Any) -> Any:
+    """The operator's own kernel, from within its kernel for autograd."""
     with torch._C._AutoDispatchBelowAutograd():
         return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 

@@ -10,9 +10,10 @@ from unihpe_kernels.small_linalg.lanes import diagonal, dot, matvec, trace, tran
 # the rounding to float32. Two of 1e6 Gaussian matrices lie below, and those of collinear poses.
 _REGULAR = 1e-3
 
-# Newton steps from above to the largest root: in float32, then in float64. One of 1e5 mirrored poses needs as many; a
-# root whose last step was larger than this, relative to |A|, is left to Jacobi.
-_COARSE_STEPS, _FINE_STEPS = 11, 2
+# Newton steps from above to the largest root: in float32, then in float64. Poses need 2 and 2. Mirrored ones need up to
+# 12 and 2, but only one in 10,000 more than this; a root whose last step is larger than `_LAST_STEP`, relative to |A|,
+# is left to Jacobi.
+_COARSE_STEPS, _FINE_STEPS = 8, 2
 _LAST_STEP = 1e-6
 # Added to the slope of the steps in float32: near a double root, which is not regular, they would be rounding over 0.
 _SLOPE = 1e-4
