@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train test test-plain test-interpreted fuzz lint bench gpu clean install
+.PHONY: train test test-plain test-interpreted test-compiled fuzz lint bench gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -19,18 +19,23 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)
 	$(BIN)/python -m unihpe_fast.train
 
-# many small problems: on one thread they finish sooner than on several; the kernels' tests in Triton's interpreter beside
+# many small problems: on one thread they finish sooner than on several; the kernels' tests in Triton's interpreter
+# beside, and whichever ends first makes room for those that compile kernels for GPUs, on as many cores as are left
 test: $(STAMP)
 	$(BIN)/coverage erase
-	$(MAKE) -j2 --output-sync=target test-plain test-interpreted
+	$(MAKE) -j2 --output-sync=target test-plain test-interpreted test-compiled
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=90
 
-test-plain test-interpreted: export OMP_NUM_THREADS := 1
+COMPILED := tests/kernels/test_compile.py tests/benchmarks/test_static_cost.py
+test-plain test-interpreted test-compiled: export OMP_NUM_THREADS := 1
 test-plain: $(STAMP)
-	$(BIN)/coverage run -m pytest tests --ignore-glob='*/test_triton_*'
+	$(BIN)/coverage run -m pytest tests --ignore-glob='*/test_triton_*' $(addprefix --ignore=,$(COMPILED))
 test-interpreted: $(STAMP)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py
+# in this order: the second finds compiled what the first has
+test-compiled: $(STAMP)
+	$(BIN)/python -m pytest $(COMPILED)
 
 # readers of other people's files against mutated ones
 fuzz: export FUZZ ?= 10000

@@ -76,19 +76,34 @@ _SLOW = ("sm_90", "gfx942")
 _TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "nvidia-h200": ("sm_90",), "hip": ("gfx942",)}
 
 
-def _sv_all(kernel: Any, setting: str, batch: int, scalars: str, max_registers: int, masked: bool = False) -> Variant:
-    """A kernel over triples with the settings that it has at `batch`, for which its workload is."""
+def _sv_all(
+    kernel: Any,
+    setting: str,
+    batch: int,
+    scalars: str,
+    max_registers: int,
+    masked: bool = False,
+    slab: bool = False,
+) -> Variant:
+    """A kernel over triples with the settings that it has at `batch`, for which its workload is.
+
+    slab: with first samples of their own.
+    """
     options = choose(("default",), setting, batch)
     tile_j, tile_k = options["tile_j"], options["tile_k"]
     integers = dict.fromkeys(scalars.split(), "i32")
     constants = {"MASKED": masked, "TILE_J": tile_j, "TILE_K": tile_k} | ({} if masked else {"complete": None})
+    if slab:
+        integers["slab"] = "i32"
+    else:
+        constants["slab"] = None
     if kernel is kernels_all.sv_all_backward:
         constants["FIRST"] = not masked
     pointers = {name: "*fp32" for name in kernel.arg_names if name not in constants and name not in integers}
     if masked:
         pointers["complete"] = "*u8"
     return Variant(
-        name=f"{setting} {tile_j}x{tile_k}" + ", masked" * masked,
+        name=f"{setting} {tile_j}x{tile_k}" + ", masked" * masked + ", slab" * slab,
         kernel=kernel,
         signature={**pointers, **integers},
         constexprs=constants,
@@ -96,7 +111,7 @@ def _sv_all(kernel: Any, setting: str, batch: int, scalars: str, max_registers: 
         per_iteration=tile_j * tile_k,
         max_registers=max_registers,
         # the Gram matrices once, and as much again for the pieces of the results
-        workloads={} if masked else {f"B = {batch}": Workload(batch**3, 4 * 3 * batch**2 * 2)},
+        workloads={} if masked or slab else {f"B = {batch}": Workload(batch**3, 4 * 3 * batch**2 * 2)},
         num_warps=options["num_warps"],
         divisible=(*pointers, "n", "ld"),
     )
@@ -111,10 +126,12 @@ def _sv_paired(
     masked: bool = False,
     odd: bool = False,
     precision: str = "ieee",
+    apart: bool = False,
 ) -> Variant:
     """A kernel over (anchor, sample) pairs, 512 wide, with the settings that it has at `batch` by a file of settings.
 
     masked: for samples that may lack modalities. odd: for a batch that 16 does not divide.
+    apart: anchors are other samples than those that tuples are formed from.
     """
     width = 512
     kind = "half" if dtype == "bf16" else "float"
@@ -126,7 +143,8 @@ def _sv_paired(
     if direction == "backward":
         constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
     types = {"stack": f"*{dtype}", "panel": f"*{dtype}"}
-    types |= dict.fromkeys(("n", "width", "columns", "begin", "end", "rows"), "i32")
+    types |= dict.fromkeys(("anchors", "n", "width", "columns", "begin", "end", "rows"), "i32")
+    constants |= {} if apart else {"anchors": None}
     codes = dict.fromkeys(("anchor_codes", "pool_codes"), "*i32" if masked else None)
     constants |= {} if masked else codes
     types |= codes if masked else {}
@@ -141,6 +159,7 @@ def _sv_paired(
         name=f"paired_{direction} {tile_i}x{tile_j}, M = {count}, {dtype}"
         + ", masked" * masked
         + ", odd" * odd
+        + ", apart" * apart
         + f", {precision}" * (precision != "ieee"),
         kernel=kernel,
         signature=signature,
@@ -222,6 +241,8 @@ VARIANTS: list[Variant] = [
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184),
     _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, masked=True),
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 216, masked=True),
+    _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, slab=True),
+    _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184, slab=True),
     *(_sv_paired(direction, 3, table="nvidia-h200") for direction in ("forward", "backward")),
     *(
         _sv_paired(direction, count, dtype, table=table)
@@ -231,6 +252,11 @@ VARIANTS: list[Variant] = [
     ),
     *(_sv_paired(direction, 3, batch=1024, masked=True) for direction in ("forward", "backward")),
     *(_sv_paired(direction, 3, "fp32", precision="tf32x3") for direction in ("forward", "backward")),
+    *(
+        _sv_paired(direction, count, batch=1000, odd=True, apart=True)
+        for count in (3, 4)
+        for direction in ("forward", "backward")
+    ),
     *(
         _sv_paired(direction, count, dtype, batch=1000, masked=count == 3, odd=True)
         for count, dtype in ((3, "bf16"), (3, "fp32"), (5, "bf16"))

@@ -161,17 +161,24 @@ def resources(kernel: CompiledKernel, target: GPUTarget) -> dict[str, Any]:
             "double": len(re.findall(r"\bv_\w*_f64", code)),
             "tf32": code.count("xf32"),
         }
-    cubin = kernel.asm["cubin"]
+    cubin, ptx = kernel.asm["cubin"], kernel.asm["ptx"]
     usage = _tool("cuobjdump", "--dump-resource-usage", code=cubin)
     used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
-    text = disassemble(cubin)
-    classes = Counter(classify(found[1]) for line in text.splitlines() if (found := _INSTRUCTION.match(line)))
+    stack = used["STACK"] + used["LOCAL"]
+    spills = double = 0
+    # A register is spilled to the stack, and double is in the machine code only where it is in PTX: without either the
+    # disassembler, which takes as long as the compiler, has nothing to tell.
+    if stack or re.search(r"\.f64\b", ptx):
+        text = disassemble(cubin)
+        classes = Counter(classify(found[1]) for line in text.splitlines() if (found := _INSTRUCTION.match(line)))
+        spills = classes["local"]
+        # .F64 finds conversions and comparisons to it, RCP64H the reciprocal
+        double = classes["double"] + len(re.findall(r"\.F64|64H\b", text))
     return {
         "registers": used["REG"],
-        "spills": classes["local"],
-        "stack": used["STACK"] + used["LOCAL"],
+        "spills": spills,
+        "stack": stack,
         "shared": kernel.metadata.shared,
-        # .F64 finds conversions and comparisons to it, RCP64H the reciprocal
-        "double": classes["double"] + len(re.findall(r"\.F64|64H\b", text)),
-        "tf32": len(re.findall(r"tf32", kernel.asm["ptx"], re.IGNORECASE)),
+        "double": double,
+        "tf32": len(re.findall(r"tf32", ptx, re.IGNORECASE)),
     }

@@ -46,8 +46,8 @@ def prepare_poses(error, gradient, samples):
     return lambda k: run(*inputs[k % len(inputs)])
 
 
-def check_poses(error, gradient):
-    pred, target = make_poses(2000)
+def check_poses(error, gradient, samples=2000):
+    pred, target = make_poses(samples)
     exact_pred, exact_target = pred.double().requires_grad_(), target.double()
     expected = reference.pa_mpjpe(exact_pred, exact_target)
     off = (error(pred, target).double() - expected).abs().max().item()
@@ -56,8 +56,8 @@ def check_poses(error, gradient):
         (wanted,) = torch.autograd.grad(expected.mean(), exact_pred)
         _, found = forward_backward(error, pred.requires_grad_(), target)
         off = (found.double() - wanted).abs().max().item()
-        # an entry is about 1 / (17 * 2000)
-        assert off <= 1e-8, f"a gradient is off by {off:.1e}"
+        # an entry is about 1 / (17 * samples)
+        assert off <= 2e-5 / samples, f"a gradient is off by {off:.1e}"
 
 
 @functools.cache

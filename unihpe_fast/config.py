@@ -46,11 +46,14 @@ class DataConfig:
     image_size: int = 96
     """side of the network input, px; 0: no images"""
     batch_size: int = 64
+    """samples of a training batch, those of all processes together"""
     val_batch_size: int = 128
     val_samples: int = 1024
     """how many validation samples are scored while training, spread evenly; 0: all"""
     workers: int = 0
-    """loader processes"""
+    """loader processes, of each training process"""
+    max_broken: float = 0.01
+    """largest share of training samples that may fail to decode; each is named, and another stands in for it"""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     augment_for: dict[str, str] = field(default_factory=dict)
     """what is different for one of the training sources: its name and options of `augment` as a YAML mapping, e.g.
@@ -158,6 +161,8 @@ class RunConfig:
     checkpoint_every: int = 200
     keep: int = 2
     """newest checkpoints kept"""
+    max_bad_steps: int = 10
+    """steps in a row that may be skipped because their loss or gradient is not finite"""
     tensorboard: bool = False
     plots: bool = True
 
@@ -239,6 +244,7 @@ def check(config: Config) -> Config:
         "run.log_every": config.run.log_every,
         "run.checkpoint_every": config.run.checkpoint_every,
         "run.keep": config.run.keep,
+        "run.max_bad_steps": config.run.max_bad_steps,
     }
     for name, value in positive.items():
         if value < 1:
@@ -267,6 +273,8 @@ def check(config: Config) -> Config:
         raise ConfigError(
             f"--data.train-weights {weights}: wanted one non-negative share for each of {config.data.train}"
         )
+    if not 0 <= config.data.max_broken <= 1:
+        raise ConfigError(f"--data.max_broken {config.data.max_broken}: wanted a share from 0 to 1")
     for name in config.data.augment_for:
         if name not in config.data.train:
             raise ConfigError(f"--data.augment-for {name}: wanted one of the training sources {config.data.train}")
@@ -278,6 +286,8 @@ def check(config: Config) -> Config:
 
 def augment_of(data: DataConfig, name: str) -> AugmentConfig:
     """The augmentation of one training source; ConfigError for overrides that cannot be used."""
+    import cattrs
+
     if name not in data.augment_for:
         return data.augment
     text = data.augment_for[name]
@@ -301,7 +311,7 @@ def check_resumed(old: Config, new: Config) -> None:
     import cattrs
 
     def settled(config: Config) -> dict[str, Any]:
-        data = replace(config.data, val=(), val_batch_size=1, val_samples=0, workers=0)
+        data = replace(config.data, val=(), val_batch_size=1, val_samples=0, workers=0, max_broken=0.0)
         optim = replace(config.optim, steps=1)
         run = RunConfig(seed=config.run.seed)
         return _flat(cattrs.unstructure(replace(config, data=data, optim=optim, run=run)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unihpe_fast.collectives import Group, gather_rows, global_means
 from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
 # finite, so that a row without any candidate gives a gradient of 0 and not NaN
 MASKED_LOGIT = -1e9
 MM_PER_METRE = 1000.0
+TERMS = ("singular_value", "pairwise", "joints_3d", "joints_2d", "pa_mpjpe")
+# a weighted sum and the sum of its weights
+_Sums = tuple[Tensor, Tensor]
 
 
 class Temperature(nn.Module):
@@ -45,7 +49,8 @@ class SingularValueContrastiveLoss(nn.Module):
     """`unihpe_kernels.singular_value_contrastive_loss` with a temperature that is learned.
 
     temperature: start value, in [0.01, 1]. negatives: "paired", or "all" for two or three modalities. normalize:
-    L2-normalise the embeddings. backend: "auto", "torch" or "triton".
+    L2-normalise the embeddings. backend: "auto", "torch" or "triton". group: a torch.distributed process group, whose
+    ranks each hold a part of the batch.
     The loss is blind to the sign of a whole modality: train it together with a pairwise term (`PairwiseInfoNCE`), as
     UniHPR's two steps do.
     Source: UniHPE (arXiv 2311.16477), UniHPR (arXiv 2510.19078).
@@ -58,12 +63,13 @@ class SingularValueContrastiveLoss(nn.Module):
         negatives: Literal["paired", "all"] = "paired",
         normalize: bool = True,
         backend: Backend = "auto",
+        group: Group | None = None,
     ) -> None:
         super().__init__()
         if negatives not in ("paired", "all"):
             raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
         self.temperature = Temperature(temperature, learnable_temperature)
-        self.negatives, self.normalize, self.backend = negatives, normalize, backend
+        self.negatives, self.normalize, self.backend, self.group = negatives, normalize, backend, group
 
     def forward(self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Two or more embeddings [B, D], usually image, pose2d, pose3d. weights: [B]; present: bool [M, B], which
@@ -75,6 +81,7 @@ class SingularValueContrastiveLoss(nn.Module):
             weights=weights,
             present=present,
             normalize=self.normalize,
+            group=self.group,
             backend=self.backend,
         )
 
@@ -82,12 +89,17 @@ class SingularValueContrastiveLoss(nn.Module):
 class PairwiseInfoNCE(nn.Module):
     """Symmetric cosine InfoNCE (Radford et al. 2021) over every two modalities; memory O(B^2).
 
-    temperature: start value, in [0.01, 1].
+    temperature: start value, in [0.01, 1]. group: a torch.distributed process group, whose ranks each hold a part of
+    the batch: anchors are the rank's own, candidates those of all ranks, memory O(B_rank B). See collectives.py for how
+    its value and gradient relate to those of one process.
     """
 
-    def __init__(self, temperature: float = 0.07, learnable_temperature: bool = True) -> None:
+    def __init__(
+        self, temperature: float = 0.07, learnable_temperature: bool = True, group: Group | None = None
+    ) -> None:
         super().__init__()
         self.temperature = Temperature(temperature, learnable_temperature)
+        self.group = group
 
     def forward(self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Two or more embeddings [B, D]; weights: [B]; present: bool [M, B].
@@ -95,6 +107,12 @@ class PairwiseInfoNCE(nn.Module):
         A sample is an anchor of a pair where it has both modalities, and a candidate where it has the one looked for.
         Returns the weighted mean over anchors and directions; 0 where there are none.
         """
+        return global_means([self.sums(*embeddings, weights=weights, present=present)], self.group)[0]
+
+    def sums(
+        self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sum over this rank's anchors and the sum of their weights, of which `forward` is the mean."""
         if len(embeddings) < 2:
             raise ValueError(f"embeddings must be two or more tensors [B, D], got {len(embeddings)}")
         shapes = {tuple(x.shape) for x in embeddings}
@@ -114,35 +132,50 @@ class PairwiseInfoNCE(nn.Module):
         # half precision cannot tell near neighbours apart; what an absent modality left may not even be finite
         wide = [x.float() if x.dtype.itemsize < 4 else x for x in embeddings]
         unit = [F.normalize(torch.where(has[:, None], x, 0), dim=-1) for has, x in zip(present, wide, strict=True)]
+        everyone, seen, start = unit, present, 0
+        if self.group is not None:
+            rows, start = gather_rows(torch.stack(unit, 1), self.group)  # [all B, M, D]
+            everyone, seen = list(rows.unbind(1)), gather_rows(present.T.to(torch.uint8), self.group)[0].T.bool()
         inverse_temperature = 1 / self.temperature()
         total, count = unit[0].new_zeros(()), unit[0].new_zeros(())
         for a, b in combinations(range(len(unit)), 2):
-            logits = unit[a] @ unit[b].T * inverse_temperature
+            logits = unit[a] @ everyone[b].T * inverse_temperature
+            turned = logits.T if self.group is None else unit[b] @ everyone[a].T * inverse_temperature
             anchors = weights * (present[a] & present[b])
-            positives = logits.diagonal()
-            for rows, candidates in ((logits, present[b]), (logits.T, present[a])):
+            for rows, candidates in ((logits, seen[b]), (turned, seen[a])):
+                positives = rows.diagonal(start)[:batch]
                 spread = rows.masked_fill(~candidates, MASKED_LOGIT).logsumexp(1)
                 # where, not the product: a masked row's loss is huge
                 total = total + (anchors * torch.where(anchors > 0, spread - positives, 0)).sum()
                 count = count + anchors.sum()
-        return total / count.clamp(min=torch.finfo(count.dtype).tiny)
+        return total, count
 
 
 class Criterion(nn.Module):
     """Every term of `LossConfig` with a weight above 0, and their weighted sum.
 
-    modalities: those of the model, in its order. backend: of the contrastive kernel. The contrastive terms want two
-    modalities or more and the 2D term an image encoder: a model without them trains without those terms.
+    modalities: those of the model, in its order. backend: of the contrastive kernel. group: a torch.distributed process
+    group, whose ranks each hold a part of the batch; every term then is that of the whole batch, with gradients to be
+    averaged over ranks (see collectives.py). The contrastive terms want two modalities or more and the 2D term an image
+    encoder: a model without them trains without those terms.
     """
 
-    def __init__(self, config: "LossConfig", modalities: Sequence[str], *, backend: Backend = "auto") -> None:
+    def __init__(
+        self,
+        config: "LossConfig",
+        modalities: Sequence[str],
+        *,
+        backend: Backend = "auto",
+        group: Group | None = None,
+    ) -> None:
         super().__init__()
+        self.group = group
         # here, because the losses above work without numpy, which the records need
         from unihpe_fast.data.types import MODALITIES
 
         self.rows = [MODALITIES.index(modality) for modality in modalities]
         self.image_row, self.pose2d_row, self.pose3d_row = (MODALITIES.index(m) for m in ("image", "pose2d", "pose3d"))
-        self.weights = {f.name: getattr(config, f.name) for f in fields(config) if f.name in _TERMS}
+        self.weights = {f.name: getattr(config, f.name) for f in fields(config) if f.name in TERMS}
         if min(self.weights.values()) < 0:
             raise ValueError(f"loss weights must not be negative, got {self.weights}")
         if len(self.rows) < 2:
@@ -151,10 +184,10 @@ class Criterion(nn.Module):
             self.weights.update(joints_2d=0)
         if self.weights["singular_value"]:
             self.singular_value = SingularValueContrastiveLoss(
-                config.temperature, config.learnable_temperature, config.negatives, backend=backend
+                config.temperature, config.learnable_temperature, config.negatives, backend=backend, group=group
             )
         if self.weights["pairwise"]:
-            self.pairwise = PairwiseInfoNCE(config.temperature, config.learnable_temperature)
+            self.pairwise = PairwiseInfoNCE(config.temperature, config.learnable_temperature, group)
 
     def forward(self, outputs: "Outputs", target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """outputs: of the model; target: `Batch.tensors()`. Returns the total and its terms, unweighted and detached.
@@ -164,7 +197,11 @@ class Criterion(nn.Module):
         also under autocast; shapes do not depend on the data.
         """
         with torch.autocast(outputs.embeddings.device.type, enabled=False):
-            terms = {name: _TERMS[name](self, outputs, target) for name, weight in self.weights.items() if weight}
+            terms: dict[str, Tensor] = {}
+            if self.weights["singular_value"]:
+                terms["singular_value"] = self._singular_value(outputs, target)
+            means = {name: term(self, outputs, target) for name, term in _MEANS.items() if self.weights[name]}
+            terms |= zip(means, global_means(list(means.values()), self.group), strict=True)
             total = outputs.embeddings.new_zeros((), dtype=torch.float32)
             for name, value in terms.items():
                 total = total + self.weights[name] * value
@@ -175,18 +212,18 @@ class Criterion(nn.Module):
             *outputs.embeddings.float(), weights=target["weights"], present=self._present(target)
         )
 
-    def _pairwise(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
-        return self.pairwise(*outputs.embeddings.float(), weights=target["weights"], present=self._present(target))
+    def _pairwise(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
+        return self.pairwise.sums(*outputs.embeddings.float(), weights=target["weights"], present=self._present(target))
 
-    def _joints_3d(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
+    def _joints_3d(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
         weights = self._joint_weights(target)
-        return _mean_distance(outputs.joints_3d / MM_PER_METRE, target["joints_3d"][..., :3] / MM_PER_METRE, weights)
+        return _distances(outputs.joints_3d / MM_PER_METRE, target["joints_3d"][..., :3] / MM_PER_METRE, weights)
 
-    def _pa_mpjpe(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
+    def _pa_mpjpe(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
         weights = self._joint_weights(target)  # [M, B, 17]
         poses = weights.amax(-1)
         truth = torch.where(weights[..., None] > 0, target["joints_3d"][..., :3] / MM_PER_METRE, 0)
-        return _weighted_mean(pa_mpjpe(outputs.joints_3d / MM_PER_METRE, truth, weights=weights), poses)
+        return _weighted(pa_mpjpe(outputs.joints_3d / MM_PER_METRE, truth, weights=weights), poses)
 
     def _present(self, target: dict[str, Tensor]) -> Tensor:
         """[M, B]: the rows of the model's modalities. Stacked: an index list would be copied to the GPU each step."""
@@ -198,17 +235,17 @@ class Criterion(nn.Module):
         seen = samples[..., None] & (target["joints_3d"][..., 3] > 0)
         return torch.where(seen, target["weights"][:, None], 0)
 
-    def _joints_2d(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
+    def _joints_2d(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
         present, truth = target["present"], target["target_2d"]
         samples = present[self.image_row] & present[self.pose2d_row]
         seen = samples[:, None] & (truth[..., 2] > 0)
         weights = torch.where(seen, truth[..., 2] * target["weights"][:, None], 0)
         assert outputs.keypoints_2d is not None
-        return _mean_distance(outputs.keypoints_2d, truth[..., :2], weights)
+        return _distances(outputs.keypoints_2d, truth[..., :2], weights)
 
 
-_TERMS: dict[str, Callable[[Any, Any, dict[str, Tensor]], Tensor]] = {
-    "singular_value": Criterion._singular_value,
+# of which the terms are means
+_MEANS: dict[str, Callable[[Any, Any, dict[str, Tensor]], _Sums]] = {
     "pairwise": Criterion._pairwise,
     "joints_3d": Criterion._joints_3d,
     "joints_2d": Criterion._joints_2d,
@@ -216,15 +253,14 @@ _TERMS: dict[str, Callable[[Any, Any, dict[str, Tensor]], Tensor]] = {
 }
 
 
-def _mean_distance(pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean Euclidean distance of [..., C]; coordinates of weight 0 are not read. weights: [...]."""
+def _distances(pred: Tensor, target: Tensor, weights: Tensor) -> _Sums:
+    """Weighted Euclidean distances of [..., C]; coordinates of weight 0 are not read. weights: [...]."""
     offset = torch.where(weights[..., None] > 0, pred - target, 0)
-    return _weighted_mean(torch.linalg.vector_norm(offset, dim=-1), weights)
+    return _weighted(torch.linalg.vector_norm(offset, dim=-1), weights)
 
 
-def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """0 where all weights are 0."""
-    return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+def _weighted(values: Tensor, weights: Tensor) -> _Sums:
+    return (values * weights).sum(), weights.sum()
 
 
 def parameter_groups(model: nn.Module, criterion: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,5 +1,9 @@
-"""`python -m unihpe_fast.train [PRESET] [--section.option VALUE ..]`: train, score and leave a run folder."""
+"""`python -m unihpe_fast.train [PRESET] [--section.option VALUE ..]`: train, score and leave a run folder.
 
+`torchrun --nproc-per-node N -m unihpe_fast.train ..` is the same on N devices.
+"""
+
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +13,9 @@ from rich.console import Console
 
 from unihpe_fast.config import PRESETS, Config, ConfigError, check, check_resumed, read_config
 from unihpe_fast.data.store import StoreError
-from unihpe_fast.engine.checkpoint import CONFIG, CheckpointError
+from unihpe_fast.engine.checkpoint import CONFIG, JOB, CheckpointError
+from unihpe_fast.engine.distributed import Ranks, restarts, session, torchrun_job
+from unihpe_fast.engine.faults import RunError, Stopped
 from unihpe_fast.engine.loop import train
 from unihpe_fast.engine.report import print_report
 
@@ -17,7 +23,9 @@ USAGE = f"""Train UniHPE. The presets: {", ".join(PRESETS)} (the default: synthe
 
 [PRESET]        the first argument, a name from above
 --config FILE   start from a config.yaml instead of a preset
---resume RUN    go on with the run in this folder, with its own options"""
+--resume RUN    go on with the run in this folder, with its own options
+
+`torchrun --nproc-per-node N -m unihpe_fast.train ..` trains on N devices; see the README."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,23 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
+def _own_folder(name: str) -> Path | None:
+    """The folder that this torchrun command made before it was restarted, if it came so far."""
+    number, found = 1, None
+    folder = Path("runs") / name
+    while folder.exists():
+        if (folder / JOB).is_file() and (folder / JOB).read_text(encoding="utf-8") == torchrun_job():
+            found = folder
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return found
+
+
 def parse(arguments: list[str]) -> Job:
-    """The command line as a job; ConfigError for names and values that cannot be used."""
+    """The command line as a job; ConfigError for names and values that cannot be used.
+
+    When torchrun starts the same command again after a failure, the job is to go on with what it had begun.
+    """
     arguments = list(arguments)
     resume, file = _take(arguments, "--resume"), _take(arguments, "--config")
     preset = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
@@ -73,23 +96,46 @@ def parse(arguments: list[str]) -> Job:
     if resume is not None:
         check_resumed(default, config)
         return Job(config, Path(resume), resume=True)
-    if config.run.dir and (Path(config.run.dir) / CONFIG).exists():
+    name = preset or "run"
+    if restarts() > 0:
+        folder = Path(config.run.dir) if config.run.dir else _own_folder(name)
+        if folder and (folder / CONFIG).is_file():
+            check_resumed(read_config(folder / CONFIG), config)
+            return Job(config, folder, resume=True)
+    elif config.run.dir and (Path(config.run.dir) / CONFIG).exists():
         raise ConfigError(f"--run.dir {config.run.dir}: holds a run already; --resume goes on with it")
-    return Job(config, Path(config.run.dir) if config.run.dir else _free_folder(preset or "run"), resume=False)
+    return Job(config, Path(config.run.dir) if config.run.dir else _free_folder(name), resume=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """0 when the run is done, 1 when it cannot go on, 2 for what cannot be used; see Stopped.exit_code for a signal."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     console = Console()
-    try:
-        job = parse(sys.argv[1:] if arguments is None else arguments)
-        scores = train(job.config, job.run_dir, resume=job.resume, console=console)
-    except (ConfigError, CheckpointError, StoreError, FileNotFoundError) as error:
-        errors = Console(stderr=True)
-        errors.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    print_report(scores, console=console)
-    console.print(f"run folder: {job.run_dir}", highlight=False, markup=False, soft_wrap=True)
+    with session() as ranks:
+        try:
+            job = ranks.from_first(lambda: parse(arguments))
+            scores = train(job.config, job.run_dir, resume=job.resume, console=console, ranks=ranks)
+        except Stopped as stopped:
+            if ranks.first:
+                name = signal.Signals(stopped.signum).name
+                text = f"stopped by {name}, saved; go on with --resume {job.run_dir}"
+                console.print(text, highlight=False, markup=False, soft_wrap=True)
+            return stopped.exit_code
+        except (ConfigError, CheckpointError, StoreError, FileNotFoundError) as error:
+            return _failed(error, ranks, 2)
+        except (RunError, OSError) as error:
+            return _failed(error, ranks, 1)
+        if ranks.first:
+            print_report(scores, console=console)
+            console.print(f"run folder: {job.run_dir}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _failed(error: Exception, ranks: Ranks, code: int) -> int:
+    who = f"rank {ranks.rank}: " if ranks.size > 1 else ""
+    text = f"{who}error: {error}"
+    Console(stderr=True).print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+    return code
 
 
 if __name__ == "__main__":

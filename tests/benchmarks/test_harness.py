@@ -12,23 +12,12 @@ from benchmarks import harness, other_losses, peers
 from benchmarks.harness import OURS, Competitor, Group, measure
 from benchmarks.memory import peak_bytes
 from benchmarks.records import exponent, growth, write_records
+from tests.benchmarks.stand_in import Benchmark
 from unihpe_kernels.sv_contrastive import reference
 
 ROOT = Path(__file__).parents[2]
 # what the GPU machine that `make gpu` is for does not have
 MISSING = ("cattrs", "tyro", "roma", "symile", "inf_cl", "siglip_kernel")
-
-
-class Benchmark:
-    """pytest-benchmark's fixture, as far as it is used."""
-
-    def __init__(self):
-        self.extra_info, self.group = {}, None
-
-    def pedantic(self, target, setup, rounds):
-        for _ in range(rounds):
-            setup()
-            target()
 
 
 def busy(milliseconds):

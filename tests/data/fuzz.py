@@ -1,6 +1,8 @@
 """Mutated files for readers of other people's data: whatever comes, only the documented errors may come out."""
 
+import copy
 import io
+import json
 import os
 import resource
 import signal
@@ -8,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -56,9 +59,11 @@ def case(files: Mapping[str, bytes], seed: int, number: int) -> dict[str, bytes]
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """Flipped bits, cut ends, spans removed, repeated, overwritten or swapped; inside zip archives the members too."""
+    """Flipped bits, cut ends, spans removed, repeated, overwritten or swapped; zip members and JSON values too."""
     if data[:4] == b"PK\3\4" and rng.random() < 0.8:
         return _mutate_zip(data, rng)
+    if data[:1] in (b"{", b"[") and rng.random() < 0.6:
+        return _mutate_json(data, rng)
     for _ in range(rng.integers(1, 4)):
         data = _CHANGES[rng.integers(len(_CHANGES))](data, rng)
     return data
@@ -86,6 +91,42 @@ def _mutate_zip(data: bytes, rng: np.random.Generator) -> bytes:
         for name, content in members.items():
             archive.writestr(name, content)
     return result.getvalue()
+
+
+# what stands where a number, a name or a list should
+_ODD = (
+    None, True, False, 0, -1, 3, 0.5, -0.0, 1e-320, 1e39, -1e300, float("nan"), float("inf"), 2**31, 2**63, 10**400, "",
+    "1", "../x", "\ud800", "\0", [], {}, [[]], [None], {"id": 1}, [1] * 51,
+)  # fmt: skip
+
+
+def _mutate_json(data: bytes, rng: np.random.Generator) -> bytes:
+    """Still JSON: some of its values replaced by odd ones or by one another, gone, or there twice."""
+    root = [json.loads(data)]
+    for _ in range(rng.integers(1, 4)):
+        places: list[tuple[Any, Any]] = []
+        pending: list[Any] = [root]
+        while pending:
+            container = pending.pop()
+            keys = container if isinstance(container, dict) else range(len(container))
+            places += [(container, key) for key in keys]
+            pending += [container[key] for key in keys if isinstance(container[key], dict | list)]
+        # as often a container, of which there are few, as a number
+        if rng.random() < 0.5:
+            places = [place for place in places if isinstance(place[0], dict)] or places
+        if not places:
+            break
+        (one, key), (other, other_key) = (places[index] for index in rng.integers(len(places), size=2))
+        match rng.integers(4):
+            case 0 if one is not root:
+                del one[key]
+            case 1 if isinstance(one, list):
+                one.insert(key, copy.deepcopy(one[key]))
+            case 2:
+                one[key] = copy.deepcopy(other[other_key])
+            case _:
+                one[key] = copy.deepcopy(_ODD[rng.integers(len(_ODD))])
+    return json.dumps(root[0]).encode()
 
 
 def _span(data: bytes, rng: np.random.Generator) -> tuple[int, int]:

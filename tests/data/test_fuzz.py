@@ -1,8 +1,11 @@
+import contextlib
+import json
+
 import numpy as np
 import pytest
 
 from tests.data import fuzz as fuzzing
-from tests.data.fuzz import case, fuzz
+from tests.data.fuzz import case, fuzz, mutate
 from unihpe_fast.data.sources import SourceError
 
 FILES = {"a.bin": bytes(range(256)), "b/c.bin": b"abc" * 100}
@@ -14,6 +17,17 @@ def test_cases_are_mutated_and_the_same_every_time():
     assert sum(found != FILES for found in cases) > 95
     for name in FILES:
         assert sum(found[name] != FILES[name] for found in cases) > 20
+
+
+def test_json_is_mutated_into_json_too():
+    data = json.dumps({"images": [{"id": 1}], "annotations": [{"bbox": [1, 2, 3, 4]}] * 2}).encode()
+    found = []
+    for seed in range(200):
+        mutated = mutate(data, np.random.default_rng(seed))
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(mutated))
+    assert len(found) > 100
+    assert len({json.dumps(value) for value in found}) > 80
 
 
 def test_documented_errors_are_let_pass_and_the_rest_is_counted():

@@ -1,4 +1,6 @@
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -294,16 +296,30 @@ def test_sources_are_mixed_by_weight_or_by_size(files: dict[str, str]) -> None:
     assert shown == [(name, i) for name, size in sizes for i in range(size)]
 
 
-def test_processes_share_the_samples_of_a_step(files: dict[str, str]) -> None:
-    config = DataConfig(train=(files["poses"],), image_size=0, batch_size=5, augment=EVERYTHING)
-    ranks = [list(train_batches(config, seed=0, start_step=0, steps=4, rank=r, world_size=2)) for r in (0, 1)]
-    rows = torch.stack([torch.stack([batch.index for batch in batches]) for batches in ranks])
-    assert sorted(rows.flatten().tolist()) == list(range(40))
-    one = train_batches(replace(config, batch_size=10), seed=0, start_step=0, steps=4)
-    assert torch.equal(torch.stack([batch.index for batch in one]), rows.transpose(0, 1).flatten(1))
-    for rank in (-1, 2):
-        with pytest.raises(ValueError, match=f"rank: found {rank}, wanted 0 to 1"):
-            train_batches(config, seed=0, start_step=0, steps=4, rank=rank, world_size=2)
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_batches_without_repeats_or_losses(files: dict[str, str], world: int) -> None:
+    # 40 samples, 10 a batch: of three processes each has 3 or 4 of them
+    config = DataConfig(
+        train=(files["poses"],), val=(files["images"],), image_size=0, batch_size=10, val_batch_size=4,
+        augment=EVERYTHING,
+    )  # fmt: skip
+    ranks = [list(train_batches(config, seed=0, start_step=0, steps=8, rank=r, world_size=world)) for r in range(world)]
+    assert {len(batch) for batches in ranks for batch in batches} == {1: {10}, 2: {5}, 3: {3, 4}}[world]
+    steps = [torch.cat([batch.index for batch in parts]).tolist() for parts in zip(*ranks, strict=True)]
+    one = train_batches(config, seed=0, start_step=0, steps=8)
+    assert steps == [batch.index.tolist() for batch in one]
+    for epoch in (steps[:4], steps[4:]):
+        assert sorted(row for step in epoch for row in step) == list(range(40))
+    for limit in (0, 2):
+        parts = [val_batches(config, limit=limit, rank=r, world_size=world) for r in range(world)]
+        shown = [pair for batches in parts for pair in rows_of(list(batches))]
+        assert shown == rows_of(list(val_batches(config, limit=limit)))
+    for rank in (-1, world):
+        for make in (partial(train_batches, seed=0, start_step=0, steps=4), partial(val_batches, limit=0)):
+            with pytest.raises(ValueError, match=f"rank: found {rank}, wanted 0 to {world - 1}"):
+                make(config, rank=rank, world_size=world)
+    with pytest.raises(ValueError, match="batch_size: found 10, wanted a sample for each of 11"):
+        train_batches(config, seed=0, start_step=0, steps=4, rank=0, world_size=11)
 
 
 def test_validation_shows_each_chosen_sample_once_in_order(files: dict[str, str]) -> None:
@@ -342,18 +358,55 @@ def test_loaders_leave_the_random_numbers_of_a_run_alone(files: dict[str, str]) 
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def break_picture(path: Path, row: int) -> None:
+    with h5py.File(path, "r+") as file:
+        data = file["image"][row]
+        file["image"][row] = data[: len(data) // 2]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_picture_is_named_by_file_and_row(tmp_path: Path, workers: int) -> None:
+def test_a_validation_sample_whose_picture_is_broken_is_named_and_has_none(tmp_path: Path, workers: int) -> None:
     path = tmp_path / "a.h5"
     write_store(path, samples(4, picture=True), dataset="a", split="train")
-    with h5py.File(path, "r+") as file:
-        data = file["image"][2]
-        file["image"][2] = data[: len(data) // 2]
+    sound = list(val_batches(DataConfig(val=(str(path),), image_size=16, val_batch_size=2), limit=0))
+    break_picture(path, 2)
     config = DataConfig(val=(str(path),), image_size=16, val_batch_size=2, workers=workers)
-    batches = iter(val_batches(config, limit=0))
-    assert len(next(batches)) == 2
-    with pytest.raises(StoreError, match=r"a\.h5: image: row 2: found \d+ bytes .*, wanted a whole JPEG"):
-        next(batches)
+    first, second = val_batches(config, limit=0)
+    assert_same(first, sound[0])
+    assert not first.broken
+    assert second.present.tolist() == [[False, True], [True, True], [True, True]]
+    assert not second.image[0].any()
+    assert torch.equal(second.image[1], sound[1].image[1])
+    assert torch.equal(second.joints_3d, sound[1].joints_3d)
+    assert len(second.broken) == 1
+    assert re.search(r"a\.h5: image: row 2: found \d+ bytes .*, wanted a whole JPEG", second.broken[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_another_training_sample_stands_in_for_a_broken_one(tmp_path: Path, workers: int) -> None:
+    path = tmp_path / "a.h5"
+    write_store(path, samples(6, picture=True), dataset="a", split="train")
+    config = DataConfig(train=(str(path),), image_size=16, batch_size=6, workers=workers, augment=EVERYTHING)
+    sound = list(train_batches(config, seed=0, start_step=0, steps=3))
+    for row in (4, 5):
+        break_picture(path, row)
+    found = list(train_batches(config, seed=0, start_step=0, steps=3))
+    for batch, wanted in zip(found, sound, strict=True):
+        # the next one in the file, round its end
+        assert batch.index.tolist() == [{4: 0, 5: 0}.get(row, row) for row in wanted.index.tolist()]
+        whole = wanted.index < 4
+        # what is drawn for the others is what it was
+        for name in ("image", "keypoints_2d", "joints_3d"):
+            assert torch.equal(getattr(batch, name)[whole], getattr(wanted, name)[whole]), name
+        assert batch.present.all()
+        assert len(batch.broken) == 2
+        assert {re.search(r"a\.h5: image: row (\d)", line)[1] for line in batch.broken} == {"4", "5"}
+    # and a resumed run has the same ones
+    assert_same(next(iter(train_batches(config, seed=0, start_step=2, steps=3))), found[2])
+    for row in range(4):
+        break_picture(path, row)
+    with pytest.raises(StoreError, match=r"a\.h5: image: none of 6 rows"):
+        list(train_batches(config, seed=0, start_step=0, steps=1))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

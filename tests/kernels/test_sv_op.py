@@ -1,12 +1,16 @@
 """Registration, compilation, memory and argument checks of the loss."""
 
+import threading
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.memory import peak_bytes
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels.sv_contrastive import scratch
 from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
 
 OPTIONS = [
@@ -17,8 +21,8 @@ OPTIONS = [
 ]
 
 
-def operator_arguments(options, dtype=torch.float32, grad=True):
-    embeddings = [e.requires_grad_(grad) for e in random_embeddings(3, 7, 5, dtype)]
+def operator_arguments(options, dtype=torch.float32, grad=True, count=3):
+    embeddings = [e.requires_grad_(grad) for e in random_embeddings(count, 7, 5, dtype)]
     weights = options.get("weights")
     if weights is not None:
         weights = weights.clone().requires_grad_(grad)
@@ -29,8 +33,17 @@ def operator_arguments(options, dtype=torch.float32, grad=True):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_opcheck(options, dtype):
-    torch.library.opcheck(sv_contrastive, operator_arguments(options, dtype))
-    arguments = operator_arguments(options, dtype, grad=False)
+    check_operators(operator_arguments(options, dtype), operator_arguments(options, dtype, grad=False))
+
+
+@pytest.mark.parametrize(("negatives", "count"), [("all", 2), ("paired", 2), ("paired", 5)])
+def test_opcheck_of_other_counts(negatives, count):
+    options = {"negatives": negatives}
+    check_operators(operator_arguments(options, count=count), operator_arguments(options, grad=False, count=count))
+
+
+def check_operators(arguments_with_grad, arguments):
+    torch.library.opcheck(sv_contrastive, arguments_with_grad)
     outputs = sv_contrastive(*arguments)
     grad = torch.ones((), dtype=outputs[0].dtype).expand(())
     backward_arguments = (grad, *arguments[:4], *outputs, *arguments[4:])
@@ -71,15 +84,18 @@ def test_full_graph_matches_eager(options, autocast):
 
 
 def test_full_graph_through_aot_autograd():
-    """The joint graph, with the operator's registered backward and shapes."""
+    """The joint graph, with the operator's registered backward and shapes; with and without a learned temperature."""
     compiled = torch.compile(singular_value_contrastive_loss, fullgraph=True, backend="aot_eager")
     embeddings = random_embeddings(3, 7, 5, torch.float32)
-    for negatives in ("all", "paired"):
-        eager = value_and_gradients(singular_value_contrastive_loss, embeddings, negatives=negatives)
-        graph = value_and_gradients(compiled, embeddings, negatives=negatives)
-        assert eager[0] == graph[0]
-        for gradient, wanted in zip(graph[1], eager[1], strict=True):
-            assert torch.equal(gradient, wanted)
+    for options in ({}, {"temperature": torch.tensor(0.1)}):
+        for negatives in ("all", "paired"):
+            eager = value_and_gradients(singular_value_contrastive_loss, embeddings, negatives=negatives, **options)
+            graph = value_and_gradients(compiled, embeddings, negatives=negatives, **options)
+            assert eager[0] == graph[0]
+            assert len(graph[1]) == 3 + len(options)
+            for gradient, wanted in zip(graph[1], eager[1], strict=True):
+                assert torch.equal(gradient, wanted)
+    assert graph[1][3] != 0
 
 
 class LargestTensor(TorchDispatchMode):
@@ -111,8 +127,28 @@ def largest_tensor(count: int, batch: int, negatives: str) -> int:
 def test_memory_of_all_is_quadratic(monkeypatch):
     monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 16384)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr("unihpe_kernels.sv_contrastive.scratch._held", threading.local())  # of earlier tests, larger
     # five tile buffers in one store, beside the B^2 = 65,536 of a Gram matrix; B^3 would be 16.8 million
     assert 256 * 256 <= largest_tensor(3, 256, "all") <= 5 * 256 * 256
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="resident memory is that of the CPU")
+def test_memory_of_all_on_many_threads(monkeypatch):
+    """Every thread has a share of the work memory: below 64 MiB whatever their number."""
+    embeddings = random_embeddings(3, 512, 256, torch.float32)
+
+    def step(count=512):
+        loss = singular_value_contrastive_loss([e[:count] for e in embeddings], negatives="all")
+        return loss, torch.autograd.grad(loss, embeddings)
+
+    step(5)  # loads libraries
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(scratch, "_held", threading.local())
+    peak = peak_bytes(step)
+    if peak is None:
+        pytest.skip("no /proc")
+    # the Gram matrices, their squares and gradients are 9 MiB alone
+    assert 9 * 2**20 <= peak <= 64 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -185,13 +221,3 @@ def test_bad_arguments_are_named(error, message, arguments):
     options = {"embeddings": good(), **arguments()}
     with pytest.raises(error, match=message):
         singular_value_contrastive_loss(options.pop("embeddings"), **options)
-
-
-def test_group_of_several_ranks_is_refused(monkeypatch):
-    for size in (1, 2):
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda group, size=size: size)
-        if size == 1:
-            assert singular_value_contrastive_loss(good(), group=object()).isfinite()
-        else:
-            with pytest.raises(ValueError, match="group must be None or hold one rank, got 2"):
-                singular_value_contrastive_loss(good(), group=object())

@@ -15,7 +15,8 @@ pytestmark = [needs_triton, pytest.mark.usefixtures("poisoned_buffers")]
 
 
 def operator_arguments(options, dtype, grad):
-    embeddings = [to_device(e.detach()).requires_grad_(grad) for e in random_embeddings(3, 7, 5, dtype)]
+    count = options.get("count", 3)
+    embeddings = [to_device(e.detach()).requires_grad_(grad) for e in random_embeddings(count, 7, 5, dtype)]
     weights = options.get("weights")
     if weights is not None:
         weights = to_device(weights.clone()).requires_grad_(grad)
@@ -23,8 +24,15 @@ def operator_arguments(options, dtype, grad):
     return embeddings, temperature, weights, to_device(options.get("present")), options["negatives"], True, "triton"
 
 
-# the last has all that the others have
-@pytest.mark.parametrize(("options", "dtype"), [*((o, torch.float32) for o in OPTIONS), (OPTIONS[-1], torch.bfloat16)])
+# the last of three modalities has all that the others have
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [
+        *((options, torch.float32) for options in OPTIONS),
+        (OPTIONS[-1], torch.bfloat16),
+        ({"negatives": "paired", "count": 4}, torch.float32),
+    ],
+)
 def test_opcheck(options, dtype):
     torch.library.opcheck(sv_contrastive, operator_arguments(options, dtype, grad=True))
     arguments = operator_arguments(options, dtype, grad=False)

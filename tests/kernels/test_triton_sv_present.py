@@ -11,7 +11,7 @@ from unihpe_kernels import singular_value_contrastive_loss
 pytest.importorskip("triton")
 pytestmark = [needs_triton, pytest.mark.usefixtures("poisoned_buffers")]
 
-# more modalities take the interpreter long: every set that occurs is a loss of its own
+# of more modalities random masks take the interpreter long: every set that occurs is a loss of its own
 MASKED = [("all", 2), ("all", 3), ("paired", 2), ("paired", 3), ("paired", 4), ("paired", 5)]
 
 
@@ -34,6 +34,16 @@ def check(present, negatives, width=11):
 def test_random_masks(negatives, count):
     batch = 7 if count < 5 else 4
     check(torch.rand(count, batch, generator=torch.Generator().manual_seed(count)) < 0.75, negatives)
+
+
+@pytest.mark.parametrize("count", [6, 7, 8])
+def test_masks_of_many_modalities(count):
+    """Two samples that lack one modality, one that has the last two and one that has a single one."""
+    present = torch.ones(count, 4, dtype=torch.bool)
+    present[1, :2] = False
+    present[:-2, 2] = False
+    present[1:, 3] = False
+    check(present, "paired", width=5)
 
 
 @pytest.mark.parametrize(("negatives", "count"), [("all", 3), ("paired", 3)])

@@ -4,6 +4,7 @@ Batch k of a run is a pure function of (seed, k): which samples it has comes fro
 from a generator seeded with both. A run that is resumed at step k therefore goes on exactly as it would have.
 """
 
+import signal
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ from unihpe_fast.data.synthetic_dataset import SyntheticDataset
 from unihpe_fast.data.types import MODALITIES, Batch
 
 SYNTHETIC = "synthetic"
+# that a loader process goes on after SIGTERM
+GRACE_SECONDS = 10
 # the fixed synthetic people are the same in every run
 _VALIDATION_SEED = 0
 # keeps the augmentation's random streams apart from those of data/order.py
@@ -40,19 +43,60 @@ class PoseDataset(Protocol):
         ...
 
 
+class _BrokenPictures(Exception):
+    """reasons: why, by row."""
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__(reasons)
+        self.reasons = reasons
+
+
 class FileDataset:
     """The samples of a prepared file, see data/store.py."""
 
     def __init__(self, path: str, *, image_size: int, augment: AugmentConfig | None = None) -> None:
         self.store, self.image_size, self.augment = Store(path), image_size, augment
+        self._broken: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.store)
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> Batch:
-        """See PoseDataset. Raises StoreError for a picture that cannot be decoded, naming the file and the row."""
+        """See PoseDataset. Pictures that cannot be decoded are named in `broken` of the batch.
+
+        With a generator the next row of the file that can be decoded stands in for such a sample; without, the sample
+        is there, its image is not.
+        """
+        indices = np.asarray(indices)
+        state = None if rng is None else rng.bit_generator.state
+        while True:
+            try:
+                batch = self._batch(indices if rng is None else self._sound(indices), rng)
+            except _BrokenPictures as found:
+                self._broken |= found.reasons
+                if rng is not None and state is not None:
+                    # what is drawn for the others must not depend on how far the attempt came
+                    rng.bit_generator.state = state
+                continue
+            rows = [row for row in indices.tolist() if row in self._broken]
+            batch.broken = [f"{self.store.path}: image: row {row}: {self._broken[row]}" for row in rows]
+            return batch
+
+    def _sound(self, indices: np.ndarray) -> np.ndarray:
+        """The rows, and for those known to be broken the next one that is not."""
+        if len(self._broken) == len(self):
+            row, reason = next(iter(self._broken.items()))
+            raise StoreError(f"{self.store.path}: image: none of {len(self)} rows can be decoded, row {row}: {reason}")
+        chosen = indices.copy()
+        while (broken := np.isin(chosen, list(self._broken))).any():
+            chosen[broken] = (chosen[broken] + 1) % len(self)
+        return chosen
+
+    def _batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> Batch:
+        """Raises _BrokenPictures for those that cannot be decoded; the image of a row known to be broken is absent."""
         columns = self.store.read(indices, images=self.image_size > 0)
         present = columns.present & np.array([[self.image_size > 0], [True], [True]])
+        present[0] &= ~np.isin(columns.index, list(self._broken))
         people = _people(columns, free=~present[0])
         colors: tuple[np.ndarray, ...] = ()
         if rng is not None and self.augment is not None:
@@ -79,11 +123,14 @@ class FileDataset:
         pixels = np.empty((len(rows), self.image_size, self.image_size, 3), dtype=np.uint8)
         taken = inverse(columns.crop[rows])
         matrices = compose(compose(input_crop(people.bbox[rows], self.image_size), people.affine[rows]), taken)
+        broken: dict[int, str] = {}
         for row, matrix, out in zip(rows, matrices, pixels, strict=True):
             try:
                 warp_jpeg(columns.images[row], matrix, out)
             except ValueError as error:
-                raise StoreError(f"{self.store.path}: image: row {columns.index[row]}: {error}") from error
+                broken[int(columns.index[row])] = str(error)
+        if broken:
+            raise _BrokenPictures(broken)
         drawn = normalized(torch.from_numpy(pixels).permute(0, 3, 1, 2), *(c[rows] for c in colors))
         if len(rows) == len(present):
             return drawn
@@ -117,19 +164,26 @@ def open_source(name: str, *, image_size: int, seed: int, augment: AugmentConfig
 
 
 class _TrainSteps(Dataset[Batch]):
-    """Step number -> training batch."""
+    """Step number -> the part of one rank in the training batch of `batch_size` samples."""
 
-    def __init__(self, sources: Sequence[PoseDataset], order: Order, batch_size: int, rank: int, world: int) -> None:
+    def __init__(
+        self, sources: Sequence[PoseDataset], order: Order, batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
         self.sources, self.order, self.batch_size, self.rank, self.world = sources, order, batch_size, rank, world
 
     def __getitem__(self, step: int) -> Batch:
-        start = (step * self.world + self.rank) * self.batch_size
-        source, row = self.order.at(start, start + self.batch_size)
+        start, mine = step * self.batch_size, _share(self.batch_size, self.rank, self.world)
+        source, row = self.order.at(start + mine.start, start + mine.stop)
         batches = []
         for number in np.unique(source).tolist():
             rng = np.random.default_rng([_DOMAIN, self.order.seed, step, self.rank, number])
             batches.append(self.sources[number].batch(row[source == number], rng))
         return merge(batches)
+
+
+def _share(total: int, rank: int, world: int) -> slice:
+    """The part of `total` things in a row that is one rank's; the parts differ by one at most."""
+    return slice(total * rank // world, total * (rank + 1) // world)
 
 
 class _ValidationBlocks(Dataset[Batch]):
@@ -156,13 +210,15 @@ class _ValidationBlocks(Dataset[Batch]):
 def train_batches(
     config: DataConfig, *, seed: int, start_step: int, steps: int, rank: int = 0, world_size: int = 1
 ) -> Iterable[Batch]:
-    """Batches start_step .. steps - 1 of a run, of config.batch_size samples each, for one of world_size processes.
+    """One process's part of the batches start_step .. steps - 1 of a run.
 
-    Samples come in the shuffled order of data/order.py, those of one source next to each other. Raises ValueError for
-    bad options, and StoreError or FileNotFoundError for a file that cannot be used.
+    A batch has config.batch_size samples in the shuffled order of data/order.py, whatever the number of processes; each
+    of them gets its share of it, in rank order, the samples of one source next to each other. Raises ValueError for bad
+    options, and StoreError or FileNotFoundError for a file that cannot be used.
     """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
+    _check_rank(rank, world_size)
+    if config.batch_size < world_size:
+        raise ValueError(f"batch_size: found {config.batch_size}, wanted a sample for each of {world_size} processes")
     sources = [
         open_source(name, image_size=config.image_size, seed=seed, augment=augment_of(config, name))
         for name in config.train
@@ -172,23 +228,31 @@ def train_batches(
     return _loader(dataset, range(start_step, steps), config.workers)
 
 
-def val_batches(config: DataConfig, *, limit: int) -> Iterable[Batch]:
+def val_batches(config: DataConfig, *, limit: int, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
     """`limit` validation samples (0: all), spread evenly over config.val, each once, in order and not augmented.
 
-    They may be gone through again and again. The last batch may be smaller. Raises as `train_batches` does.
+    Those of one process, in rank order; a process may have none. They may be gone through again and again. The last
+    batch may be smaller. Raises as `train_batches` does.
     """
+    _check_rank(rank, world_size)
     if limit < 0:
         raise ValueError(f"limit: found {limit}, wanted 0 (all) or more")
     sources = _validation_sources(config)
     total = sum(map(len, sources))
     count = min(limit, total) if limit else total
-    dataset = _ValidationBlocks(sources, np.arange(count) * total // count, config.val_batch_size)
+    rows = (np.arange(count) * total // count)[_share(count, rank, world_size)]
+    dataset = _ValidationBlocks(sources, rows, config.val_batch_size)
     # pictures of synthetic people are kept in this process
     workers = config.workers if set(config.val) != {SYNTHETIC} else 0
     return _loader(dataset, range(len(dataset)), workers)
 
 
-def row_batches(config: DataConfig, rows: np.ndarray) -> Iterable[Batch]:
+def _check_rank(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
+
+
+def row_batches(config: DataConfig, rows: np.ndarray) -> DataLoader[Batch]:
     """These rows [n] of config.val, counted through all of its sources, otherwise as `val_batches` gives them."""
     dataset = _ValidationBlocks(_validation_sources(config), rows, config.val_batch_size)
     return _loader(dataset, range(len(dataset)), config.workers)
@@ -225,7 +289,7 @@ def mean_pose(config: DataConfig, *, seed: int, limit: int = 20_000) -> Tensor:
     """
     sources = [open_source(name, image_size=0, seed=seed) for name in config.train]
     order = Order([len(source) for source in sources], config.train_weights, seed)
-    dataset = _TrainSteps(sources, order, min(limit, order.epoch_length), 0, 1)
+    dataset = _TrainSteps(sources, order, min(limit, order.epoch_length))
     joints = dataset[0].joints_3d.double()
     # invalid joints are 0
     return (joints[..., :3].sum(0) / joints[..., 3:].sum(0).clamp(min=1)).float()
@@ -241,10 +305,16 @@ def _loader(dataset: Dataset[Batch], sampler: range, workers: int) -> DataLoader
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
+        worker_init_fn=_outlive_sigterm,
         pin_memory=torch.cuda.is_available(),
         # the loader takes a number from its generator; torch's own must not depend on how many loaders there were
         generator=torch.Generator(),
     )
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Schedulers and torchrun send the signal to all processes of a run: its own would lack batches before it saved."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
 
 
 def _as_it_is(batch: Any) -> Any:

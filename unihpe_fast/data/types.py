@@ -58,6 +58,8 @@ class Batch:
     present: [3, B] bool in MODALITIES order. weights: [B]. index: [B] int64, row in the dataset.
     scale_2d: [B] px of the full image for one unit of keypoints_2d (half the bbox side).
     frame: [B] int64, 0-based in the source's sequence. subject, action, camera_id: B names.
+    broken: what could not be read, a line for each; in training other samples of the file stand in for those, in
+        validation they are without their image.
     """
 
     image: Tensor
@@ -76,6 +78,7 @@ class Batch:
     subject: list[str] = field(default_factory=list)
     action: list[str] = field(default_factory=list)
     camera_id: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.keypoints_2d.shape[0]

@@ -1,10 +1,12 @@
 """Checkpoints that are whole or not there, and what a run folder needs to be read back."""
 
+import contextlib
 import dataclasses
 import pickle
 import re
+import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,34 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from unihpe_fast.config import Config, read_config
+from unihpe_fast.engine.faults import RunError
 from unihpe_fast.fileio import atomic_path
 from unihpe_fast.models.unihpe import UniHPE
 
 CONFIG, WEIGHTS, METRICS, SUMMARY = "config.yaml", "model.safetensors", "metrics.jsonl", "summary.json"
+# says which torchrun command made the folder, for its processes to find it after a restart
+JOB = ".torchrun"
 
 
 class CheckpointError(ValueError):
     """A run folder, checkpoint or weights file that cannot be used; the message names the file."""
+
+
+class SaveError(RunError):
+    """A file of the run that could not be written; what was there before is untouched."""
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turn what writing to a full or broken disk raises into a SaveError that names the file and the space there is."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch's own writer says RuntimeError, and nothing of the reason
+        free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = f"{path}: could not be written ({reason}); {free / 2**20:.1f} MiB are free on its disk"
+        raise SaveError(message) from error
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -31,9 +53,12 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 
 def save_checkpoint(run_dir: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
-    """Write `state` (tensors and plain Python values) as the checkpoint of `step`; keep only the newest `keep`."""
+    """Write `state` (tensors and plain Python values) as the checkpoint of `step`; keep only the newest `keep`.
+
+    Raises SaveError where it cannot be written; the earlier ones are all there then.
+    """
     path = run_dir / "checkpoints" / f"step_{step:08d}.pt"
-    with atomic_path(path) as temporary:
+    with saving(path), atomic_path(path) as temporary:
         torch.save(dict(state), temporary)
     # what a kill in the middle of an earlier save left goes too
     for old in [*checkpoints(run_dir)[max(keep, 1) :], *path.parent.glob(".step_*.tmp")]:
@@ -73,7 +98,7 @@ def load_latest(run_dir: Path, warn: Callable[[str], None]) -> dict[str, Any] | 
 
 
 def save_weights(run_dir: Path, state: Mapping[str, Tensor]) -> None:
-    with atomic_path(run_dir / WEIGHTS) as temporary:
+    with saving(run_dir / WEIGHTS), atomic_path(run_dir / WEIGHTS) as temporary:
         safetensors.torch.save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, temporary)
 
 

@@ -1,9 +1,9 @@
 """Run a model over batches, and turn what it says into the scores of a summary.json."""
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import permutations
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain, permutations
 from typing import Any
 
 import torch
@@ -107,6 +107,8 @@ def predict(
                     rows.setdefault(name, []).append(x.float().cpu() if x.is_floating_point() else x.cpu())
                 for key, listed in names.items():
                     listed += getattr(batch, key)
+                for line in batch.broken:
+                    log.warning("%s; scored without it", line)
     finally:
         model.train(was_training)
     if not rows:
@@ -129,6 +131,22 @@ def predict(
 
 def _outputs(model: UniHPE, batch: Batch) -> Outputs:
     return model(batch.image, batch.keypoints_2d, batch.joints_3d, batch.box, batch.present)
+
+
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """The predictions of several sets of samples as one, in their order."""
+
+    def joined(name: str, values: list[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, Tensor):
+            return torch.cat(values, dim=1 if name == "present" else 0)
+        if isinstance(first, dict):
+            return {key: torch.cat([value[key] for value in values]) for key in first}
+        return first if first is None else list(chain.from_iterable(values))
+
+    return Predictions(
+        **{f.name: joined(f.name, [getattr(part, f.name) for part in parts]) for f in fields(Predictions)}
+    )
 
 
 @dataclass(frozen=True)

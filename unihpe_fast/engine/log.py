@@ -1,6 +1,7 @@
 """What a run says while it goes: a progress bar or plain lines, metrics.jsonl, TensorBoard by option."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unihpe_fast.engine.checkpoint import METRICS
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunLog:
@@ -22,9 +30,10 @@ class RunLog:
         self, run_dir: Path, steps: int, step: int, *, offset: int, tensorboard: bool, console: Console
     ) -> None:
         self.console = console
-        self._file = open(run_dir / METRICS, "ab")  # noqa: SIM115 (closed in close)
+        self._file = open(run_dir / METRICS, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         # the file may hold less than the checkpoint knew of: only the checkpoint was flushed to the disk
         self._file.truncate(min(offset, self._file.tell()))
+        self._file.seek(0, 2)
         self._steps = steps
         self._progress: Progress | None = None
         if console.is_terminal:
@@ -42,8 +51,7 @@ class RunLog:
     @property
     def offset(self) -> int:
         """Bytes written to metrics.jsonl so far."""
-        self._file.flush()
-        return self._file.seek(0, 2)
+        return self._file.tell()
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """One logging step: values are scalars by name."""
@@ -68,8 +76,15 @@ class RunLog:
                     self._board.add_scalar(f"val/{name}/{metric}", value, step)
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(_without_nan(record), allow_nan=False).encode() + b"\n"
+        whole = self._file.tell()
+        try:
+            # unbuffered: what a full disk did not take must not come back with the next line
+            self._file.write(line)
+        except OSError as error:
+            self.console.print(f"{METRICS}: a line is lost: {error}", style="bold red", markup=False, soft_wrap=True)
+            self._file.truncate(whole)
+            self._file.seek(whole)
 
     def close(self) -> None:
         if self._progress is not None:

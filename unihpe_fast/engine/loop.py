@@ -1,230 +1,325 @@
-"""The training loop: one compiled model-plus-loss step, stepped, logged, checkpointed and scored."""
+"""The training loop: stepped, logged, checkpointed and scored, and what stops it."""
 
-import math
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
+import cattrs
+import safetensors.torch
 from rich.console import Console
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from unihpe_fast.config import Config, ConfigError, OptimConfig, to_yaml
+from unihpe_fast.config import Config, ConfigError, to_yaml
 from unihpe_fast.data.describe import caveat_section, data_lines
 from unihpe_fast.data.loader import available_modalities, mean_pose, train_batches, val_batches
 from unihpe_fast.data.types import Batch
-from unihpe_fast.engine.checkpoint import CONFIG, SUMMARY, load_latest, save_checkpoint, save_weights
-from unihpe_fast.engine.evaluation import predict, score
+from unihpe_fast.engine.checkpoint import (
+    CONFIG,
+    JOB,
+    SUMMARY,
+    CheckpointError,
+    SaveError,
+    checkpoints,
+    load_latest,
+    save_checkpoint,
+    save_weights,
+    saving,
+)
+from unihpe_fast.engine.distributed import LateSums, Ranks, torchrun_job
+from unihpe_fast.engine.evaluation import concatenate, predict, score
+from unihpe_fast.engine.faults import RunError, Stopped, StopRequest, out_of_memory_says_what_to_do, requested
 from unihpe_fast.engine.log import RunLog
 from unihpe_fast.engine.report import draw_plots, write_summary
-from unihpe_fast.engine.runtime import Runtime, choose_runtime
-from unihpe_fast.fileio import write_text
-from unihpe_fast.losses import Criterion, parameter_groups
-from unihpe_fast.models.unihpe import UniHPE
+from unihpe_fast.engine.runtime import choose_runtime
+from unihpe_fast.engine.trainer import Trainer, learning_rate
+from unihpe_fast.fileio import atomic_path, write_text
 
-LossStep = Callable[[dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
-
-
-def learning_rate(config: OptimConfig, step: int) -> float:
-    """Of the step with this 0-based number: linear warm-up, then half a cosine down to final_lr * lr."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.lr * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * min(done, 1))) / 2)
+# fewer samples say nothing about the share of broken ones
+FEWEST_SEEN = 1000
 
 
-def loss_step(model: UniHPE, criterion: Criterion, runtime: Runtime) -> LossStep:
-    """A function from a batch's tensors to the total loss and its terms: forward and losses as one graph."""
-    autocast = runtime.dtype != torch.float32
-
-    def step(tensors: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.autocast(runtime.device.type, dtype=runtime.dtype, enabled=autocast):
-            outputs = model(
-                tensors["image"], tensors["keypoints_2d"], tensors["joints_3d"], tensors["box"], tensors["present"]
-            )
-        return criterion(outputs, tensors)
-
-    if runtime.compile_mode is None:
-        return step
-    return torch.compile(step, fullgraph=True, dynamic=False, mode=runtime.compile_mode)
-
-
-class Trainer:
-    """Everything a run carries from step to step, and nothing that can be recomputed from the options."""
-
-    def __init__(self, config: Config, runtime: Runtime) -> None:
-        torch.manual_seed(config.run.seed)
-        self.config, self.runtime = config, runtime
-        self.model = UniHPE(config.model, image_size=config.data.image_size).to(runtime.device)
-        if runtime.device.type == "cpu" or runtime.dtype == torch.bfloat16:
-            # convolutions read channels_last faster on both
-            self.model.to(memory_format=torch.channels_last)
-        self.criterion = Criterion(config.loss, config.model.modalities, backend=runtime.backend).to(runtime.device)
-        groups = parameter_groups(self.model, self.criterion, config.optim.weight_decay)
-        self.parameters = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
-        self.ema: AveragedModel | None = None
-        if config.optim.ema:
-            average = get_ema_multi_avg_fn(config.optim.ema)
-            self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-        self.step = 0
-        self._loss_step = loss_step(self.model, self.criterion, runtime)
-
-    @property
-    def best_model(self) -> UniHPE:
-        """The one to score and save: averaged where averaging is on."""
-        return self.model if self.ema is None else cast(UniHPE, self.ema.module)
-
-    def advance(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], float]:
-        """One optimiser step over `accumulate` batches; returns its loss terms (on the device) and seconds waited."""
-        config = self.config.optim
-        waited = 0.0
-        sums: dict[str, Tensor] = {}
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
-        for _ in range(config.accumulate):
-            start = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - start
-            total, terms = self._loss_step(batch.to(self.runtime.device).tensors())
-            (total / config.accumulate).backward()
-            for name, value in {"loss": total.detach(), **{f"loss/{k}": v for k, v in terms.items()}}.items():
-                # cloned: with CUDA graphs the next replay overwrites the graph's own outputs
-                sums[name] = sums[name] + value if name in sums else value.clone()
-        norm = nn.utils.clip_grad_norm_(self.parameters, config.clip or math.inf)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
-        self.step += 1
-        return {**{k: v / config.accumulate for k, v in sums.items()}, "grad_norm": norm}, waited
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "criterion": self.criterion.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.runtime.device.type == "cuda" else [],
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.criterion.load_state_dict(state["criterion"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        torch.set_rng_state(state["rng"])
-        # on another kind or number of devices the run goes on, though not bit for bit
-        if self.runtime.device.type == "cuda" and len(state["cuda_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-        self.step = state["step"]
-
-
-def validate(trainer: Trainer) -> dict[str, Any]:
-    """Scores of the model over the validation samples that config.data.val_samples asks for."""
-    runtime = trainer.runtime
-    batches = val_batches(trainer.config.data, limit=trainer.config.data.val_samples)
-    predictions = predict(trainer.best_model, batches, device=runtime.device, dtype=runtime.dtype)
-    return score(predictions, trainer.model.mean_pose)
-
-
-def train(config: Config, run_dir: Path, *, resume: bool = False, console: Console | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    ranks: Ranks | None = None,
+) -> dict[str, Any]:
     """Run the training of `config` in `run_dir` (laid out as the README says); returns the final scores.
 
-    resume: go on from the folder's newest readable checkpoint, bit for bit on a CPU; from step 0 when it has none yet.
-    Raises ConfigError, StoreError or FileNotFoundError before anything is written where options or data cannot be used,
-    and FloatingPointError when the loss stops being finite.
+    resume: go on from the folder's newest readable checkpoint, bit for bit on a CPU and as many ranks; from step 0 when
+    it has none yet. ranks: this process among those that train together; all of them call this. Raises ConfigError,
+    StoreError or FileNotFoundError before anything is written where options or data cannot be used, RunError where the
+    run cannot go on, and Stopped when a signal asked for it and all that is needed to go on is saved.
     """
-    console = console or Console()
+    console, ranks = console or Console(), ranks or Ranks()
 
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    def say(text: str) -> None:
+        if ranks.first:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(text: str) -> None:
+        who = f"rank {ranks.rank}: " if ranks.size > 1 else ""
+        console.print(who + text, style="bold red", highlight=False, markup=False, soft_wrap=True)
 
     runtime = choose_runtime(config.run)
     for line in runtime.lines():
         say(line)
     # all that can be refused is refused before the folder is touched
-    _check_data(config)
+    _check_data(config, ranks)
     for line in data_lines(config.data):
         say(line)
-    try:
-        trainer = Trainer(config, runtime)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    saved = load_latest(run_dir, lambda text: say(text, "bold red")) if resume else None
-    if saved is None:
-        trainer.model.set_mean_pose(mean_pose(config.data, seed=config.run.seed))
-    else:
-        trainer.load_state(saved)
-        say(f"resumed at step {trainer.step}")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_text(run_dir / CONFIG, to_yaml(config))
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    say(f"run folder: {run_dir}; {parameters / 1e6:.2f} M parameters")
+    stop = StopRequest()
+    with stop.listening():
+        try:
+            with out_of_memory_says_what_to_do(config, ranks=ranks.size):
+                trainer = Trainer(config, runtime, ranks)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        saved = ranks.from_first(lambda: load_latest(run_dir, warn)) if resume else None
+        offset = 0
+        if saved is None:
+            trainer.model.set_mean_pose(mean_pose(config.data, seed=config.run.seed))
+        else:
+            try:
+                trainer.load_state(saved)
+                offset = int(saved["metrics_offset"])
+            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise CheckpointError(f"{run_dir}: its checkpoint does not fit this run ({reason})") from error
+            say(f"resumed at step {trainer.step}")
+        if ranks.first:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_text(run_dir / CONFIG, to_yaml(config))
+            if job := torchrun_job():
+                write_text(run_dir / JOB, job)
+        parameters = sum(p.numel() for p in trainer.model.parameters())
+        processes = f"; {ranks.size} processes" if ranks.size > 1 else ""
+        say(f"run folder: {run_dir}; {parameters / 1e6:.2f} M parameters{processes}")
 
-    log = RunLog(
-        run_dir,
-        config.optim.steps,
-        trainer.step,
-        offset=0 if saved is None else saved["metrics_offset"],
-        tensorboard=config.run.tensorboard,
-        console=console,
-    )
-    try:
-        _fit(trainer, run_dir, log)
-        save_weights(run_dir, trainer.best_model.state_dict())
-        scores = validate(trainer) | caveat_section(config.data.val)
-        log.validation(trainer.step, scores)
-    finally:
-        log.close()
-    write_summary(run_dir / SUMMARY, scores)
-    if config.run.plots:
-        draw_plots(run_dir, config, trainer.best_model, runtime)
+        log = None
+        if ranks.first:
+            board = config.run.tensorboard
+            log = RunLog(run_dir, config.optim.steps, trainer.step, offset=offset, tensorboard=board, console=console)
+        try:
+            scores = _Run(trainer, run_dir, log, stop, warn).finish()
+        finally:
+            if log is not None:
+                log.close()
+        if ranks.first:
+            with saving(run_dir / SUMMARY):
+                write_summary(run_dir / SUMMARY, scores)
+            if config.run.plots:
+                draw_plots(run_dir, config, trainer.best_model, runtime)
     return scores
 
 
-def _check_data(config: Config) -> None:
+def _check_data(config: Config, ranks: Ranks) -> None:
     """Open every file of the run once; ConfigError when no training sample has a modality that the model wants."""
+    if config.data.batch_size < ranks.size:
+        raise ConfigError(f"--data.batch-size {config.data.batch_size}: wanted a sample for each of {ranks.size} ranks")
     lacking = set(config.model.modalities) - available_modalities(config.data)
     if lacking:
         raise ConfigError(f"--data.train {', '.join(config.data.train)}: no sample has {', '.join(sorted(lacking))}")
     val_batches(config.data, limit=config.data.val_samples)
 
 
-def _fit(trainer: Trainer, run_dir: Path, log: RunLog) -> None:
-    config, run = trainer.config, trainer.config.run
-    batches = iter(
-        train_batches(
-            config.data,
-            seed=run.seed,
-            start_step=trainer.step * config.optim.accumulate,
-            steps=config.optim.steps * config.optim.accumulate,
+class _Counted:
+    """Batches, counted on their way; what could not be read is named, each once."""
+
+    def __init__(self, batches: Iterable[Batch], warn: Callable[[str], None]) -> None:
+        self._batches, self._warn = iter(batches), warn
+        self._named: set[str] = set()
+        self._counts = [0, 0]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        for line in batch.broken:
+            if line not in self._named:
+                self._named.add(line)
+                self._warn(f"{line}; another sample stands in for it")
+        self._counts[0] += len(batch.broken)
+        self._counts[1] += len(batch)
+        return batch
+
+    def close(self) -> None:
+        """Let go of the loader, whose processes end then and not when Python tires of waiting for them at its exit."""
+        self._batches = iter(())
+
+    def take(self) -> list[int]:
+        """Broken samples and all samples since the last call."""
+        counts, self._counts = self._counts, [0, 0]
+        return counts
+
+
+class _Run:
+    """A trainer at work in a run folder. log: None on the ranks that do not write."""
+
+    def __init__(
+        self, trainer: Trainer, run_dir: Path, log: RunLog | None, stop: StopRequest, warn: Callable[[str], None]
+    ) -> None:
+        self.trainer, self.run_dir, self.log, self.stop, self.warn = trainer, run_dir, log, stop, warn
+        self.ranks, self.config = trainer.ranks, trainer.config
+        self._sums = LateSums(self.ranks)
+        self._asked = 0
+
+    def finish(self) -> dict[str, Any]:
+        """Train what is left, save the weights and score them."""
+        self._fit()
+        if self.ranks.first:
+            save_weights(self.run_dir, self.trainer.best_model.state_dict())
+        scores = self.validate() | caveat_section(self.config.data.val)
+        if self.log is not None:
+            self.log.validation(self.trainer.step, scores)
+        return scores
+
+    def _fit(self) -> None:
+        trainer, config, run = self.trainer, self.config, self.config.run
+        batches = _Counted(
+            train_batches(
+                config.data,
+                seed=run.seed,
+                start_step=trainer.step * config.optim.accumulate,
+                steps=config.optim.steps * config.optim.accumulate,
+                rank=self.ranks.rank,
+                world_size=self.ranks.size,
+            ),
+            self.warn,
         )
-    )
-    trainer.model.train()
-    waited, last_step, last_time = 0.0, trainer.step, time.perf_counter()
-    while trainer.step < config.optim.steps:
-        rate = learning_rate(config.optim, trainer.step)
-        terms, wait = trainer.advance(batches)
-        waited += wait
-        final = trainer.step == config.optim.steps
-        if trainer.step % run.log_every == 0 or final:
-            values = {name: value.item() for name, value in terms.items()}
-            if not math.isfinite(values["loss"]):
-                raise FloatingPointError(f"step {trainer.step}: the loss is {values['loss']}; its terms: {values}")
-            seconds = time.perf_counter() - last_time
-            samples = (trainer.step - last_step) * config.data.batch_size * config.optim.accumulate
-            speed = {"images_per_s": samples / seconds, "data_wait": waited / seconds}
-            log.step(trainer.step, {"lr": rate, **values, **speed})
-            waited, last_step, last_time = 0.0, trainer.step, time.perf_counter()
-        if run.eval_every and trainer.step % run.eval_every == 0 and not final:
-            start = time.perf_counter()
-            log.validation(trainer.step, validate(trainer))
-            last_time += time.perf_counter() - start
-        if trainer.step % run.checkpoint_every == 0 or final:
-            save_checkpoint(run_dir, trainer.step, {**trainer.state(), "metrics_offset": log.offset}, run.keep)
+        with contextlib.closing(batches):
+            self._steps(batches)
+
+    def _steps(self, batches: _Counted) -> None:
+        trainer, config, run = self.trainer, self.config, self.config.run
+        trainer.model.train()
+        waited, last_step, last_time = 0.0, trainer.step, time.perf_counter()
+        while trainer.step < config.optim.steps:
+            rate = learning_rate(config.optim, trainer.step)
+            with out_of_memory_says_what_to_do(config, ranks=self.ranks.size):
+                terms, wait = trainer.advance(batches)
+            self._absorb(self._sums.exchange([*self.stop.flags(), *batches.take()]))
+            waited += wait
+            final = trainer.step == config.optim.steps
+            logging = trainer.step % run.log_every == 0 or final
+            scoring = bool(run.eval_every) and trainer.step % run.eval_every == 0 and not final
+            keeping = trainer.step % run.checkpoint_every == 0 or final
+            if logging or scoring or keeping or self._asked:
+                self._look_for_bad_steps()
+            if logging and self.log is not None:
+                values = {name: value.item() for name, value in terms.items()}
+                seconds = time.perf_counter() - last_time
+                samples = (trainer.step - last_step) * config.data.batch_size * config.optim.accumulate
+                speed = {"images_per_s": samples / seconds, "data_wait": waited / seconds}
+                faults = {"bad_steps": trainer.bad_total, "broken": trainer.broken}
+                self.log.step(trainer.step, {"lr": rate, **values, **faults, **speed})
+                waited, last_step, last_time = 0.0, trainer.step, time.perf_counter()
+            if scoring and not self._asked:
+                start = time.perf_counter()
+                self._score()
+                last_time += time.perf_counter() - start
+            if keeping or self._asked:
+                self._save(must=final or self._asked > 0)
+            if self._asked and not final:
+                raise Stopped(self._asked)
+
+    def _absorb(self, sums: list[int]) -> None:
+        """Take in what `LateSums` says of all ranks."""
+        *flags, broken, seen = sums
+        self._asked = self._asked or requested(flags)
+        trainer, most = self.trainer, self.config.data.max_broken
+        trainer.broken += broken
+        trainer.seen += seen
+        if trainer.broken > most * max(trainer.seen, FEWEST_SEEN):
+            raise RunError(
+                f"step {trainer.step}: {trainer.broken} of {trainer.seen} samples could not be read, more than "
+                f"--data.max-broken {most} allows; they are named above. Mend the files, or allow more"
+            )
+
+    def _look_for_bad_steps(self) -> None:
+        trainer = self.trainer
+        if not trainer.settle():
+            return
+        longest = int(trainer.bad_steps.counts[1])
+        if self.ranks.first:
+            self.warn(
+                f"step {trainer.step}: {trainer.bad_total} steps skipped so far, their loss or gradient was not finite"
+            )
+        if longest >= self.config.run.max_bad_steps:
+            folder = self._dump()
+            raise RunError(
+                f"step {trainer.step}: {longest} steps in a row whose loss or gradient was not finite, as many as "
+                f"--run.max-bad-steps allows; {folder} has their samples, terms and gradient norms"
+            )
+
+    def _dump(self) -> Path:
+        trainer, config = self.trainer, self.config
+        folder = self.run_dir / f"bad_step_{trainer.step:08d}"
+        records = list(trainer.bad_steps.records)
+        # a batch is made by its number, so it can be made again
+        first = next(record.step - 1 for record in records if record.bad) * config.optim.accumulate
+        rank = {"rank": self.ranks.rank, "world_size": self.ranks.size}
+        inputs = next(iter(train_batches(config.data, seed=config.run.seed, start_step=first, steps=first + 1, **rank)))
+        indices = self.ranks.gather([[batch.tolist() for batch in record.indices] for record in records])
+        path = folder / f"inputs_rank{self.ranks.rank}.safetensors"
+        with saving(path), atomic_path(path) as temporary:
+            safetensors.torch.save_file(inputs.tensors(), temporary)
+        if self.ranks.first:
+            # [rank][record] -> [record][rank]
+            trainer.bad_steps.dump(folder, cattrs.unstructure(config), trainer.parameter_names, [*zip(*indices)])  # noqa: B905
+        return folder
+
+    def validate(self) -> dict[str, Any]:
+        """Scores over the validation samples that config.data.val_samples asks for, the same on every rank.
+
+        Each rank predicts its part, rank 0 scores all of them together. Raises Stopped on all ranks when one was asked
+        to stop meanwhile.
+        """
+        runtime, data, ranks = self.trainer.runtime, self.config.data, self.ranks
+        model = self.trainer.best_model
+        ranks.copy_first(model.buffers())
+        batches = val_batches(data, limit=data.val_samples, rank=ranks.rank, world_size=ranks.size)
+        mine = None
+        try:
+            with out_of_memory_says_what_to_do(self.config, ranks=ranks.size, scoring=True):
+                if len(batches):
+                    mine = predict(model, self.stop.until(batches), device=runtime.device, dtype=runtime.dtype)
+        except Stopped:
+            pass
+        if signum := requested(ranks.sum(self.stop.flags())):
+            raise Stopped(signum)
+        parts = [part for part in ranks.gather(mine) if part is not None]
+        return ranks.from_first(lambda: score(concatenate(parts), self.trainer.model.mean_pose))
+
+    def _score(self) -> None:
+        """A validation on the way."""
+        try:
+            scores = self.validate()
+        except Stopped as stopped:
+            # saved at the end of the step
+            self._asked = stopped.signum
+            return
+        if self.log is not None:
+            self.log.validation(self.trainer.step, scores)
+
+    def _save(self, *, must: bool) -> None:
+        """Write a checkpoint; where that fails the run goes on with the one before, unless this one `must` be."""
+        if late := self._sums.settle():
+            self._absorb(late)
+        state = self.trainer.state()
+        if self.log is None:
+            return
+        try:
+            save_checkpoint(
+                self.run_dir, self.trainer.step, {**state, "metrics_offset": self.log.offset}, self.config.run.keep
+            )
+        except SaveError as error:
+            newest = next((path.name for path in checkpoints(self.run_dir)), "none")
+            message = f"{error}; the newest checkpoint there is: {newest}"
+            if must:
+                raise SaveError(message) from error
+            self.warn(f"{message}; the training goes on")

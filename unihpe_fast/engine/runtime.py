@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from unihpe_fast.config import ConfigError, RunConfig
+from unihpe_fast.engine.distributed import local_rank
 from unihpe_fast.losses import Backend
 
 
@@ -38,9 +39,11 @@ def _device(wanted: str) -> tuple[torch.device, str]:
         device = torch.device(wanted)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"--run.device {wanted}: torch {torch.__version__} sees no CUDA device here")
+        if device.type == "cuda" and device.index is None:
+            return torch.device("cuda", local_rank()), "asked for"
         return device, "asked for"
     if torch.cuda.is_available():
-        index = int(os.environ.get("LOCAL_RANK", "0"))
+        index = local_rank()
         return torch.device("cuda", index), torch.cuda.get_device_name(index)
     return torch.device("cpu"), "no CUDA device"
 

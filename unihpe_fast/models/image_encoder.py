@@ -1,5 +1,8 @@
 """The image encoder: any timm backbone, a fused feature map, a 2D head and a pooled embedding."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import timm
@@ -14,6 +17,9 @@ from unihpe_fast.models.heatmap import soft_argmax
 from unihpe_fast.models.layers import FullPrecisionLinear, ResidualMLP
 
 SIZE_STEP = 32
+# arguments of timm.create_model that name files
+_LOADING = ("checkpoint_path", "cache_dir")
+_FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 # of the features read at a joint, before all joints are put side by side
 JOINT_FEATURES = 32
 
@@ -91,9 +97,25 @@ def _chosen_scales(strides: list[int], config: ImageEncoderConfig) -> list[int]:
     return [i for i in order if strides[i] >= config.heatmap_stride] or order[:1]
 
 
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """Some versions of timm unpickle what they fetch; torch.load obeys this whatever its caller says."""
+    before = os.environ.get(_FORCE_WEIGHTS_ONLY)
+    os.environ[_FORCE_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FORCE_WEIGHTS_ONLY]
+        else:
+            os.environ[_FORCE_WEIGHTS_ONLY] = before
+
+
 def _build_backbone(config: ImageEncoderConfig, image_size: int) -> nn.Module:
     arguments: dict[str, Any] = {}
     for name, text in config.backbone_args.items():
+        if name in _LOADING or name.startswith("pretrained"):
+            raise ValueError(f"backbone_args must not hold {name!r}: it makes timm read files that others wrote")
         try:
             arguments[name] = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -105,6 +127,7 @@ def _build_backbone(config: ImageEncoderConfig, image_size: int) -> nn.Module:
         # vision transformers are built for one size of input
         arguments.setdefault("img_size", image_size)
     try:
-        return timm.create_model(config.backbone, pretrained=config.pretrained, features_only=True, **arguments)
+        with _weights_only():
+            return timm.create_model(config.backbone, pretrained=config.pretrained, features_only=True, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"backbone {config.backbone!r} cannot be built with {arguments}: {error}") from error

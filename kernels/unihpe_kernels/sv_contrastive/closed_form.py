@@ -65,6 +65,8 @@ class Operand:
         return [Operand(value, third) for value, third in zip(self.value, self.third, strict=True)]
 
     def split(self, sizes: list[int], dim: int = 0) -> list["Operand"]:
+        if len(sizes) == 1:
+            return [self]
         values, thirds = (x.split_with_sizes(sizes, dim) for x in (self.value, self.third))
         return [Operand(value, third) for value, third in zip(values, thirds, strict=True)]
 
@@ -161,7 +163,7 @@ class TripleTile:
         self._operands = (a, b, c)
         if shape != self._shape:
             self._shape = shape
-            self._buffers = [row[: math.prod(shape)].view(shape) for row in self._store]
+            self._buffers = self._store[:, : math.prod(shape)].view(-1, *shape).unbind()
 
     def _third_of_gap(self) -> Tensor:
         """-(3 mu^2 - p)/3, in the place of m."""

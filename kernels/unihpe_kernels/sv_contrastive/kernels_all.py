@@ -1,8 +1,11 @@
 """Kernels for negatives="all" of three modalities: every triple (i, j, k) once in each direction.
 
 Gram matrices A[i, j] = x_i.y_j, B[i, k] = x_i.z_k, C[j, k] = y_j.z_k lie one after the other, [3, ld, ld] with ld the
-batch rounded up to whole tiles. A program owns a tile of C in registers and walks over i: it reads one row piece of A
-and of B a step, and every triple costs arithmetic alone.
+batch rounded up to whole tiles. Where `slab` is given, i are so many samples alone, of their own, and A and B have
+`slab` rows; where it is None, they are all.
+
+A program owns a tile of C in registers and walks over i: it reads one row piece of A and of B a step, and every triple
+costs arithmetic alone.
 
 exp2 of the shifted logits needs no running maximum: scores lie in [1, sqrt(3)], the shift is their middle.
 """
@@ -35,6 +38,7 @@ def sv_all_forward(
     sums_i,  # out, float32 [tiles of j x tiles of k, n]: every anchor's tuples of one tile
     sums_j,  # out, float32 [tiles of k x splits, ld]
     sums_k,  # out, float32 [tiles of j x splits, ld]
+    slab,
     n,
     ld,
     rows,  # of i that a program walks over
@@ -51,13 +55,14 @@ def sv_all_forward(
     shift_j = tl.where(_in_use(complete, j, n, MASKED), -_MIDDLE * scale, _OFF)[:, None]
     scale_k = tl.where(_in_use(complete, k, n, MASKED), scale, _OFF)[None, :]
 
-    plane = tl.cast(ld, tl.int64) * ld
+    end = n if slab is None else slab
+    plane = tl.cast(ld, tl.int64) * (ld if slab is None else slab)
     c = tl.load(grams + 2 * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :]))
-    sums_i += tl.cast(part_j * tl.num_programs(1) + part_k, tl.int64) * n
+    sums_i += tl.cast(part_j * tl.num_programs(1) + part_k, tl.int64) * end
     sums = tl.zeros([TILE_J, TILE_K], tl.float32)
     first = split * rows
     row = grams + tl.cast(first, tl.int64) * ld
-    for i in range(first, min(first + rows, n)):
+    for i in range(first, min(first + rows, end)):
         a = tl.load(row + j)[:, None]
         b = tl.load(row + plane + k)[None, :]
         row += ld
@@ -160,6 +165,7 @@ def sv_all_backward(
     d_b,  # out, float32 [tiles of j, end - begin, ld]
     d_c,  # out, float32 [splits, ld, ld]
     d_scale,  # out, float32 [programs]: sum of scores times their gradient, but for the mean over anchors
+    slab,
     n,
     ld,
     begin,  # the i of this launch
@@ -186,7 +192,7 @@ def sv_all_backward(
     of_j = tl.load(factors + ld + j)[:, None]
     of_k = tl.load(factors + 2 * ld + k)[None, :]
 
-    plane = tl.cast(ld, tl.int64) * ld
+    plane = tl.cast(ld, tl.int64) * (ld if slab is None else slab)
     c = tl.load(grams + 2 * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :]))
     first = begin + split * rows
     length = tl.cast(end - begin, tl.int64)
@@ -214,7 +220,7 @@ def sv_all_backward(
         d_a += ld
         d_b += ld
 
-    pointers = d_c + split * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :])
+    pointers = d_c + tl.cast(ld, tl.int64) * ld * split + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :])
     if not FIRST:
         sum_c += tl.load(pointers)
     tl.store(pointers, sum_c)

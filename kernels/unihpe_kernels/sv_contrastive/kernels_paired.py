@@ -15,6 +15,8 @@ product: exact for half types, and no B x B tensor. Per sample, as columns of ta
 Members of anchor modality m are the others in order: slot s is modality s + (s >= m).
 A sample's code has bit m set if it has modality m; codes say which anchors there are (anchor_codes, 0 for none) and
 which samples have what an anchor's tuples need (pool_codes). They are read only if MASKED.
+Where `anchors` is given, the anchors are the samples below it and tuples are formed from those from it on; where it is
+None, every sample is both.
 """
 
 import triton
@@ -254,6 +256,7 @@ def paired_forward(
     temperature,
     highest,  # out, float32 [splits, count, n]: the largest logit to base 2 of an anchor's tuples
     sums,  # out, float32 [splits, count, n]: sum of exp2(logit - highest)
+    anchors,
     n,
     width,
     columns,  # of j that a program walks over, a multiple of TILE_J
@@ -269,11 +272,12 @@ def paired_forward(
     i = tl.program_id(0) * TILE_I + tl.arange(0, TILE_I)
     m = tl.program_id(1)
     split = tl.program_id(2)
-    inside_i = i < n
+    inside_i = i < (n if anchors is None else anchors)
+    begin_j = 0 if anchors is None else anchors
     scale = _LOG2_E / tl.load(temperature)
     top = tl.full([TILE_I], float("-inf"), tl.float32)
     total = tl.zeros([TILE_I], tl.float32)
-    for start in range(split * columns, min((split + 1) * columns, n), TILE_J):
+    for start in range(begin_j + split * columns, min(begin_j + (split + 1) * columns, n), TILE_J):
         j = start + tl.arange(0, TILE_J)
         inside_j = j < n
         products, valid = _products(
@@ -408,6 +412,7 @@ def paired_backward(
     panel,  # out, [count, end - begin, count, n]: d loss/d (anchor row . member row); the anchor's own modality is 0
     d_members,  # out, float32 [splits, count, blocks, entries, 32]: for the members' products, see `members_entries`
     d_scale,  # out, float32 [tiles of j x count x splits]: sum of scores times their gradient
+    anchors,
     n,
     width,
     begin,  # the anchors of this panel
@@ -426,7 +431,8 @@ def paired_backward(
     """Gradients of a panel of inner products. Grid (tiles of j, anchor modality, splits of i)."""
     members: tl.constexpr = COUNT - 1
     entries: tl.constexpr = members_entries(COUNT)
-    j = tl.program_id(0) * TILE_J + tl.arange(0, TILE_J)
+    start_j = (0 if anchors is None else anchors) + tl.program_id(0) * TILE_J
+    j = start_j + tl.arange(0, TILE_J)
     m = tl.program_id(1)
     split = tl.program_id(2)
     inside_j = j < n
@@ -440,7 +446,7 @@ def paired_backward(
         i = start + tl.arange(0, TILE_I)
         inside_i = i < end
         products, valid = _products(
-            stack, inverse_norms, anchor_codes, pool_codes, m, start, i, inside_i, tl.program_id(0) * TILE_J, j,
+            stack, inverse_norms, anchor_codes, pool_codes, m, start, i, inside_i, start_j, j,
             inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
         log_sum = tl.load(normalisers + m * n + i, mask=inside_i, other=0.0)[:, None]

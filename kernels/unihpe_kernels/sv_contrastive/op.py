@@ -17,12 +17,17 @@ def _sv_contrastive(
     negatives: str,
     normalize: bool,
     backend: str,
+    learns_temperature: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """loss [], log2 of the normalisers [M, B], sample losses [B] and what the backend saves for its backward, flat.
 
-    float64 for float64 embeddings, else float32.
+    float64 for float64 embeddings, else float32. learns_temperature: what is saved is to do for the temperature's
+    gradient, too, which else may come out as zero; autograd sets it.
     """
-    return _backend(backend).forward(embeddings, temperature, weights, present, negatives, normalize)
+    module, arguments = _backend(backend), (embeddings, temperature, weights, present, negatives, normalize)
+    if module is torch_backend:
+        return torch_backend.forward(*arguments, learns_temperature)
+    return module.forward(*arguments)  # its backward pass computes that gradient
 
 
 def _sv_contrastive_backward(
@@ -59,7 +64,7 @@ sv_contrastive_backward = define(_sv_contrastive_backward)
 
 
 @torch.library.register_fake("unihpe_kernels::sv_contrastive", lib=library)
-def _(embeddings, temperature, weights, present, negatives, normalize, backend):
+def _(embeddings, temperature, weights, present, negatives, normalize, backend, learns_temperature=False):
     first = embeddings[0]
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     batch = first.shape[0]
@@ -96,7 +101,8 @@ class _Loss(torch.autograd.Function):
     def forward(
         ctx: Any, keyset: Any, temperature: Any, weights: Any, present: Any, options: Any, *embeddings: Any
     ) -> Any:
-        outputs = below_autograd(sv_contrastive, keyset, list(embeddings), temperature, weights, present, *options)
+        arguments = (list(embeddings), temperature, weights, present, *options)
+        outputs = below_autograd(sv_contrastive, keyset, *arguments, temperature.requires_grad)
         ctx.options = options
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.set_materialize_grads(False)  # zeros of the size of `saved` would cost as much as the backward itself
@@ -132,7 +138,7 @@ def _autograd(keyset: Any, embeddings: Any, temperature: Any, weights: Any, pres
     arguments = (embeddings, temperature, weights, present, *options)
     if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
         return below_autograd(sv_contrastive, keyset, *arguments)
-    return _Loss.apply(keyset, temperature, weights, present, options, *embeddings)
+    return _Loss.apply(keyset, temperature, weights, present, options[:3], *embeddings)
 
 
 def _autograd_of_backward(keyset: Any, grad: Any, embeddings: Any, *others: Any) -> Any:

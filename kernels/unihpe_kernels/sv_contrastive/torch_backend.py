@@ -19,9 +19,10 @@ from unihpe_kernels.sv_contrastive.scorers import make_scorer
 from unihpe_kernels.sv_contrastive.scratch import scratch
 
 # Elements of each of about eight buffers of a tile. A thread's share is large enough to hide the cost of some fifty
-# calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch.
+# calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch, and 512
+# samples below 64 MiB in all.
 _TILE_PER_THREAD = 131072
-_MOST_THREADS = 16
+_MOST_THREADS = 8
 _GPU_TILE = 2**22
 # Rows i of a tile of "all" where no whole [j, k] fits: sums over i and over j are then both short work.
 _FEW_ROWS = 8
@@ -31,7 +32,7 @@ _MOST_KEPT = 2**20
 _SAFE_GAP = 1e-3
 _PAIR_ROWS = 128
 _MIN_NORM = 1e-12
-_LOG2_E = math.log2(math.e)
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ def forward(
     present: Tensor | None,
     negatives: str,
     normalize: bool,
+    learns_temperature: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the loss [], log2 of every anchor's normaliser [M, B], the loss of every sample summed over its anchors
-    [B], and what `backward` takes over, [saved_size]."""
-    units, inverse_norms = _unit_rows(embeddings, present, normalize)
-    scale = _scale(temperature, units)
+    [B], and what `backward` takes over, [saved_size]. learns_temperature: False where its gradient is not wanted."""
+    units, inverse_norms = unit_rows(embeddings, present, normalize)
+    scale = logit_scale(temperature, units)
     count, batch, width = units.shape
     # with `present` some of it may stay unused
     new = units.new_empty if present is None else units.new_zeros
@@ -66,12 +68,12 @@ def forward(
         rows, columns = _select(units, group)
         if _has_triples(len(rows), negatives):
             triples = _TripleLoss(saved, len(rows[0]), width, scale)
-            log_sums, positives = triples.forward(rows)
+            log_sums, positives = triples.forward(rows, learns_temperature)
             if group.anchors is None:
                 triples.inverse_norms.copy_(inverse_norms if inverse_norms is not None else torch.ones_like(scale))
         else:
-            log_sums, positives = _paired_normalisers(rows, columns, scale), _Positives(rows).scores
-        losses = torch.addcmul(log_sums, positives, scale, value=-1).sum(0).div_(_LOG2_E)
+            log_sums, positives = paired_normalisers(rows, columns, scale), Positives(rows).scores
+        losses = torch.addcmul(log_sums, positives, scale, value=-1).sum(0).div_(LOG2_E)
         if anchor_counts is None:
             normalisers, sample_loss = log_sums, losses
             continue
@@ -110,12 +112,12 @@ def backward(
     """Gradients of the M embeddings, of the temperature and of the weights ([B], also where those are None)."""
     count, (batch, width) = len(embeddings), embeddings[0].shape
     dense_triples = None
-    scale = _scale(temperature, sample_loss)
+    scale = logit_scale(temperature, sample_loss)
     if present is None and batch and _has_triples(count, negatives):
         dense_triples = _TripleLoss(saved, batch, width, scale)
         units, inverse_norms = dense_triples.units, dense_triples.inverse_norms if normalize else None
     else:
-        units, inverse_norms = _unit_rows(embeddings, present, normalize)
+        units, inverse_norms = unit_rows(embeddings, present, normalize)
     groups = list(_modality_sets(present, count, batch, units.device))
     anchor_counts = None
     if present is not None:
@@ -127,7 +129,7 @@ def backward(
     d_weights *= grad
     # [B]: d loss / d (log normaliser) of each anchor of the sample
     d_logits = grad.expand(batch) if weights is None else weights.to(sample_loss.dtype) * grad
-    d_score = d_logits * (scale / _LOG2_E)  # over the temperature
+    d_score = d_logits * (scale / LOG2_E)  # over the temperature
 
     if dense_triples is not None:
         d_units, d_scores = dense_triples.backward(normalisers, d_score)
@@ -146,8 +148,8 @@ def backward(
                 d_columns, d_group = triples.backward(log_sums, d_score[anchors])
                 d_rows = []
             else:
-                d_rows, d_columns, d_group = _paired_backward(rows, columns, scale, log_sums, d_score[anchors])
-                positives = _Positives(rows)
+                d_rows, d_columns, d_group = paired_backward(rows, columns, scale, log_sums, d_score[anchors])
+                positives = Positives(rows)
                 d_group -= len(rows) * torch.dot(d_score[anchors], positives.scores)
                 for d_row, d_positive in zip(d_rows, positives.backward(d_score[anchors] * -len(rows)), strict=True):
                     d_row += d_positive
@@ -164,12 +166,12 @@ def backward(
         d_units = torch.addcmul(d_units, units, along, value=-1)
         factors = zip(d_units, inverse_norms, dtypes, strict=True)
         d_embeddings = [(d_unit * inverse).to(dtype) for d_unit, inverse, dtype in factors]
-    d_temperature = -d_scores.to(scale.dtype) * (scale / _LOG2_E)
+    d_temperature = -d_scores.to(scale.dtype) * (scale / LOG2_E)
     d_weights_dtype = weights.dtype if weights is not None else sample_loss.dtype
     return [*d_embeddings, d_temperature.to(temperature.dtype), d_weights.to(d_weights_dtype)]
 
 
-class _Positives:
+class Positives:
     """sigma_1 of each sample's own stack."""
 
     def __init__(self, units: list[Tensor]) -> None:
@@ -191,35 +193,13 @@ class _TripleLoss:
 
     def __init__(self, saved: Tensor, size: int, width: int, scale: Tensor) -> None:
         """saved: what `forward` leaves for `backward`, of at least `saved_size` elements."""
-        self._size = size
         parts = saved[: self.saved_size(size, width)].split(self._sizes(size, width))
         # x, x, y, z, z: the first three by the last three are all pairs
         self._rows_of_pairs = parts[0].view(5, size, width)
         self.units = self._rows_of_pairs[1:4]
         self._grams = parts[1].view(3, size, size)  # x.y, x.z, y.z, as `Operand.value`
         self.inverse_norms = parts[2].view(3, size, 1)  # for the caller
-        # Of every sample: the sum of its anchors' mean scores less its own, its own tuple's slope, and the least gap of
-        # the tuples (i, j, k) with that i. Of every triple: what `recall` takes, and its exponential times its slope.
-        self._excess, self._own_slopes, self._least_gaps = parts[3].view(3, size).unbind()
-        # Scores lie in [1, sqrt(3)]; about the middle of that range exp2 needs no running maximum.
-        self._shift = scale.double() * -(1 + math.sqrt(3)) / 2
-        self._scale = scale
-        self._scale_number = scale.item()
-        self._sum_dtype = _sum_dtype(scale, size)
-        self._shift_rounded = self._shift.to(self._sum_dtype)
-        keeps = parts[4].numel() > 0 and self._sum_dtype == saved.dtype
-        self._kept = parts[4].view(2, size, size, size) if keeps else None
-        self._unused = [] if keeps else [self._own_slopes, parts[4]]
-        capacity = _tile_elements(saved.device)
-        self._rows = min(size, capacity // size**2)
-        if self._rows < 3:
-            self._rows = min(size, _FEW_ROWS)
-        self._middle = max(1, min(size, capacity // (size * self._rows)))
-        self._capacity = self._rows * self._middle * size
-        self._tile = TripleTile(self._capacity, saved, self._scratch("tile", saved.dtype, 5))
-
-    def _scratch(self, name: str, dtype: torch.dtype, count: int = 1) -> Tensor:
-        return scratch(name, (count, self._capacity), dtype, self._grams.device)
+        self._slab = TripleSlab(self._grams, 0, scale, parts[3])
 
     @classmethod
     def saved_size(cls, size: int, width: int) -> int:
@@ -227,13 +207,73 @@ class _TripleLoss:
 
     @staticmethod
     def _sizes(size: int, width: int) -> list[int]:
-        return [5 * size * width, 3 * size**2, 3 * size, 3 * size, 2 * size**3 if size**3 <= _MOST_KEPT else 0]
+        return [5 * size * width, 3 * size**2, 3 * size, TripleSlab.saved_size(size, size)]
+
+    def forward(self, units: list[Tensor], learns_temperature: bool) -> tuple[Tensor, Tensor]:
+        """log2 of the sum over every anchor's tuples [3, b], and the samples' own scores [b]. units: three [b, D]."""
+        x, y, z = units
+        torch.stack([x, x, y, z, z], out=self._rows_of_pairs)
+        lefts, rights = self._rows_of_pairs[:3], self._rows_of_pairs[2:].mT
+        torch.baddbmm(self._grams, lefts, rights, beta=0, alpha=SCALE, out=self._grams)
+        return self._slab.finish(*self._slab.sums(with_scores=learns_temperature))
+
+    def backward(self, normalisers: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of the unit rows [3, b, D] and the sum of scores times their gradient.
+
+        d_score [b]: what the softmax weights of a sample's anchors are multiplied with.
+        """
+        d_grams = torch.zeros_like(self._grams)
+        of_i, of_j, of_k = self._slab.factors(normalisers, d_score)
+        self._slab.add_gradients((of_i, of_j, of_k), d_score, d_grams)
+        (x_y, x_z, y_z), (y_x, z_x, z_y) = d_grams @ self._rows_of_pairs[2:], d_grams.mT @ self._rows_of_pairs[:3]
+        return torch.stack([x_y.add_(x_z), y_x.add_(y_z), z_x.add_(z_y)]), torch.dot(d_score, self._slab.excess)
+
+
+class TripleSlab:
+    """Tuples (i, j, k) of consecutive samples i of a dense batch with all of its j and k.
+
+    Letters: a samples i, b samples j and k.
+    """
+
+    def __init__(self, grams: Sequence[Tensor] | Tensor, first: int, scale: Tensor, saved: Tensor) -> None:
+        """grams: x.y [a, b], x.z [a, b] and y.z [b, b], as `Operand.value`, which may be filled later on.
+        first: the place of the first i among the b samples.
+        saved: what `sums` and `finish` leave for `add_gradients`, of `saved_size` elements."""
+        self._grams, self._first = grams, first
+        rows, size = grams[0].shape
+        # Of every sample i: the sum of its anchors' mean scores less its own, its own tuple's slope, and the least gap
+        # of its tuples. Of every triple: what `recall` takes, and its exponential times its slope.
+        self.excess, self._own_slopes, self._least_gaps = saved[: 3 * rows].view(3, rows).unbind()
+        kept = saved[3 * rows :]
+        # Scores lie in [1, sqrt(3)]; about the middle of that range exp2 needs no running maximum.
+        self._shift = scale.double() * -(1 + math.sqrt(3)) / 2
+        self._scale = scale
+        self._scale_number = scale.item()
+        self._sum_dtype = _sum_dtype(scale, size)
+        self._shift_rounded = self._shift.to(self._sum_dtype)
+        keeps = kept.numel() > 0 and self._sum_dtype == saved.dtype
+        self._kept = kept.view(2, rows, size, size) if keeps else None
+        self._unused = [] if keeps else [self._own_slopes, kept]
+        capacity = _tile_elements(saved.device)
+        self._rows = min(rows, capacity // size**2)
+        if self._rows < 3:
+            self._rows = min(rows, _FEW_ROWS)
+        self._middle = max(1, min(size, capacity // (size * self._rows)))
+        self._capacity = self._rows * self._middle * size
+        self._tile = TripleTile(self._capacity, saved, self._scratch("tile", saved.dtype, 5))
+
+    @staticmethod
+    def saved_size(rows: int, size: int) -> int:
+        return 3 * rows + (2 * rows * size**2 if rows * size**2 <= _MOST_KEPT else 0)
+
+    def _scratch(self, name: str, dtype: torch.dtype, count: int = 1) -> Tensor:
+        return scratch(name, (count, self._capacity), dtype, self._scale.device)
 
     def _tiles(self) -> Iterator[tuple[slice, slice, tuple[Operand, Operand, Operand], tuple[int, int, int]]]:
         """Slices of i and j, their inner products and the shape [i, j, k] of the tile."""
-        size = self._size
-        of_a, of_b, of_c = Operand.scaled(self._grams).unbind()
-        all_i, all_j = list(_slices(size, self._rows)), list(_slices(size, self._middle))
+        rows, size = self._grams[0].shape
+        of_a, of_b, of_c = (Operand.scaled(gram) for gram in self._grams)
+        all_i, all_j = list(_slices(rows, self._rows)), list(_slices(size, self._middle))
         sizes_i, sizes_j = ([part.stop - part.start for part in parts] for parts in (all_i, all_j))
         all_b = of_b.unsqueeze(1).split(sizes_i)
         all_c = of_c.unsqueeze(0).split(sizes_j, dim=1)
@@ -246,48 +286,63 @@ class _TripleLoss:
         out = out[: sigma.numel()].view(sigma.shape)
         return torch.add(self._shift_rounded, sigma, alpha=self._scale_number, out=out).exp2_()
 
-    def forward(self, units: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """log2 of the sum over every anchor's tuples [3, b], and the samples' own scores [b]. units: three [b, D]."""
-        size = self._size
-        x, y, z = units
-        torch.stack([x, x, y, z, z], out=self._rows_of_pairs)
-        lefts, rights = self._rows_of_pairs[:3], self._rows_of_pairs[2:].mT
-        torch.baddbmm(self._grams, lefts, rights, beta=0, alpha=SCALE, out=self._grams)
+    def sums(self, with_scores: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Over the tuples of every i [2, a], j [2, b] and k [2, b]: the sums of exponentials and of those times score,
+        which the temperature's gradient wants; without them [1, a], [1, b] and [1, b].
+        And the scores [a] of the own tuples of the samples i."""
         for part in self._unused:  # an output must be the same every time
             part.zero_()
         store = self._scratch("exponentials", self._sum_dtype)[0]
-        by_i, by_jk = store.new_zeros(2, size), store.new_zeros(2, size, size)  # of exponentials, and those times score
-        (sums_i, score_sums_i), (sums_jk, score_sums_jk) = by_i.unbind(), by_jk.unbind()
-        positives = torch.empty_like(self._excess)
+        rows, size = self._grams[0].shape
+        kinds = 2 if with_scores else 1
+        by_i, by_jk = store.new_zeros(kinds, rows), store.new_zeros(kinds, size, size)
+        kinds_of_i, kinds_of_jk = by_i.unbind(), by_jk.unbind()
+        positives = torch.empty_like(self.excess)
         self._least_gaps.fill_(math.inf)
         for i, j, products, shape in self._tiles():
             keep = None if self._kept is None else self._kept[:, i, j].unbind()
             sigma = self._tile.sigma(*products, shape, keep)
-            own, samples = _own_tuples(sigma, i, j)
+            own, samples = self._own_tuples(sigma, i, j)
             positives[samples] = own
             exp = self._exponentials(sigma, out=store)
-            sums_i[i].add_(exp.sum((1, 2)))
-            sums_jk[j].add_(exp.sum(0))
+            kinds_of_i[0][i].add_(exp.sum((1, 2)))
+            kinds_of_jk[0][j].add_(exp.sum(0))
             if keep is not None:
                 self._least_gaps[i].clamp_(max=self._tile.least_gap())
                 slopes = self._tile.slopes()
-                self._own_slopes[samples] = _own_tuples(slopes, i, j)[0]
+                self._own_slopes[samples] = self._own_tuples(slopes, i, j)[0]
                 slopes.mul_(exp)
-            exp.mul_(sigma)
-            score_sums_i[i].add_(exp.sum((1, 2)))
-            score_sums_jk[j].add_(exp.sum(0))
-        sums, score_sums = torch.stack([by_i, by_jk.sum(2), by_jk.sum(1)], dim=1)
-        torch.sub((score_sums / sums).sum(0), positives, alpha=3, out=self._excess)
-        return (sums.log2_() - self._shift).to(self._scale.dtype), positives
+            if with_scores:
+                exp.mul_(sigma)
+                kinds_of_i[1][i].add_(exp.sum((1, 2)))
+                kinds_of_jk[1][j].add_(exp.sum(0))
+        return by_i, by_jk.sum(2), by_jk.sum(1), positives
 
-    def backward(self, normalisers: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the unit rows [3, b, D] and the sum of scores times their gradient.
+    def finish(self, by_i: Tensor, by_j: Tensor, by_k: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
+        """From the complete `sums` of the samples i alone, [2, a] or [1, a] each: log2 of the sum over every anchor's
+        tuples [3, a], and the samples' own scores [a]. Fills `excess`, with zeros where no scores were summed."""
+        sums, *score_sums = torch.stack([by_i, by_j, by_k], dim=1).unbind()
+        if score_sums:
+            torch.sub((score_sums[0] / sums).sum(0), positives, alpha=3, out=self.excess)
+        else:
+            self.excess.zero_()
+        return self.log_sums(sums), positives
 
-        d_score [b]: what the softmax weights of a sample's anchors are multiplied with.
+    def log_sums(self, sums: Tensor) -> Tensor:
+        """log2 of sums of exponentials, without their shift."""
+        return (sums.log2() - self._shift).to(self._scale.dtype)
+
+    def factors(self, log_sums: Tensor, d_score: Tensor) -> Tensor:
+        """What the exponentials of anchors' tuples are multiplied with in the backward pass; any shape.
+
+        d_score: what the softmax weights of the tuples of a sample's anchors are multiplied with.
         """
-        of_i, of_j, of_k = d_score * torch.exp2(-normalisers.to(self._sum_dtype) - self._shift)
-        d_grams = torch.zeros_like(self._grams)
-        d_a, d_b, d_c = d_grams.unbind()
+        return d_score * torch.exp2(-log_sums.to(self._sum_dtype) - self._shift)
+
+    def add_gradients(self, factors: tuple[Tensor, ...], d_score: Tensor, d_grams: Sequence[Tensor] | Tensor) -> None:
+        """Add the gradients of the Gram matrices to d_grams. factors: of i [a], j [b] and k [b]; d_score: [a]."""
+        of_i, of_j, of_k = factors
+        d_a, d_b, d_c = d_grams
         exp_store = self._scratch("exponentials", self._sum_dtype)[0]
         factor_store, weight_store = (
             self._scratch("factors", self._sum_dtype)[0],
@@ -298,7 +353,7 @@ class _TripleLoss:
         for i, j, products, shape in self._tiles():
             factor, weight = (store[: math.prod(shape)].view(shape) for store in (factor_store, weight_store))
             torch.add(of_jk[j], of_i[i, None, None], out=factor)
-            own, samples = _own_tuples(weight, i, j)
+            own, samples = self._own_tuples(weight, i, j)
             if self._kept is not None and all(gap > _SAFE_GAP for gap in least_gaps[i]):
                 root, exp_slope = self._kept[:, i, j].unbind()
                 self._tile.recall(*products, shape, root)
@@ -316,18 +371,16 @@ class _TripleLoss:
                 d_a[i, j].add_(next(gradients).sum(2))
                 d_b[i].add_(next(gradients).sum(1))
                 d_c[j].add_(next(gradients).sum(0))
-        (x_y, x_z, y_z), (y_x, z_x, z_y) = d_grams @ self._rows_of_pairs[2:], d_grams.mT @ self._rows_of_pairs[:3]
-        return torch.stack([x_y.add_(x_z), y_x.add_(y_z), z_x.add_(z_y)]), torch.dot(d_score, self._excess)
+
+    def _own_tuples(self, tile: Tensor, i: slice, j: slice) -> tuple[Tensor, slice]:
+        """The own tuples of a tile [i, j, k] over all k, as a view, and the slice of i that they are of."""
+        begin, end = i.start + self._first, i.stop + self._first
+        start, stop = max(begin, j.start), max(begin, j.start, min(end, j.stop))
+        block = tile[start - begin : stop - begin, start - j.start : stop - j.start, start:stop]
+        return block.diagonal().diagonal(), slice(start - self._first, stop - self._first)
 
 
-def _own_tuples(tile: Tensor, i: slice, j: slice) -> tuple[Tensor, slice]:
-    """The entries (n, n, n) of a tile [i, j, k] over all k, as a view, and the slice of those n."""
-    start, stop = max(i.start, j.start), max(i.start, j.start, min(i.stop, j.stop))
-    block = tile[start - i.start : stop - i.start, start - j.start : stop - j.start, start:stop]
-    return block.diagonal().diagonal(), slice(start, stop)
-
-
-def _paired_normalisers(rows: list[Tensor], columns: list[Tensor], scale: Tensor) -> Tensor:
+def paired_normalisers(rows: list[Tensor], columns: list[Tensor], scale: Tensor) -> Tensor:
     """log2 of the sum over every anchor's tuples: anchors are rows [a, D], the other members columns [b, D]; [M, a]."""
     wide = _pair_columns(scale.device)
     normalisers = rows[0].new_full((len(rows), len(rows[0])), -math.inf)
@@ -343,12 +396,12 @@ def _paired_normalisers(rows: list[Tensor], columns: list[Tensor], scale: Tensor
     return normalisers
 
 
-def _paired_backward(
+def paired_backward(
     rows: list[Tensor], columns: list[Tensor], scale: Tensor, normalisers: Tensor, d_score: Tensor
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Gradients of the rows and of the columns, and the sum of scores times their gradient.
 
-    d_score [a]: as for `_TripleLoss.backward`.
+    d_score [a]: as for `TripleSlab.factors`.
     """
     wide = _pair_columns(scale.device)
     d_rows, d_columns = ([torch.zeros_like(part) for part in parts] for parts in (rows, columns))
@@ -373,7 +426,7 @@ def _paired_backward(
     return d_rows, d_columns, d_scores
 
 
-def _unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor | None]:
+def unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor | None]:
     """Unit rows of the embeddings [M, B, D] in the compute dtype, and 1/length [M, B, 1], or None if not asked.
 
     Rows that no anchor and no pool uses are zero: what stands there, NaN too, must not reach the gradient.
@@ -410,9 +463,9 @@ def _select(units: Tensor, group: ModalitySet) -> tuple[list[Tensor], list[Tenso
     return rows, columns
 
 
-def _scale(temperature: Tensor, like: Tensor) -> Tensor:
+def logit_scale(temperature: Tensor, like: Tensor) -> Tensor:
     """What turns a score into a logit to base 2."""
-    return _LOG2_E / temperature.to(like.dtype)
+    return LOG2_E / temperature.to(like.dtype)
 
 
 def _sum_dtype(scale: Tensor, size: int) -> torch.dtype:

@@ -5,6 +5,7 @@ pass takes i in several turns, so that the pieces of its Gram gradients stay wit
 64 MiB, whichever is more. No atomics: equal bits every time.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -75,23 +76,89 @@ def normalisers(
     )  # fmt: skip
     torch.bmm(saved.units[:3], saved.units[2:].mT, out=saved.grams)
 
-    options = settings("sv_all_forward", n, x.device)
-    tile_j, tile_k = options["tile_j"], options["tile_k"]
-    tiles_j, tiles_k = _tiles(ld, tile_j), _tiles(ld, tile_k)
-    rows, splits = _split(n, tiles_j * tiles_k, options["programs"])
-    sums_i = x.new_empty((tiles_j * tiles_k, n), dtype=torch.float32)
-    sums_j = x.new_empty((tiles_k * splits, ld), dtype=torch.float32)
-    sums_k = x.new_empty((tiles_j * splits, ld), dtype=torch.float32)
-    kernels_all.sv_all_forward[(tiles_j, tiles_k, splits)](
-        saved.grams, complete, temperature, sums_i, sums_j, sums_k, n, ld, rows,
-        MASKED=complete is not None, TILE_J=tile_j, TILE_K=tile_k,
-        num_warps=options["num_warps"], enable_fp_fusion=True,
-    )  # fmt: skip
+    sums_i, sums_j, sums_k = sums(saved.grams, complete, temperature, n, ld, None)
     kernels_all.sv_all_finish[(triton.cdiv(ld, 32),)](
         saved.grams, complete, temperature, weights, sums_i, sums_j, sums_k, log_sums, sample_loss, saved.factors,
         n, ld, len(sums_i), len(sums_j), len(sums_k),
         MASKED=complete is not None, WEIGHTED=weights is not None, PARTS=32, BLOCK=32, enable_fp_fusion=True,
     )  # fmt: skip
+
+
+def sums(
+    grams: Tensor, complete: Tensor | None, temperature: Tensor, n: int, ld: int, slab: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pieces of the sums of exponentials over the tuples of every i [.., n or slab], j [.., ld] and k [.., ld].
+
+    grams: x.y, x.z and y.z one after the other, [ld, ld] each; with a slab, the first two have `slab` rows, and n
+    samples are j and k.
+    """
+    options = settings("sv_all_forward", n, grams.device)
+    tile_j, tile_k = options["tile_j"], options["tile_k"]
+    tiles_j, tiles_k = _tiles(ld, tile_j), _tiles(ld, tile_k)
+    end = n if slab is None else slab
+    rows, splits = _split(end, tiles_j * tiles_k, options["programs"])
+    sums_i = grams.new_empty((tiles_j * tiles_k, end))
+    sums_j = grams.new_empty((tiles_k * splits, ld))
+    sums_k = grams.new_empty((tiles_j * splits, ld))
+    kernels_all.sv_all_forward[(tiles_j, tiles_k, splits)](
+        grams, complete, temperature, sums_i, sums_j, sums_k, slab, n, ld, rows,
+        MASKED=complete is not None, TILE_J=tile_j, TILE_K=tile_k,
+        num_warps=options["num_warps"], enable_fp_fusion=True,
+    )  # fmt: skip
+    return sums_i, sums_j, sums_k
+
+
+class _Turns:
+    """The backward kernel's work over i, several times for large batches, and the pieces that it leaves."""
+
+    def __init__(self, grams: Tensor, n: int, ld: int, slab: int | None) -> None:
+        self._options = settings("sv_all_backward", n, grams.device)
+        tile_j, tile_k = self._options["tile_j"], self._options["tile_k"]
+        self._tiles_j, self._tiles_k = _tiles(ld, tile_j), _tiles(ld, tile_k)
+        self._grams, self._n, self._ld, self._slab = grams, n, ld, slab
+        self._end = n if slab is None else slab
+        pieces = max(_PIECES, 2 * ld * ld) // ((self._tiles_j + self._tiles_k) * ld)
+        self._turn = turn = min(self._end, max(16, pieces // 16 * 16))
+        self._rows, self._splits = _split(turn, self._tiles_j * self._tiles_k, self._options["programs"])
+        new = grams.new_empty
+        self.parts_a, self.parts_b = new((self._tiles_k, turn, ld)), new((self._tiles_j, turn, ld))
+        self.parts_c = new((self._splits, ld, ld))
+        self._programs = self._tiles_j * self._tiles_k * self._splits
+        self.programs = triton.cdiv(self._end, turn) * self._programs
+
+    def __call__(
+        self, complete: Tensor | None, temperature: Tensor, factors: Tensor, d_scale: Tensor
+    ) -> Iterator[tuple[int, int]]:
+        """Yields the i of each turn, whose pieces of A and B are complete, and of C at the end. d_scale: [programs]."""
+        for begin in range(0, self._end, self._turn):
+            end = min(begin + self._turn, self._end)
+            kernels_all.sv_all_backward[(self._tiles_j, self._tiles_k, self._splits)](
+                self._grams, complete, temperature, factors, self.parts_a, self.parts_b, self.parts_c,
+                d_scale[begin // self._turn * self._programs :], self._slab, self._n, self._ld, begin, end, self._rows,
+                MASKED=complete is not None, FIRST=begin == 0,
+                TILE_J=self._options["tile_j"], TILE_K=self._options["tile_k"],
+                num_warps=self._options["num_warps"], enable_fp_fusion=True,
+            )  # fmt: skip
+            yield begin, end
+
+
+def slab_gradients(
+    grams: Tensor, temperature: Tensor, factors: Tensor, n: int, ld: int, slab: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the Gram matrices of a slab, as `sums` takes them, and the sum of scores times their gradient [].
+
+    Own tuples are as all others. factors [3, ld]: what the exponentials of anchors' tuples are multiplied with.
+    """
+    turns = _Turns(grams, n, ld, slab)
+    d_scale = grams.new_empty(turns.programs)
+    d_grams = torch.empty_like(grams)
+    d_a, d_b, d_c = d_grams.split([slab, slab, ld])
+    for begin, end in turns(None, temperature, factors, d_scale):
+        for parts, d_gram in ((turns.parts_a, d_a), (turns.parts_b, d_b)):
+            written = parts.view(-1)[: len(parts) * (end - begin) * ld]
+            torch.sum(written.view(-1, end - begin, ld), 0, out=d_gram[begin:end])
+    torch.sum(turns.parts_c, 0, out=d_c)
+    return d_grams, d_scale.sum(dtype=torch.float64)
 
 
 def gradients(
@@ -110,26 +177,14 @@ def gradients(
     n, width = outs[0].shape
     ld = saved.grams.shape[1]
     new = saved.grams.new_empty
-    options = settings("sv_all_backward", n, grad.device)
-    tile_j, tile_k = options["tile_j"], options["tile_k"]
-    tiles_j, tiles_k = _tiles(ld, tile_j), _tiles(ld, tile_k)
-    turn = min(n, max(16, max(_PIECES, 2 * ld * ld) // ((tiles_j + tiles_k) * ld) // 16 * 16))
-    rows, splits = _split(turn, tiles_j * tiles_k, options["programs"])
-    parts_a, parts_b, parts_c = new((tiles_k, turn, ld)), new((tiles_j, turn, ld)), new((splits, ld, ld))
-    programs = tiles_j * tiles_k * splits
-    d_scale = new(triton.cdiv(n, turn) * programs + ld)
+    turns = _Turns(saved.grams, n, ld, None)
+    d_scale = new(turns.programs + ld)
     d_grams = new((3, ld, ld))
-    for begin in range(0, n, turn):
-        end = min(begin + turn, n)
-        kernels_all.sv_all_backward[(tiles_j, tiles_k, splits)](
-            saved.grams, complete, temperature, saved.factors, parts_a, parts_b, parts_c,
-            d_scale[ld + begin // turn * programs :], n, ld, begin, end, rows,
-            MASKED=complete is not None, FIRST=begin == 0, TILE_J=tile_j, TILE_K=tile_k,
-            num_warps=options["num_warps"], enable_fp_fusion=True,
-        )  # fmt: skip
+    parts = (turns.parts_a, turns.parts_b, turns.parts_c)
+    for begin, end in turns(complete, temperature, saved.factors, d_scale[ld:]):
         kernels_all.sv_all_reduce[(ld, triton.cdiv(ld, _COLUMNS))](
-            saved.grams, grad, inverse_total, saved.factors, parts_a, parts_b, parts_c, d_grams, d_scale,
-            ld, begin, end, tiles_k, tiles_j, splits, LAST=end == n, BLOCK=_COLUMNS, enable_fp_fusion=True,
+            saved.grams, grad, inverse_total, saved.factors, *parts, d_grams, d_scale,
+            ld, begin, end, *(len(part) for part in parts), LAST=end == n, BLOCK=_COLUMNS, enable_fp_fusion=True,
         )  # fmt: skip
     left = torch.bmm(d_grams, saved.units[2:])
     right = torch.bmm(d_grams.mT, saved.units[:3])

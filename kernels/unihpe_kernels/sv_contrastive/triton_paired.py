@@ -68,24 +68,37 @@ def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, used: Ten
 
 
 def normalisers(
-    tables: Tables, temperature: Tensor, codes: Codes | None, log_sums: Tensor, sample_loss: Tensor
+    tables: Tables,
+    temperature: Tensor,
+    codes: Codes | None,
+    log_sums: Tensor,
+    sample_loss: Tensor,
+    anchors: int | None = None,
 ) -> None:
-    """Write the normalisers [count, n] and losses [n] of the anchors, 0 where there is none."""
+    """Write the normalisers [count, n] and losses [n] of the anchors, 0 where there is none.
+
+    anchors: of the n samples so many come first that are anchors alone, all others being what tuples are formed from;
+    then only their results are of use. None: every sample is both.
+    """
     count, n, width = tables.stack.shape
     options = _options("forward", tables.stack)
     tile_i, tile_j = options["tile_i"], options["tile_j"]
-    tiles_i = triton.cdiv(n, tile_i)
-    columns, splits = _split(n, tile_j, tiles_i * count, options["programs"])
-    highest, sums = (temperature.new_empty((splits, count, n)) for _ in range(2))
-    anchors, pool = (codes.anchors, codes.pool) if codes else (None, None)
+    rows, others = (n, n) if anchors is None else (anchors, n - anchors)
+    tiles_i = triton.cdiv(rows, tile_i)
+    columns, splits = _split(others, tile_j, tiles_i * count, options["programs"])
+    # those of samples that are no anchors are read, too
+    new = temperature.new_empty if anchors is None else temperature.new_ones
+    highest, sums = (new((splits, count, n)) for _ in range(2))
+    anchor_codes, pool_codes = (codes.anchors, codes.pool) if codes else (None, None)
     kernels.paired_forward[(tiles_i, count, splits)](
-        tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchors, pool, temperature, highest, sums,
-        n, width, columns, COUNT=count, MASKED=codes is not None, PRECISION=_precision(tables.stack.dtype),
+        tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchor_codes, pool_codes, temperature, highest,
+        sums, anchors, n, width, columns,
+        COUNT=count, MASKED=codes is not None, PRECISION=_precision(tables.stack.dtype),
         TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"], SWAP=bool(options.get("swap")),
         num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
     )  # fmt: skip
-    kernels.paired_finish[(triton.cdiv(n, _SAMPLES),)](
-        tables.inner, tables.basis, anchors, temperature, highest, sums, log_sums, sample_loss, n, splits,
+    kernels.paired_finish[(triton.cdiv(rows, _SAMPLES),)](
+        tables.inner, tables.basis, anchor_codes, temperature, highest, sums, log_sums, sample_loss, n, splits,
         COUNT=count, MASKED=codes is not None, BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
     )  # fmt: skip
 
@@ -100,38 +113,47 @@ def gradients(
     log_sums: Tensor,
     tables: Tables,
     outs: list[Tensor],
+    anchors: int | None = None,
 ) -> Tensor:
-    """Write the gradients of the embeddings into `outs`; returns pieces of the sum of scores times their gradient."""
+    """Write the gradients of the embeddings into `outs`; returns pieces of the sum of scores times their gradient.
+
+    anchors: as for `normalisers`. With it, what the anchors' own tuples give is left out.
+    """
     count, n, width = tables.stack.shape
+    end_i = n if anchors is None else anchors
     new = temperature.new_empty
     options = _options("backward", tables.stack)
     tile_i, tile_j = options["tile_i"], options["tile_j"]
-    tiles_j = triton.cdiv(n, tile_j)
-    panel_rows = _panel_rows(tables.stack, tile_i)
+    tiles_j = triton.cdiv(n if anchors is None else n - anchors, tile_j)
+    panel_rows = min(end_i, _panel_rows(tables.stack, tile_i))
     rows, splits = _split(panel_rows, tile_i, tiles_j * count, options["programs"])
     panel = new((count, panel_rows, count, n), dtype=tables.stack.dtype)
     members = count - 1
     entries = kernels.members_entries(count)
     d_members = new(splits * count * entries * aligned(n))
+    if anchors is not None:
+        d_members.zero_()  # they are no members
     programs = tiles_j * count * splits
     d_scale = new(programs + triton.cdiv(n, _SAMPLES) * count)
-    d_stack = new(tables.stack.shape) if panel_rows >= n else torch.zeros_like(tables.stack, dtype=torch.float32)
-    anchors, pool = (codes.anchors, codes.pool) if codes else (None, None)
-    for begin in range(0, n, panel_rows):
-        end = min(begin + panel_rows, n)
+    d_stack = new(tables.stack.shape) if panel_rows == n else torch.zeros_like(tables.stack, dtype=torch.float32)
+    anchor_codes, pool_codes = (codes.anchors, codes.pool) if codes else (None, None)
+    for begin in range(0, end_i, panel_rows):
+        end = min(begin + panel_rows, end_i)
         kernels.paired_backward[(tiles_j, count, splits)](
-            tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchors, pool, temperature, grad, weights,
-            inverse_total, log_sums, panel, d_members, d_scale, n, width, begin, end, rows,
+            tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchor_codes, pool_codes, temperature,
+            grad, weights, inverse_total, log_sums, panel, d_members, d_scale, anchors, n, width, begin, end, rows,
             COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None, FIRST=begin == 0,
             PRECISION=_precision(tables.stack.dtype), TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
             SWAP=bool(options.get("swap")),
             num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
         )  # fmt: skip
-        _add_products(d_stack, panel.view(-1)[: count * (end - begin) * count * n], tables.stack, begin, end)
+        part = panel.view(-1)[: count * (end - begin) * count * n]
+        _add_products(d_stack, part, tables.stack, begin, end, anchors or 0)
     d_own = new((count, count * members // 2, n))
+    positives = weights if anchors is None else torch.zeros_like(tables.inverse_norms[0])
     kernels.paired_own[(triton.cdiv(n, _SAMPLES), count)](
-        tables.inner, tables.basis, anchors, temperature, grad, weights, inverse_total, d_members, d_own,
-        d_scale[programs:], n, splits, COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None,
+        tables.inner, tables.basis, anchor_codes, temperature, grad, positives, inverse_total, d_members, d_own,
+        d_scale[programs:], n, splits, COUNT=count, MASKED=codes is not None, WEIGHTED=positives is not None,
         BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
     )  # fmt: skip
     kernels.paired_embedding_gradient[(triton.cdiv(n, _ROWS),)](
@@ -141,11 +163,11 @@ def gradients(
     return d_scale
 
 
-def _add_products(d_stack: Tensor, panel: Tensor, stack: Tensor, begin: int, end: int) -> None:
-    """Take a panel's gradients of inner products to the rows of both sides."""
+def _add_products(d_stack: Tensor, panel: Tensor, stack: Tensor, begin: int, end: int, first: int) -> None:
+    """Take a panel's gradients of inner products, with samples from `first` on, to the rows of both sides."""
     count, n, width = stack.shape
     panel = panel.view(count, end - begin, count, n)
-    if end - begin == n:
+    if end - begin == n:  # all anchors, which are all samples
         # one block matrix with zeros on its diagonal: half as much work again for three, but two launches
         whole, rows = panel.view(count * n, count * n), stack.view(count * n, width)
         _product(whole, rows, d_stack.view(count * n, width), add=False)
@@ -154,9 +176,9 @@ def _add_products(d_stack: Tensor, panel: Tensor, stack: Tensor, begin: int, end
     for m in range(count):
         for member in range(count):
             if member != m:
-                part = panel[m, :, member]
-                _product(part, stack[member], d_stack[m, begin:end], add=True)
-                _product(part.T, stack[m, begin:end], d_stack[member], add=True)
+                part = panel[m, :, member, first:]
+                _product(part, stack[member, first:], d_stack[m, begin:end], add=True)
+                _product(part.T, stack[m, begin:end], d_stack[member, first:], add=True)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor, add: bool) -> None:

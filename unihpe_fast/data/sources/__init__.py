@@ -26,7 +26,10 @@ from unihpe_fast.data.types import Sample
 SOURCES = {
     "3dpw": "threedpw",
     "cmu": "cmu",
+    "coco": "coco",
     "h36m": "h36m",
+    "mpi-inf-3dhp": "mpi_inf_3dhp",
+    "mpii": "mpii",
     "spin-npz": "spin_npz",
     "synthetic": "synthetic",
 }

@@ -8,8 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from unihpe_fast.data.joint_sets import COCO17, MPII16, JointMap, to_h36m17
-from unihpe_fast.data.skeleton import NUM_JOINTS
+from unihpe_fast.data.joint_sets import COCO17, H36M17, MPII16, JointMap, to_h36m17
 from unihpe_fast.data.sources import SourceError
 
 TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
@@ -22,7 +21,6 @@ NUM_RAW_JOINTS = 32
 _ACTION = re.compile(r"([A-Za-z]{1,40})(?:[ _](\d{1,4}))?", re.ASCII)
 MAX_PX = 1e5
 
-H36M17: JointMap = tuple((joint,) for joint in range(NUM_JOINTS))
 # 2D layouts by their left and right joints, as VideoPose3D's metadata has them
 LAYOUTS: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, JointMap]] = {
     ((4, 5, 6, 11, 12, 13), (1, 2, 3, 14, 15, 16)): (17, H36M17),

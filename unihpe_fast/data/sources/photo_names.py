@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from unihpe_fast.data.sources.h36m_takes import RENAMED
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -27,8 +29,6 @@ _NAMES = tuple(
 )
 # of a path, on any system
 _LONGEST = 4096
-# Human3.6M's release has two names for two actions, and the literature one
-_RENAMED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
 
 
 def origin(name: str) -> Origin:
@@ -44,6 +44,6 @@ def origin(name: str) -> Origin:
             # more digits are no frame number
             frame = int(found["frame"][-15:]) - first
             action, _, take = found.get("action", "").replace("_", " ").partition(" ")
-            action = " ".join(filter(None, (_RENAMED.get(action, action), take)))
+            action = " ".join(filter(None, (RENAMED.get(action, action), take)))
             return Origin(found["subject"], action, found.get("camera", ""), max(frame, 0))
     return Origin()

@@ -1,0 +1,118 @@
+"""The arguments of the loss, checked."""
+
+import functools
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unihpe_kernels.checks import Backend, check_backend, check_tensor
+
+MAX_MODALITIES = 8
+MIN_TEMPERATURE = 1e-3
+# Triples a rank visits in a step, from which on "all" is warned of: "paired" has long been the better use of the time.
+MANY_TRIPLES = 2**35
+
+
+class Arguments(NamedTuple):
+    """As for `singular_value_contrastive_loss`, the embeddings of one dtype."""
+
+    embeddings: list[Tensor]
+    temperature: float | Tensor
+    negatives: str
+    weights: Tensor | None
+    present: Tensor | None
+    normalize: bool
+    backend: Backend
+
+    def tau(self) -> Tensor:
+        """The temperature as a tensor []."""
+        if isinstance(self.temperature, Tensor):
+            return self.temperature
+        first = self.embeddings[0]
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        return torch.full((), self.temperature, dtype=dtype, device=first.device)
+
+    def resolve_backend(self, batch: int) -> Literal["triton", "torch"]:
+        """The backend that will run, for tuples from `batch` samples."""
+        resolved = check_backend(self.backend, self.embeddings[0], "singular_value_contrastive_loss")
+        if resolved == "torch" or not self.has_triples() or isinstance(self.temperature, Tensor):
+            return resolved
+        least = _least_float32_temperature(batch)
+        if self.temperature >= least:
+            return resolved
+        if self.backend == "triton":
+            raise ValueError(
+                f'temperature must be at least {least:.2g} for backend="triton", negatives="all" and {batch} '
+                f"samples, got {self.temperature}"
+            )
+        return "torch"
+
+    def has_triples(self) -> bool:
+        return self.negatives == "all" and len(self.embeddings) == 3
+
+
+def check_arguments(
+    embeddings: Sequence[Tensor],
+    temperature: float | Tensor,
+    negatives: str,
+    weights: Tensor | None,
+    present: Tensor | None,
+    normalize: bool,
+    backend: Backend,
+) -> Arguments:
+    embeddings = _check_embeddings(embeddings, negatives)
+    first = embeddings[0]
+    batch = first.shape[0]
+    if weights is not None:
+        check_tensor("weights", weights, (batch,), like=first)
+    if present is not None:
+        check_tensor("present", present, (len(embeddings), batch), dtypes=(torch.bool,), like=first)
+    _check_temperature(temperature, first)
+    check_backend(backend, first, "singular_value_contrastive_loss")
+    return Arguments(embeddings, temperature, negatives, weights, present, bool(normalize), backend)
+
+
+def warn_of_many_triples(anchors: int, batch: int) -> None:
+    """anchors: the first samples of the triples that this process visits; batch: those of all processes."""
+    if anchors * batch**2 > MANY_TRIPLES and not torch.compiler.is_compiling():
+        warnings.warn(
+            f'negatives="all" visits more than {MANY_TRIPLES:.2g} triples in this process in every step: work grows '
+            'with the batch cubed; take negatives="paired" or smaller batches',
+            stacklevel=3,
+        )
+
+
+def _check_embeddings(embeddings: Sequence[Tensor], negatives: str) -> list[Tensor]:
+    if isinstance(embeddings, Tensor) or not isinstance(embeddings, Sequence):
+        raise TypeError(f"embeddings must be a sequence of tensors [B, D], got {type(embeddings).__name__}")
+    limits = {"paired": MAX_MODALITIES, "all": 3}
+    if negatives not in limits:
+        raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
+    if not 2 <= len(embeddings) <= limits[negatives]:
+        raise ValueError(
+            f'embeddings must hold 2 to {limits[negatives]} tensors for negatives="{negatives}", got {len(embeddings)}'
+        )
+    check_tensor("embeddings[0]", embeddings[0], ("B", "D"))
+    for m, embedding in enumerate(embeddings[1:], start=1):
+        check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
+    dtype = functools.reduce(torch.promote_types, [embedding.dtype for embedding in embeddings])
+    return [embedding.to(dtype) for embedding in embeddings]
+
+
+def _check_temperature(temperature: float | Tensor, like: Tensor) -> None:
+    if isinstance(temperature, Tensor):
+        check_tensor("temperature", temperature, (), like=like)
+        return
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature must be a float or a tensor [], got {type(temperature).__name__}")
+    if not MIN_TEMPERATURE <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least {MIN_TEMPERATURE}, got {temperature}")
+
+
+def _least_float32_temperature(batch: int) -> float:
+    """Above it exp2 of logits about the middle of [1, sqrt(3)], and their sums over batch^2, stay float32 numbers."""
+    return (math.sqrt(3) - 1) / 2 * math.log2(math.e) / (110 - 2 * math.log2(max(batch, 1)))

@@ -1,0 +1,115 @@
+"""The pieces of `torch_pieces` by Triton kernels. Own tuples, one a sample, are left to torch."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from unihpe_kernels.checks import on_device
+from unihpe_kernels.sv_contrastive import triton_all, triton_paired
+from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces, Triples, of_products, to_rows
+from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
+from unihpe_kernels.sv_contrastive.triton_paired import Tables
+
+_MIDDLE = (1 + math.sqrt(3)) / 2  # of the scores, as the kernels shift them
+
+
+class TritonPieces(TorchPieces):
+    score_sums = False
+
+    def __init__(self, temperature: Tensor, normalize: bool, like: Tensor) -> None:
+        super().__init__(temperature, normalize, like)
+        self.temperature = temperature.float()
+
+    def paired(self, rows: Tensor, columns: Tensor) -> Tensor:
+        with on_device(rows):
+            tables = self._tables(rows, columns)
+            count, n, _ = tables.stack.shape
+            log_sums, sample_loss = self.temperature.new_empty(count, n), self.temperature.new_empty(n)
+            triton_paired.normalisers(tables, self.temperature, None, log_sums, sample_loss, len(rows))
+            return log_sums[:, : len(rows)]
+
+    def paired_gradients(
+        self, rows: Tensor, columns: Tensor, log_sums: Tensor, d_score: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with on_device(rows):
+            tables = self._tables(rows, columns)
+            tau = self.temperature
+            count, n, width = tables.stack.shape
+            outs = tables.inverse_norms.new_empty(count, n, width)
+            whole = tables.inverse_norms.new_zeros(count + 1, n)
+            whole[:count, : len(rows)] = log_sums
+            whole[count, : len(rows)] = d_score * tau  # the kernels divide by it
+            one = torch.ones_like(tau)
+            d_scores = triton_paired.gradients(
+                one, tau, whole[count], None, self._normalize, one, whole[:count], tables, list(outs), len(rows),
+            )  # fmt: skip
+        d_rows, d_columns = outs.transpose(0, 1).split([len(rows), len(columns)])
+        return d_rows, d_columns, d_scores.sum(dtype=torch.float64)
+
+    def triples(self, columns: Tensor, first: int, count: int, saved: Tensor | None) -> "TritonTriples":
+        return TritonTriples(self, columns, first, count)
+
+    def _tables(self, rows: Tensor, columns: Tensor) -> Tables:
+        """Rows, then columns."""
+        samples = torch.cat([rows, columns]).transpose(0, 1).contiguous()
+        count, n, width = samples.shape
+        size = triton_paired.saved_size(count, n, width, samples.dtype, samples.device)
+        saved = torch.empty(size, dtype=torch.float32, device=samples.device)
+        tables = triton_paired.view_saved(saved, count, n, width, samples.dtype)
+        triton_paired.prepare(list(samples), self._normalize, tables, None)
+        return tables
+
+
+class TritonTriples(Triples):
+    def __init__(self, pieces: TritonPieces, columns: Tensor, first: int, count: int) -> None:
+        self._pieces, self._columns = pieces, columns
+        self._own = slice(first, first + count)
+        self._units, self._inverses = pieces.units(columns)
+        x, y, z = self._units
+        x = x[self._own]
+        self._size, self._ld = len(y), triton_all.padded(len(y))
+        self._count = count
+        # of the samples that pad the batch, products are zero
+        self._grams = x.new_zeros(2 * count + self._ld, self._ld)
+        for gram, left, right in zip(self._split(self._grams), (x, x, y), (y, z, z), strict=True):
+            torch.mm(left, right.T, out=gram)
+        self.saved = x.new_empty(0)  # nothing, but that there are triples
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        tau = self._pieces.temperature
+        with on_device(self._grams):
+            by_i, by_j, by_k = triton_all.sums(self._grams, None, tau, self._size, self._ld, self._count)
+        by_jk = torch.stack([by_j.sum(0), by_k.sum(0)])[:, None, : self._size]
+        return by_i.sum(0, keepdim=True), by_jk
+
+    def finish(self, by_i: Tensor, by_jk: Tensor) -> tuple[Tensor, Tensor]:
+        sums = torch.stack([by_i[0], *by_jk[:, 0, self._own].to(by_i.dtype)])
+        return sums.log2() + self._shift(), self._pieces.positives(self._columns[self._own])
+
+    def gradients(self, log_sums: Tensor, sums_jk: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
+        own_d_score = d_score[self._own]
+        factors = self._grams.new_zeros(3, self._ld)
+        factors[0, : self._count] = own_d_score * torch.exp2(self._shift() - log_sums[0])
+        factors[1:, : self._size] = d_score / sums_jk
+        with on_device(self._grams):
+            d_grams, d_scores = triton_all.slab_gradients(
+                self._grams, self._pieces.temperature, factors, self._size, self._ld, self._count
+            )
+        d_units = of_products(self._units, self._own, self._split(d_grams))
+        gradients = to_rows(self._units, self._inverses, d_units)
+        rows, positive = self._columns[self._own], own_d_score * -3
+        d_scores = d_scores + torch.dot(positive, self._pieces.positives(rows))
+        gradients[self._own] += self._pieces.positive_gradients(rows, positive)
+        return gradients, d_scores
+
+    def _split(self, grams: Tensor) -> list[Tensor]:
+        """Those of x.y, x.z and y.z, without padding."""
+        padding = self._ld - self._size
+        return list(grams[:, : self._size].split([self._count, self._count, self._size, padding])[:3])
+
+    def _shift(self) -> Tensor:
+        """What the logits lack; NaN where sums of exponentials, or those times a score, would not be float32."""
+        scale = LOG2_E / self._pieces.temperature
+        reach = scale * (math.sqrt(3) - 1) / 2 + 2 * math.log2(max(self._size, 1))
+        return torch.where(reach < 110, scale * _MIDDLE, math.nan)

@@ -1,0 +1,30 @@
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.soak import growth, soak
+
+
+def test_growth_is_what_was_put_in() -> None:
+    steps = list(range(10, 410, 10))
+    # 2.5 MiB a 100 steps, after a start that does not count
+    rss = [500.0 + (100 if step <= 100 else 0.025 * step) for step in steps]
+    found = growth(steps, rss, [7] * 10 + [30] * 30)
+    assert found.slope == pytest.approx(2.5)
+    assert found.files == [30, 30, 30]
+    assert not found.flat
+    assert growth(steps, [500.0] * 40, [30] * 40).flat
+    assert not growth(steps, [500.0] * 40, [30] * 39 + [31]).flat
+
+
+@pytest.mark.slow  # some hundred steps are needed to see a slope
+def test_a_short_soak_keeps_its_files_and_its_memory(tmp_path: Path) -> None:
+    found, readings = soak(tmp_path, steps=200, workers=2, console=Console(file=io.StringIO()))
+    assert readings["step"] == list(range(1, 200))
+    # all of the loader processes are seen
+    assert min(readings["rss"]) > 300
+    assert len(set(found.files)) == 1
+    # so few steps say less of the slope than the 2,000 of the command do: the allocator has not settled
+    assert found.slope < 10

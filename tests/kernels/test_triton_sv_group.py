@@ -1,0 +1,112 @@
+"""The Triton kernels on a part of the anchors and a part of the samples, and over several ranks."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from tests.kernels.sv_group_cases import Case, compute, on_rank, whole
+from tests.kernels.test_triton_sv_tiles import SMALL, count_calls, use_settings
+from tests.kernels.triton_device import DEVICE, needs_triton
+from tests.kernels.triton_sv_cases import poisoned_buffers  # noqa: F401
+from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces
+
+triton_all = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_all")
+triton_paired = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_paired")
+triton_pieces = pytest.importorskip("unihpe_kernels.sv_contrastive.group.triton_pieces")
+pytestmark = needs_triton
+
+TEMPERATURE = torch.tensor(0.1)
+
+
+def make_samples(count, batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, count, 7, generator=generator)
+
+
+def both(samples, unit=False):
+    """Pieces of the Triton kernels, and of the torch backend in float64; and the samples of each."""
+    samples = normalize(samples, dim=2) if unit else samples
+    mine = triton_pieces.TritonPieces(TEMPERATURE.to(DEVICE), not unit, samples.to(DEVICE))
+    exact = TorchPieces(TEMPERATURE.double(), not unit, samples.double())
+    return mine, exact, samples.to(DEVICE), samples.double()
+
+
+def check(found, exact, tolerance):
+    found = found.double().cpu()
+    torch.testing.assert_close(found, exact, rtol=0, atol=tolerance * max(1.0, float(exact.abs().max())))
+
+
+# of 5 anchors and 39 samples, 44 together: no tile is whole; 33 and 16: whole tiles of samples
+@pytest.mark.usefixtures("poisoned_buffers")
+@pytest.mark.parametrize(("count", "anchors", "panels"), [(2, 5, 1), (3, 33, 3), (4, 5, 1), (2, 1, 1)])
+def test_pairs_of_other_samples(monkeypatch, count, anchors, panels):
+    use_settings(monkeypatch, triton_paired, **SMALL, programs=40)
+    if panels > 1:
+        monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 0)
+    calls = count_calls(monkeypatch, triton_paired.kernels, "paired_backward")
+    samples = make_samples(count, 49 if anchors == 33 else 44)
+    mine, exact, given, wide = both(samples, unit=anchors == 1)
+    log_sums = exact.paired(wide[:anchors], wide[anchors:])
+    check(mine.paired(given[:anchors], given[anchors:]), log_sums, 2e-6)
+    d_score = torch.rand(anchors, generator=torch.Generator().manual_seed(1))
+    wanted = exact.paired_gradients(wide[:anchors], wide[anchors:], log_sums, d_score.double())
+    found = mine.paired_gradients(given[:anchors], given[anchors:], log_sums.float().to(DEVICE), d_score.to(DEVICE))
+    for gradient, value in zip(found, wanted, strict=True):
+        check(gradient, value, 5e-6)
+    assert len(calls) == panels
+
+
+# i are 5 or 39 of 43 samples, from the eighth or the first on; in one turn or two
+@pytest.mark.usefixtures("poisoned_buffers")
+@pytest.mark.parametrize(("first", "count", "turns"), [(7, 5, 1), (0, 39, 2), (42, 1, 1)])
+def test_triples_of_some_first_samples(monkeypatch, first, count, turns):
+    if turns > 1:
+        monkeypatch.setattr(triton_all, "_PIECES", 0)
+        use_settings(monkeypatch, triton_all, tile_j=32, tile_k=32, programs=16)
+    calls = count_calls(monkeypatch, triton_all.kernels_all, "sv_all_backward")
+    mine, exact, given, wide = both(make_samples(3, 43))
+    triples, exact_triples = mine.triples(given, first, count, None), exact.triples(wide, first, count, None)
+    by_i, by_jk = triples.sums()
+    exact_by_i, exact_by_jk = exact_triples.sums()
+    check((by_i[0] / exact_by_i[0].to(DEVICE)).cpu(), torch.ones(count).double(), 5e-6)
+    check((by_jk[:, 0] / exact_by_jk[:, 0].to(DEVICE)).cpu(), torch.ones(2, 43).double(), 5e-6)
+
+    complete = exact.triples(wide, 0, 43, None).sums()[1]
+    log_sums, positives = exact_triples.finish(exact_by_i, complete)
+    found = triples.finish(by_i, complete[:, :1].to(DEVICE))
+    check(found[0], log_sums, 2e-6)
+    check(found[1], positives, 1e-6)
+
+    d_score = torch.rand(43, generator=torch.Generator().manual_seed(1))
+    wanted, _ = exact_triples.gradients(log_sums, complete[:, 0], d_score.double())
+    gradients, _ = triples.gradients(log_sums.float().to(DEVICE), complete[:, 0].to(DEVICE), d_score.to(DEVICE))
+    check(gradients, wanted, 5e-6)
+    assert len(calls) == turns
+
+
+CASES = [
+    Case(3, masked=True, weighted=True),
+    Case(3, ring=True),
+    Case(3, "all", masked=True, weighted=True),
+    Case(3, "all", even=True),
+]
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the ranks are processes on the CPU")
+@pytest.mark.parametrize(("case", "ranks"), [*zip(CASES, (3, 2, 3, 2), strict=True)], ids=str)
+def test_equals_one_process(processes, case, ranks):
+    """In float32, against float64; tolerances are those of the loss in one process."""
+    case = Case(**{**vars(case), "dtype": torch.float32, "backend": "triton"})
+    results = processes.run(on_rank, case, ranks, ranks=ranks)
+    wide = Case(**{**vars(case), "backend": "torch"})
+    wanted = compute({**whole(wide, ranks), "embeddings": [e.double() for e in whole(wide, ranks)["embeddings"]]})
+    for result in results:
+        assert result.loss == pytest.approx(wanted.loss, abs=2e-5)
+        assert result.temperature == pytest.approx(wanted.temperature, abs=1e-6 * case.count**0.5 / 0.1**2)
+    for m, gradient in enumerate(wanted.embeddings):
+        found = np.concatenate([result.embeddings[m] for result in results])
+        np.testing.assert_allclose(found, ranks * gradient, rtol=0, atol=5e-6 * ranks)
+    if case.weighted:
+        found = np.concatenate([result.weights for result in results])
+        np.testing.assert_allclose(found, ranks * wanted.weights, rtol=0, atol=2e-5 * ranks)

@@ -1,0 +1,244 @@
+"""What a run carries from step to step, and one step of it."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from unihpe_fast.config import Config, OptimConfig
+from unihpe_fast.data.types import Batch
+from unihpe_fast.engine.distributed import Ranks
+from unihpe_fast.engine.nonfinite import BadSteps, StepRecord
+from unihpe_fast.engine.runtime import Runtime
+from unihpe_fast.losses import Criterion, parameter_groups
+from unihpe_fast.models.unihpe import UniHPE
+
+
+def learning_rate(config: OptimConfig, step: int) -> float:
+    """Of the step with this 0-based number: linear warm-up, then half a cosine down to final_lr * lr."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return config.lr * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * min(done, 1))) / 2)
+
+
+class LossStep(nn.Module):
+    """A batch's tensors -> the total loss and its terms.
+
+    In one process forward and losses are compiled as one graph; among several the losses talk to the other ranks, and
+    only the model is.
+    """
+
+    def __init__(self, model: UniHPE, criterion: Criterion, runtime: Runtime) -> None:
+        super().__init__()
+        self.model, self.criterion, self._runtime = model, criterion, runtime
+        mode = runtime.compile_mode
+        # in a list: it is no second module
+        self._forward: list[Any] = [model]
+        if mode is not None and criterion.group is None:
+            self.compile(fullgraph=True, dynamic=False, mode=mode)
+        elif mode is not None:
+            self._forward = [torch.compile(model, fullgraph=True, dynamic=False, mode=mode)]
+
+    def forward(self, tensors: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        runtime = self._runtime
+        with torch.autocast(runtime.device.type, dtype=runtime.dtype, enabled=runtime.dtype != torch.float32):
+            outputs = self._forward[0](
+                tensors["image"], tensors["keypoints_2d"], tensors["joints_3d"], tensors["box"], tensors["present"]
+            )
+        return self.criterion(outputs, tensors)
+
+
+class Trainer:
+    """Everything a run carries from step to step, and nothing that can be recomputed from the options.
+
+    Among several ranks `advance`, `state` and `load_state` are to be called by all of them.
+    """
+
+    def __init__(self, config: Config, runtime: Runtime, ranks: Ranks | None = None) -> None:
+        torch.manual_seed(config.run.seed)
+        self.config, self.runtime, self.ranks = config, runtime, ranks or Ranks()
+        self.model = UniHPE(config.model, image_size=config.data.image_size).to(runtime.device)
+        if runtime.device.type == "cpu" or runtime.dtype == torch.bfloat16:
+            # convolutions read channels_last faster on both
+            self.model.to(memory_format=torch.channels_last)
+        modalities, group = config.model.modalities, self.ranks.group
+        self.criterion = Criterion(config.loss, modalities, backend=runtime.backend, group=group).to(runtime.device)
+        self.ema: AveragedModel | None = None
+        if config.optim.ema:
+            average = get_ema_multi_avg_fn(config.optim.ema)
+            self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        groups = parameter_groups(self.model, self.criterion, config.optim.weight_decay)
+        self.parameters = [p for part in groups for p in part["params"]]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
+        self.step = 0
+        self.broken, self.seen = 0, 0
+        """samples that could not be read, and all samples, up to now and of all ranks"""
+        self.bad_steps = BadSteps(runtime.device, remembered=config.run.max_bad_steps + config.run.log_every)
+        self.bad_total = 0
+        """bad steps, as of the last look"""
+        self._loss_step = LossStep(self.model, self.criterion, runtime)
+        self._parallel: DistributedDataParallel | None = None
+        self._keep_buffers()
+        if not self.ranks.first:
+            # dropout is another one on each rank; the weights are the same
+            self._seed_rank()
+
+    @property
+    def best_model(self) -> UniHPE:
+        """The one to score and save: averaged where averaging is on."""
+        return self.model if self.ema is None else cast(UniHPE, self.ema.module)
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Of `parameters`, in their order."""
+        names = {id(p): name for name, p in self._loss_step.named_parameters()}
+        return [names[id(p)] for p in self.parameters]
+
+    def advance(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], float]:
+        """One optimiser step over `accumulate` batches; returns its loss terms (on the device) and seconds waited.
+
+        A step whose loss or gradient is not finite on any rank changes no weight; it is counted in `bad_steps`.
+        """
+        config = self.config.optim
+        waited = 0.0
+        sums: dict[str, Tensor] = {}
+        indices = []
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        for number in range(config.accumulate):
+            start = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - start
+            indices.append(batch.index)
+            tensors = batch.to(self.runtime.device).tensors()
+            with self._reduced_only_at(number == config.accumulate - 1, tensors) as step:
+                total, terms = step(tensors)
+                (total / config.accumulate).backward()
+            for name, value in {"loss": total.detach(), **{f"loss/{k}": v for k, v in terms.items()}}.items():
+                # cloned: with CUDA graphs the next replay overwrites the graph's own outputs
+                sums[name] = sums[name] + value if name in sums else value.clone()
+        terms = {k: v / config.accumulate for k, v in sums.items()}
+        norms = self._gradient_norms()
+        norm = torch.linalg.vector_norm(norms)
+        if config.clip:
+            nn.utils.clip_grads_with_norm_(self.parameters, config.clip, norm)
+        # a fused optimiser reads it on the device and leaves everything as it is where it is 1
+        self.optimizer.found_inf = self.bad_steps.judge(terms["loss"], norm)  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        self.step += 1
+        terms["grad_norm"] = norm
+        self.bad_steps.records.append(StepRecord(self.step, indices, terms, norms))
+        return terms, waited
+
+    @contextlib.contextmanager
+    def _reduced_only_at(self, last: bool, tensors: dict[str, Tensor]) -> Iterator[nn.Module]:
+        """The module to run; the ranks' gradients are averaged in the last batch of a step only."""
+        if self.ranks.group is None:
+            yield self._loss_step
+            return
+        if self._parallel is None:
+            self._parallel = self._replicated(tensors)
+        with contextlib.nullcontext() if last else self._parallel.no_sync():
+            yield self._parallel
+
+    def _replicated(self, tensors: dict[str, Tensor]) -> DistributedDataParallel:
+        # its default makes rank 0's running statistics everybody's before each forward pass
+        return DistributedDataParallel(
+            self._loss_step,
+            find_unused_parameters=self._leaves_some_untrained(tensors),
+            gradient_as_bucket_view=True,
+        )
+
+    def _leaves_some_untrained(self, tensors: dict[str, Tensor]) -> bool:
+        """Whether the loss does not reach some parameter, as where a term is off that alone needs it.
+
+        Tried on a batch; looking for them at every step would cost a walk through the graph.
+        """
+        self.model.eval()
+        total, _ = self._loss_step(tensors)
+        gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
+        self.model.train()
+        return any(gradient is None for gradient in gradients)
+
+    def _gradient_norms(self) -> Tensor:
+        """[P] of `parameters`; 0 where there is no gradient."""
+        given = [p.grad for p in self.parameters if p.grad is not None]
+        norms = iter(torch._foreach_norm(given))
+        zero = torch.zeros((), device=self.runtime.device)
+        return torch.stack([zero if p.grad is None else next(norms) for p in self.parameters])
+
+    def settle(self) -> int:
+        """Look at the counts on the device, which waits for it; the number of new bad steps since the last look.
+
+        A forward pass that was not finite has left its traces in BatchNorm's running statistics, which training does
+        not read: they go back to what they were at the last look.
+        """
+        total = int(self.bad_steps.counts[2])
+        new, self.bad_total = total - self.bad_total, total
+        if new:
+            for buffer, kept in zip(self._buffers(), self._kept, strict=True):
+                buffer.copy_(kept)
+        else:
+            self._keep_buffers()
+        return new
+
+    def _buffers(self) -> list[Tensor]:
+        return [*self.model.buffers(), *(self.ema.module.buffers() if self.ema is not None else ())]
+
+    def _keep_buffers(self) -> None:
+        self._kept = [buffer.clone() for buffer in self._buffers()]
+
+    def _seed_rank(self) -> None:
+        """Random numbers of this rank's own from here on, for the same seed and step the same."""
+        words = np.random.SeedSequence([self.config.run.seed, self.ranks.rank, self.step]).generate_state(1, np.uint64)
+        torch.manual_seed(int(words[0]) >> 1)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds, on rank 0; elsewhere {}."""
+        on_gpu = self.runtime.device.type == "cuda"
+        rng = self.ranks.gather(torch.get_rng_state())
+        cuda_rng = self.ranks.gather(torch.cuda.get_rng_state(self.runtime.device)) if on_gpu else []
+        if not self.ranks.first:
+            return {}
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "bad_steps": self.bad_steps.counts,
+            "broken": self.broken,
+            "seen": self.seen,
+            "rng": rng,
+            "cuda_rng": cuda_rng,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, on as many ranks as then or on others."""
+        self.model.load_state_dict(state["model"])
+        self.criterion.load_state_dict(state["criterion"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.step, self.broken, self.seen = state["step"], state["broken"], state["seen"]
+        self.bad_steps.counts = state["bad_steps"].to(self.runtime.device)
+        self.bad_total = int(state["bad_steps"][2])
+        self._keep_buffers()
+        # on another kind or number of devices the run goes on, though not bit for bit
+        if len(state["rng"]) == self.ranks.size:
+            torch.set_rng_state(state["rng"][self.ranks.rank])
+        else:
+            self._seed_rank()
+        if self.runtime.device.type == "cuda" and len(state["cuda_rng"]) == self.ranks.size:
+            torch.cuda.set_rng_state(state["cuda_rng"][self.ranks.rank], self.runtime.device)
