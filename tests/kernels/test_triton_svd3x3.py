@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.kernels.test_svd3x3 import MATRICES, check, check_gradient_bound, gaussian, orthogonal
+from tests.kernels.test_svd3x3 import KINDS, MATRICES, check, check_gradient_bound, gaussian, many, orthogonal
 from tests.kernels.triton_device import DEVICE, guarded_outputs, needs_triton  # noqa: F401
 from unihpe_kernels import svd3x3
 from unihpe_kernels.small_linalg.svd3x3 import _svd3x3, _svd3x3_backward
@@ -26,14 +26,14 @@ def test_decomposition(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["random", "rank one", "rank two", "repeated, large", "graded", "nearly opposite"])
-def test_decomposition_of_many(name, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_decomposition_of_many(kind, monkeypatch):
+    """A million of a kind on a GPU; 65,537 in the interpreter, in wide programs, as its time is by the program."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(svd3x3_kernels, "LANES", 2**14)  # the interpreter's time is by the program
-    a = MATRICES[name]()
-    many = torch.cat([orthogonal(len(a), seed) @ a for seed in range(20)])
-    for part in many.float().split(2**15 + 1):
-        check(part, on_device)
+        monkeypatch.setattr(svd3x3_kernels, "LANES", 2**14)
+        check(many(kind, 2**16 + 1, 0), on_device)
+    else:
+        check(many(kind, 10**6, 0), on_device)
 
 
 @pytest.mark.parametrize("samples", [1, 63, 64, 65, 128])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.procrustes import torch_backend
+from unihpe_kernels.registration import define, differentiate, library, register_autocast
 from unihpe_kernels.small_linalg.lanes import compute_dtype
 
 
@@ -22,16 +23,14 @@ def _backend(name: str) -> Any:
     return torch_backend
 
 
-@torch.library.custom_op("unihpe_kernels::procrustes", mutates_args=())
-def procrustes(
+def _procrustes(
     pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3]."""
     return _backend(backend).procrustes_forward(pred, target, weights, scaled)
 
 
-@torch.library.custom_op("unihpe_kernels::procrustes_backward", mutates_args=())
-def procrustes_backward(
+def _procrustes_backward(
     d_rotation: Tensor,
     d_scale: Tensor,
     d_translation: Tensor,
@@ -52,16 +51,14 @@ def procrustes_backward(
     return _backend(backend).procrustes_backward(*gradients, *poses, rotation, scale, scaled, needs)
 
 
-@torch.library.custom_op("unihpe_kernels::pa_mpjpe", mutates_args=())
-def pa_mpjpe(
+def _pa_mpjpe(
     pred: Tensor, target: Tensor, weights: Tensor | None, for_pred: bool, for_target: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """[N, J, 3] twice, [N, J] -> error [N] and its gradients in pred and target, [N, J, 3]; [0] where not asked for."""
     return _backend(backend).pa_mpjpe_forward(pred, target, weights, (for_pred, for_target))
 
 
-@torch.library.custom_op("unihpe_kernels::pa_mpjpe_backward", mutates_args=())
-def pa_mpjpe_backward(grad: Tensor, gradient: Tensor, points: Tensor, backend: str) -> Tensor:
+def _pa_mpjpe_backward(grad: Tensor, gradient: Tensor, points: Tensor, backend: str) -> Tensor:
     """Gradient of the errors [N] times their own gradient [N, J, 3] in `points`, in the dtype of those.
 
     The points are an argument so that torch knows of the dependence: a second derivative is refused, not taken as 0.
@@ -69,13 +66,19 @@ def pa_mpjpe_backward(grad: Tensor, gradient: Tensor, points: Tensor, backend: s
     return _backend(backend).pa_mpjpe_backward(grad, gradient, points.dtype)
 
 
-@procrustes.register_fake
+procrustes = define(_procrustes)
+procrustes_backward = define(_procrustes_backward)
+pa_mpjpe = define(_pa_mpjpe)
+pa_mpjpe_backward = define(_pa_mpjpe_backward)
+
+
+@torch.library.register_fake("unihpe_kernels::procrustes", lib=library)
 def _(pred, target, weights, scaled, backend):
     samples, dtype = pred.shape[0], compute_dtype(pred, target, weights)
     return tuple(pred.new_empty(shape, dtype=dtype) for shape in ((samples, 3, 3), (samples,), (samples, 3)))
 
 
-@procrustes_backward.register_fake
+@torch.library.register_fake("unihpe_kernels::procrustes_backward", lib=library)
 def _(
     d_rotation,
     d_scale,
@@ -93,14 +96,14 @@ def _(
     return pred.new_empty(pred.shape if for_pred else (0,)), target.new_empty(target.shape if for_target else (0,))
 
 
-@pa_mpjpe.register_fake
+@torch.library.register_fake("unihpe_kernels::pa_mpjpe", lib=library)
 def _(pred, target, weights, for_pred, for_target, backend):
     dtype = compute_dtype(pred, target, weights)
     shapes = ((pred.shape[0],), pred.shape if for_pred else (0,), target.shape if for_target else (0,))
     return tuple(pred.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
-@pa_mpjpe_backward.register_fake
+@torch.library.register_fake("unihpe_kernels::pa_mpjpe_backward", lib=library)
 def _(grad, gradient, points, backend):
     return points.new_empty(gradient.shape)
 
@@ -111,9 +114,12 @@ def _setup_procrustes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
     ctx.save_for_backward(pred, target, weights, rotation, scale)
 
 
-def _procrustes_gradient(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-    needs = ctx.needs_input_grad[:2]
-    gradients = procrustes_backward(*grads, *ctx.saved_tensors, ctx.scaled, *needs, ctx.backend)
+def _procrustes_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    pred, _, _, rotation, scale = ctx.saved_tensors
+    needs = ctx.needs_input_grad[1:3]
+    shapes = (rotation.shape, scale.shape, (len(pred), 3))
+    given = [rotation.new_zeros(shape) if grad is None else grad for grad, shape in zip(grads, shapes, strict=True)]
+    gradients = procrustes_backward(*given, *ctx.saved_tensors, ctx.scaled, *needs, ctx.backend)
     asked = (gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True))
     return *asked, None, None, None
 
@@ -125,10 +131,10 @@ def _setup_pa_mpjpe(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Ten
     ctx.save_for_backward(d_pred, d_target, pred if for_pred else None, target if for_target else None)
 
 
-def _pa_mpjpe_gradient(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
+def _pa_mpjpe_gradient(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     d_pred, d_target, pred, target = ctx.saved_tensors
     gradients = (
-        None if points is None else pa_mpjpe_backward(grad, gradient, points, ctx.backend)
+        None if points is None or grad is None else pa_mpjpe_backward(grad, gradient, points, ctx.backend)
         for gradient, points in ((d_pred, pred), (d_target, target))
     )
     return *gradients, None, None, None, None
@@ -138,11 +144,10 @@ def _no_second_derivative(ctx: Any, *_: Any) -> None:
     raise NotImplementedError("procrustes and pa_mpjpe have no second derivative: call backward without create_graph")
 
 
-procrustes.register_autograd(_procrustes_gradient, setup_context=_setup_procrustes)
-pa_mpjpe.register_autograd(_pa_mpjpe_gradient, setup_context=_setup_pa_mpjpe)
-procrustes_backward.register_autograd(_no_second_derivative)
-pa_mpjpe_backward.register_autograd(_no_second_derivative)
+differentiate(procrustes, _setup_procrustes, _procrustes_gradient)
+differentiate(pa_mpjpe, _setup_pa_mpjpe, _pa_mpjpe_gradient)
+differentiate(procrustes_backward, None, _no_second_derivative)
+differentiate(pa_mpjpe_backward, None, _no_second_derivative)
 
-for _device in ("cpu", "cuda"):
-    for _op in (procrustes, procrustes_backward, pa_mpjpe, pa_mpjpe_backward):
-        _op.register_autocast(_device, torch.float32)
+for _operator in (procrustes, procrustes_backward, pa_mpjpe, pa_mpjpe_backward):
+    register_autocast(_operator)

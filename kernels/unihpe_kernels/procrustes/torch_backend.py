@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unihpe_kernels.small_linalg.chunks import for_each_chunk
 from unihpe_kernels.small_linalg.lanes import (
     axial,
-    chunks,
     compute_dtype,
     dot,
     from_lanes,
     matvec,
     outer_sum,
-    skew,
+    skew_plus,
     to_lanes,
     trace,
     transposed,
@@ -51,24 +51,29 @@ def pa_mpjpe_forward(
     """[N, J, 3] twice, [N, J] -> error [N] and its gradients in pred and target, [N, J, 3]; [0] where not needed."""
     error = pred.new_empty(pred.shape[0], dtype=compute_dtype(pred, target, weights))
     d_pred, d_target = _empty_gradients(pred, target, needs, error.dtype)
-    for part in chunks(pred.shape[0], pred.device):
+
+    def work(part: slice) -> None:
         pair = _pair(pred, target, weights, part)
         r, maximum, s = _align(pair, scaled=True)
-        residual = matvec(r * -s, pair.x, pair.y)  # Y - s R X - t
+        turned = matvec(transposed(r), pair.y)  # all that follows is seen in the prediction's frame
+        residual = torch.addcmul(turned, pair.x, s, value=-1)
         squares = _squared_lengths(residual)
-        error[part] = pair.weighted(squares.sqrt()).sum(0).div_(pair.total)
+        lengths = squares.sqrt()
+        error[part] = pair.weighted(lengths).sum(0).div_(pair.total)
         if not any(needs):
-            continue
-        pull = residual.mul_(pair.weighted(_inverse_lengths(squares, maximum * s, pair)).div_(pair.total)[:, None])
+            return
+        pull = residual.mul_(pair.weighted(_inverse_lengths(squares, lengths, maximum * s, pair))[:, None])
         mean = pull.sum(0).div_(pair.total)  # of what acts through the translation
-        moment = outer_sum(outer_sum(pull, pair.x), r)
-        change, shrink = _through_alignment(pair, r, s, -s * axial(moment), -trace(moment))
+        moment = outer_sum(pull, pair.x)
+        change, shrink = _through_alignment(pair, r, s, axial(moment).mul_(-s), -trace(moment))
         if needs[0]:
-            back = transposed(r) * -s
-            d_x = matvec(transposed(change), pair.y, -matvec(back, mean)).addcmul_(pair.x, shrink, value=-1)
-            d_pred[part] = _from_pose_lanes(matvec(back, pull, pair.weighted(d_x)))
+            d_x = matvec(transposed(change), turned, mean * s).addcmul_(pair.x, shrink, value=-1)
+            d_pred[part] = _from_pose_lanes(pair.weighted(d_x).addcmul_(pull, s, value=-1))
         if needs[1]:
-            d_target[part] = _from_pose_lanes(pair.weighted(matvec(change, pair.x, -mean)).add_(pull))
+            d_y = pair.weighted(matvec(change, pair.x, -mean)).add_(pull)
+            d_target[part] = _from_pose_lanes(matvec(r, d_y))
+
+    for_each_chunk(pred.shape[0], pred.device, work)
     return error, d_pred, d_target
 
 
@@ -85,12 +90,15 @@ def procrustes_forward(
     rotation = pred.new_empty((samples, 3, 3), dtype=dtype)
     scale = pred.new_empty((samples,), dtype=dtype)
     translation = pred.new_empty((samples, 3), dtype=dtype)
-    for part in chunks(samples, pred.device):
+
+    def work(part: slice) -> None:
         pair = _pair(pred, target, weights, part)
         r, _, s = _align(pair, scaled)
         rotation[part] = from_lanes(transposed(r).flatten(0, 1)).view(-1, 3, 3)
         scale[part] = s
         translation[part] = from_lanes(matvec(r * -s, pair.x_mean, pair.y_mean))
+
+    for_each_chunk(samples, pred.device, work)
     return rotation, scale, translation
 
 
@@ -108,21 +116,24 @@ def procrustes_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the similarities -> gradients in pred and target, [N, J, 3]; [0] where not needed."""
     d_pred, d_target = _empty_gradients(pred, target, needs)
-    for part in chunks(pred.shape[0], pred.device):
+
+    def work(part: slice) -> None:
         pair = _pair(pred, target, weights, part)
         r, s = _matrix_lanes(rotation[part], pair.x.dtype), scale[part]
-        x_mean = matvec(r, pair.x_mean)
-        d_t = to_lanes(d_translation[part], s.dtype)  # t = mean(Y) - s R mean(X)
-        moment = outer_sum(_matrix_lanes(d_rotation[part], s.dtype), r)
-        moment.addcmul_(x_mean[:, None], d_t * s, value=-1)
-        d_s = d_scale[part] - dot(d_t, x_mean) if scaled else torch.zeros_like(s)
+        back = transposed(r)  # to the prediction's frame
+        d_t = matvec(back, to_lanes(d_translation[part], s.dtype))  # t = mean(Y) - s R mean(X)
+        moment = matvec(back, _matrix_lanes(d_rotation[part], s.dtype))
+        moment.addcmul_(pair.x_mean[:, None], d_t * s, value=-1)
+        d_s = d_scale[part] - dot(d_t, pair.x_mean) if scaled else torch.zeros_like(s)
         change, shrink = _through_alignment(pair, r, s, axial(moment), d_s)
         d_mean = d_t / pair.total
         if needs[0]:
-            d_x = matvec(transposed(change), pair.y, matvec(transposed(r) * -s, d_mean))
+            d_x = matvec(transposed(change), matvec(back, pair.y), d_mean * -s)
             d_pred[part] = _from_pose_lanes(pair.weighted(d_x.addcmul_(pair.x, shrink, value=-1)))
         if needs[1]:
-            d_target[part] = _from_pose_lanes(pair.weighted(matvec(change, pair.x, d_mean)))
+            d_target[part] = _from_pose_lanes(matvec(r, pair.weighted(matvec(change, pair.x, d_mean))))
+
+    for_each_chunk(pred.shape[0], pred.device, work)
     return d_pred, d_target
 
 
@@ -160,23 +171,22 @@ def _align(pair: _Pair, scaled: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _through_alignment(pair: _Pair, r: Tensor, s: Tensor, d_turn: Tensor, d_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients in a turn of R [3, n] and in s [n] -> gradients in K [3, 3, n] and in -sum w |x|^2 / 2 [n]."""
-    change = skew(polar_cotangent(outer_sum(pair.k, r), d_turn))
+    """Gradients in a turn of R [3, n] and in s [n] -> gradients in R^T K [3, 3, n] and in -sum w |x|^2 / 2 [n]."""
     shrink = d_scale * pair.inverse_variance
-    for i in range(3):
-        change[i, i] = shrink
-    return matvec(change, r), shrink * s * 2
+    change = skew_plus(polar_cotangent(matvec(transposed(r), pair.k), d_turn), shrink)
+    return change, (shrink * s).mul_(2)
 
 
-def _inverse_lengths(squares: Tensor, explained: Tensor, pair: _Pair) -> Tensor:
-    """|residual|^2 [J, n] -> 1 / |residual|, or 0 where that is below rounding of the coordinates: it has no direction.
+def _inverse_lengths(squares: Tensor, lengths: Tensor, explained: Tensor, pair: _Pair) -> Tensor:
+    """1 / |residual| over the total weight [J, n], or 0 where that length is below rounding of the coordinates: such a
+    residual has no direction.
 
     explained: s trace(R^T K) [n]; the target's variance is this and the residual's.
     """
     size = (explained / pair.total).add_(squares.mean(0)).add_(dot(pair.y_mean, pair.y_mean))
     limits = torch.finfo(size.dtype)
     smallest = size.mul_((16 * limits.eps) ** 2).add_(limits.tiny)
-    return torch.nn.functional.threshold(squares / smallest, 1.0, torch.inf).mul_(smallest).rsqrt_()
+    return pair.total.reciprocal() / torch.where(squares > smallest, lengths, torch.inf)
 
 
 def _squared_lengths(vectors: Tensor) -> Tensor:

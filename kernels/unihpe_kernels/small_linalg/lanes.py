@@ -5,28 +5,14 @@ One torch operation then works on one component of thousands of samples at once,
 is the entry of row a and column b, so that `m[b]` is a column.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
-
-# Samples a pass and thread: the working set of a pass stays in cache, yet is long enough to hide what it costs to start
-# an operation. Not a power of two: rows a power of two apart fall into the same cache sets, which makes the
-# transposition four times slower.
-CHUNK = 8_176
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
     """float64 if any of the tensors is float64, else float32."""
     wide = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
     return torch.float64 if wide else torch.float32
-
-
-def chunks(samples: int, device: torch.device) -> Iterator[slice]:
-    """Slices of the batch that are worked on at once: everything on a GPU, what fits the caches on a CPU."""
-    step = CHUNK * torch.get_num_threads() if device.type == "cpu" else max(samples, 1)
-    for start in range(0, samples, step):
-        yield slice(start, min(start + step, samples))
 
 
 def to_lanes(rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -52,7 +38,8 @@ def _transpose(matrix: Tensor) -> Tensor:
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """[3, n] twice -> [n]."""
-    return (a[0] * b[0]).addcmul_(a[1], b[1]).addcmul_(a[2], b[2])
+    (a0, a1, a2), (b0, b1, b2) = a.unbind(0), b.unbind(0)
+    return (a0 * b0).addcmul_(a1, b1).addcmul_(a2, b2)
 
 
 def cross(a: Tensor, b: Tensor) -> Tensor:
@@ -65,9 +52,9 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
 
 def matvec(matrix: Tensor, vectors: Tensor, base: Tensor | None = None) -> Tensor:
     """base + matrix @ vectors, [3, 3, n] column first, [..., 3, n] -> [..., 3, n]; base broadcasts to the result."""
-    x, y, z = (vectors[..., i : i + 1, :] for i in range(3))
-    out = x * matrix[0] if base is None else torch.addcmul(base, x, matrix[0])
-    return out.addcmul_(y, matrix[1]).addcmul_(z, matrix[2])
+    (a, b, c), (x, y, z) = matrix.unbind(0), vectors.unsqueeze(-2).unbind(-3)
+    out = x * a if base is None else torch.addcmul(base, x, a)
+    return out.addcmul_(y, b).addcmul_(z, c)
 
 
 def transposed(matrix: Tensor) -> Tensor:
@@ -75,26 +62,34 @@ def transposed(matrix: Tensor) -> Tensor:
     return matrix.transpose(0, 1)
 
 
+def diagonal(matrix: Tensor) -> tuple[Tensor, ...]:
+    """[3, 3, n] -> the three views [n] of its diagonal."""
+    return matrix.flatten(0, 1)[::4].unbind(0)
+
+
 def trace(matrix: Tensor) -> Tensor:
     """[3, 3, n] -> [n]."""
-    return (matrix[0, 0] + matrix[1, 1]).add_(matrix[2, 2])
+    xx, yy, zz = diagonal(matrix)
+    return (xx + yy).add_(zz)
 
 
-def skew(vector: Tensor) -> Tensor:
-    """v [3, n] -> the matrix [v]x of w -> v x w, [3, 3, n] column first."""
-    x, y, z = vector.unbind(0)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, z, -y, -z, zero, x, y, -x, zero]).view(3, 3, -1)
+def skew_plus(vector: Tensor, size: Tensor) -> Tensor:
+    """v [3, n], [n] -> the matrix [v]x + size I of w -> v x w + size w, [3, 3, n] column first."""
+    (x, y, z), (minus_x, minus_y, minus_z) = vector.unbind(0), (-vector).unbind(0)
+    return torch.stack([size, z, minus_y, minus_z, size, x, y, minus_x, size]).view(3, 3, -1)
 
 
 def axial(matrix: Tensor) -> Tensor:
     """[3, 3, n] column first -> v [3, n] with [v]x = A - A^T."""
-    return torch.stack([matrix[j, k] - matrix[k, j] for j, k in ((1, 2), (2, 0), (0, 1))])
+    (_, yx, zx), (xy, _, zy), (xz, yz, _) = (column.unbind(0) for column in matrix.unbind(0))
+    return torch.stack([zy - yz, xz - zx, yx - xy])
 
 
 def outer_sum(rows: Tensor, columns: Tensor) -> Tensor:
     """sum over j of rows_j columns_j^T, [J, 3, n] twice -> [3, 3, n] column first."""
-    out = columns[0][:, None] * rows[0]
-    for j in range(1, rows.shape[0]):
-        out.addcmul_(columns[j][:, None], rows[j])
+    pairs = zip(rows.unsqueeze(1).unbind(0), columns.unsqueeze(2).unbind(0), strict=True)
+    row, column = next(pairs)
+    out = column * row
+    for row, column in pairs:
+        out.addcmul_(column, row)
     return out

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from unihpe_kernels.small_linalg.chunks import for_each_chunk
 from unihpe_kernels.small_linalg.jacobi import jacobi_frame
-from unihpe_kernels.small_linalg.lanes import chunks, compute_dtype, from_lanes, to_lanes
+from unihpe_kernels.small_linalg.lanes import compute_dtype, from_lanes, to_lanes
 
 
 def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -13,7 +14,8 @@ def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     u = a.new_empty((samples, 3, 3), dtype=dtype)
     s = a.new_empty((samples, 3), dtype=dtype)
     vh = a.new_empty((samples, 3, 3), dtype=dtype)
-    for part in chunks(samples, a.device):
+
+    def work(part: slice) -> None:
         # [3, 3, n] column first: rows of the transposed matrices
         frame = jacobi_frame(to_lanes(a[part].mT.reshape(-1, 9), dtype).view(3, 3, -1))
         s0, s1, s2 = frame.s.unbind(0)
@@ -23,6 +25,8 @@ def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         u[part] = from_lanes(torch.stack(frame.u, dim=1).view(9, -1)).view(-1, 3, 3)
         vh[part] = from_lanes(torch.stack(frame.v).view(9, -1)).view(-1, 3, 3)
         s[part] = from_lanes(torch.stack([s0, s1, s2]))
+
+    for_each_chunk(samples, a.device, work)
     return u, s, vh
 
 
