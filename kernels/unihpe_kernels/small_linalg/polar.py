@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.small_linalg.jacobi import jacobi_frame
-from unihpe_kernels.small_linalg.lanes import dot, matvec, trace, transposed
+from unihpe_kernels.small_linalg.lanes import dot, matvec, transposed
 
 # The closed form is used where 2 (s_1 + s_2)(s_2 + c s_3)(s_1 + c s_3) is above this times |A|^3: its error there is
 # the rounding to float32. Two of 1e6 Gaussian matrices lie below, and those of collinear poses.
@@ -48,50 +48,48 @@ def _in_closed_form(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     The maximum f is the largest root of Horn's quartic (1987), whose roots are real:
 
-        f^4 - 2 |A|^2 f^2 - 8 det(A) f + 2 |A^T A|^2 - |A|^4 = 0
+        (f^2 - |A|^2)^2 - 8 det(A) f - 4 |C|^2 = 0, C the cofactors of A,
 
-    and R its derivative in A, with C the cofactors of A:
+    and R its derivative in A:
 
         R = ((f^2 + |A|^2) A + 2 f C - 2 A A^T A) / (f^3 - |A|^2 f - 2 det A)
 
     whose denominator is 2 (s_1 + s_2)(s_2 + c s_3)(s_1 + c s_3).
     """
-    cyclic = matrix.new_empty((3, 5, matrix.shape[-1]), dtype=torch.float64)  # rows 0 1 2 0 1
-    cyclic[:, :3] = matrix
-    cyclic[:, 3:] = cyclic[:, :2]
-    a = cyclic[:, :3]
-    cofactors = torch.empty_like(a, memory_format=torch.contiguous_format)
-    for column, out in enumerate(cofactors):
-        p, q = cyclic[(column + 1) % 3], cyclic[(column + 2) % 3]
-        torch.mul(p[1:4], q[2:5], out=out).addcmul_(p[2:5], q[1:4], value=-1)
-    gram = matvec(transposed(a), a)  # A^T A
-    square = trace(gram)
+    lanes = matrix.shape[-1]
+    cyclic = matrix.new_empty((5, 5, lanes), dtype=torch.float64)  # rows and columns 0 1 2 0 1
+    a = cyclic[:3, :3]
+    a.copy_(matrix)
+    inverse = (a * a).sum((0, 1)).add_(1e-300).rsqrt_()
+    a.mul_(inverse)  # |A| = 1 from here on, but for A = 0
+    cyclic[:3, 3:], cyclic[3:] = cyclic[:3, :2], cyclic[:2]
+    p, q = cyclic[1:4], cyclic[2:5]
+    cofactors = (p[:, 1:4] * q[:, 2:5]).addcmul_(p[:, 2:5], q[:, 1:4], value=-1)
+    det, squares = dot(a[0], cofactors[0]), (cofactors * cofactors).sum((0, 1))
 
-    # in units of |A|: f^4 - 2 f^2 - 8 det f + 1 - rest = 0
-    inverse = (square + 1e-300).reciprocal_()
-    root = inverse.sqrt()
-    det = dot(a[0], cofactors[0]).mul_(inverse).mul_(root)
-    rest = (gram * gram).sum((0, 1)).mul_(inverse).mul_(inverse).mul_(-2).add_(2)
-    f = _newton(torch.full_like(det, 3**0.5, dtype=torch.float32), det.float(), rest.float(), _COARSE_STEPS)
-    f = _newton(f.double(), det, rest, _FINE_STEPS)
+    # |A^T A|^2 = 1 - 2 |C|^2: the quartic is (f^2 - 1)^2 - 8 det f - 4 |C|^2
+    eight_det, rest = det * 8, squares.mul_(4)
+    f = _newton(torch.full_like(det, 3**0.5, dtype=torch.float32), eight_det.float(), rest.float(), _COARSE_STEPS)
+    f = _newton(f.double(), eight_det, rest, _FINE_STEPS)
 
-    denominator = torch.addcmul(det * -2, f, (f * f).sub_(1))
-    unit = root / denominator  # 1 / the denominator in units of A, times |A|^2
-    mixed = gram * (unit * inverse * -2)
-    diagonal = (f * f).add_(1).mul_(unit)
-    for i in range(3):
-        mixed[i, i] += diagonal
-    rotation = matvec(a, mixed, cofactors * (f * unit).mul_(root).mul_(2))
-    return rotation.float(), f.div_(root).float(), (denominator > _REGULAR) & (square > 0)
+    square = f * f
+    denominator = torch.addcmul(det.mul_(-2), f, square - 1)
+    unit = denominator.reciprocal()
+    mixed = matvec(transposed(a), a).mul_(unit * -2)
+    mixed.view(9, lanes)[::4].addcmul_(square.add_(1), unit)  # its diagonal
+    rotation = matvec(a, mixed, cofactors.mul_(unit.mul_(f).mul_(2)))
+    # (nothing is left of A = 0, whose denominator is not above this)
+    return rotation.float(), f.div_(inverse).float(), denominator > _REGULAR
 
 
-def _newton(f: Tensor, det: Tensor, rest: Tensor, steps: int) -> Tensor:
+def _newton(f: Tensor, eight_det: Tensor, rest: Tensor, steps: int) -> Tensor:
     """Newton steps for (f^2 - 1)^2 - 8 det f - rest = 0, in place; monotone from above."""
-    minus_one, minus_rest, eight_det = f.new_full((), -1.0), -rest, det * 8
+    minus_one, minus_rest = f.new_full((), -1.0), -rest
+    g, value = torch.empty_like(f), torch.empty_like(f)
     for _ in range(steps):
-        g = torch.addcmul(minus_one, f, f)
-        value = torch.addcmul(minus_rest, g, g).addcmul_(eight_det, f, value=-1)
-        f.addcdiv_(value, torch.addcmul(eight_det, f, g, value=-4))
+        torch.addcmul(minus_one, f, f, out=g)
+        torch.addcmul(minus_rest, g, g, out=value).addcmul_(eight_det, f, value=-1)
+        f.addcdiv_(value, torch.addcmul(eight_det, f, g, value=-4, out=g))
     return f
 
 
