@@ -71,7 +71,7 @@ def pose_metrics(pred: Tensor, target: Tensor, valid: Tensor) -> PerSample:
     return {
         "mpjpe": mpjpe(pred, target, weights=valid, root=ROOT),
         "pa_mpjpe": pa_mpjpe(pred, target, weights=valid),
-        "n_mpjpe": n_mpjpe(pred, target, weights=valid),
+        "n_mpjpe": n_mpjpe(pred, target, weights=valid, root=ROOT),
         "pck150": pck(distance, valid, PCK_MM),
         "auc": auc(distance, valid),
     }

@@ -39,7 +39,7 @@ def test_error_against_svd(many):
 
 def test_error_against_roma(many):
     pred, target, _ = many
-    pred, target = pred[:20_000].double(), target[:20_000].double()
+    pred, target = pred.double(), target.double()
     rotation, translation, scale = roma.rigid_points_registration(pred, target, compute_scaling=True)
     aligned = scale[:, None, None] * pred @ rotation.mT + translation[:, None]
     expected = (aligned - target).norm(dim=-1).mean(-1)
