@@ -23,7 +23,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS = "ours"
 # together larger than the caches of any GPU: inputs are taken in turn, so none is read from a cache that it was left in
 CACHE_BYTES = 256 << 20
-# what takes longer a round is left out, saying so; what takes long gets fewer rounds, spread over those of ours
+# a peer that takes longer a round, and four times as long as ours, is left out, saying so; what takes long gets fewer
+# rounds, spread over those of ours
 SLOWEST = 2.0 if DEVICE == "cuda" else 3.0  # seconds
 ENOUGH = 1.5  # seconds of all rounds of a competitor
 FEWEST = 3  # rounds
@@ -85,13 +86,19 @@ class Group:
     uses: dict[int, str] = field(default_factory=dict)
     taken: dict[str, tuple[int, float]] = field(default_factory=dict)
 
+    def patience(self, name: str) -> float:
+        """Seconds of a round above which a competitor is too slow: ours, which comes first, never is."""
+        if name == OURS:
+            return float("inf")
+        return max(SLOWEST, 4 * self.taken[OURS][1]) if OURS in self.taken else SLOWEST
+
     def too_slow(self, name: str, size: int) -> str:
         """Why a competitor is not tried at a size, by the time that it took at a smaller one."""
         growth = self.expected.get(name, self.expected.get(""))
-        if name not in self.taken or growth is None or name == OURS:
+        if name not in self.taken or growth is None:
             return ""
         before, once = self.taken[name]
-        if size <= before or once * (size / before) ** growth[0] <= SLOWEST:
+        if size <= before or once * (size / before) ** growth[0] <= self.patience(name):
             return ""
         return f"too slow: {once:.2g} s a round at {self.variable} = {before:,} already"
 
@@ -156,7 +163,7 @@ def measure(benchmark: Any, group: Group, size: int, *, rounds: int) -> None:
         elif competitor.prepare is not None:
             try:
                 call = competitor.prepare(size)
-                once = _first_calls(call, entry)
+                once = _first_calls(call, entry, group.patience(name))
             except Exception as error:
                 if name == OURS:
                     raise
@@ -209,11 +216,11 @@ def measure(benchmark: Any, group: Group, size: int, *, rounds: int) -> None:
     benchmark.extra_info["side_by_side"] = record
 
 
-def _first_calls(call: Callable[[int], Any], entry: dict[str, Any]) -> float:
+def _first_calls(call: Callable[[int], Any], entry: dict[str, Any], patience: float) -> float:
     """Compile and warm up; find peak memory and launches, and what is too slow to be timed. Seconds of a round."""
     call(0)  # may compile
     once = _once(lambda: call(1))
-    if once > SLOWEST:
+    if once > patience:
         entry["not_run"] = f"too slow: {once:.2g} s a round"
         return once
     entry["peak_bytes"] = peak_bytes(lambda: call(2))

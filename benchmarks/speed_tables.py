@@ -10,7 +10,8 @@ OURS = "ours"
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    # names of kernels and lines of logs may hold what ends a cell
+    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])
 
 
 def origin(record: dict[str, Any]) -> str:
@@ -18,12 +19,17 @@ def origin(record: dict[str, Any]) -> str:
     return f"Measured {record['date']} at commit {record['commit'][:10]} on {record['device']}; {versions}."
 
 
+def _number(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
 def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
+    return _number(seconds * 1e3)
 
 
 def mebibytes(count: float | None) -> str:
-    return "?" if count is None else f"{count / 2**20:.3g}"
+    return "?" if count is None else _number(count / 2**20)
 
 
 def _groups(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -87,7 +93,11 @@ def _cell(entry: dict[str, Any]) -> str:
         return entry["not_run"]
     launches = "" if entry["launches"] is None else f", {entry['launches']} launches"
     time = f"{milliseconds(entry['median_s'])} ± {milliseconds(entry['iqr_s'] / 2)} ms"
-    return f"{time}, {entry['ratio']:.2f}×, {mebibytes(entry['peak_bytes'])} MiB{launches}"
+    return f"{time}, {_ratio(entry['ratio'])}×, {mebibytes(entry['peak_bytes'])} MiB{launches}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else _number(value)
 
 
 def _exponents(row: dict[str, Any]) -> list[str]:
@@ -113,7 +123,7 @@ def gpu_extras(result: dict[str, Any]) -> str:
     if speeds:
         found.append(table(["step", "form", "batch", "images/s"], speeds))
     if profile := result.get("profile"):
-        rows = [[row["name"], f"{row['ms']:.3f}", f"{row['calls']:.1f}"] for row in profile["longest"]]
+        rows = [[f"`{row['name'][:120]}`", f"{row['ms']:.3f}", f"{row['calls']:.1f}"] for row in profile["longest"]]
         found.append(table(["longest kernels of the step", "ms a step", "calls"], rows))
         found.append(
             f"{profile['variant']}, {profile['backbone']}, {profile['image_px']} px, B = {profile['batch']}: "

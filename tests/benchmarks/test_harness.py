@@ -65,38 +65,44 @@ def test_a_wrong_answer_is_not_timed():
         measure(Benchmark(), Group("g", "B", [Competitor(OURS, busy(1), check=wrong)]), 8, rounds=2)
 
 
-def test_what_cannot_run_is_said():
+@pytest.fixture
+def lasting(monkeypatch):
+    """Rounds that take as many seconds as they say."""
+    said = []
+    monkeypatch.setattr(harness, "_once", lambda work: (work(), said[-1])[1])
+    return lambda seconds: lambda size: lambda k: said.append(seconds)
+
+
+def test_what_cannot_run_is_said(lasting):
     def broken():
         raise RuntimeError("no kernel image\nfor this device")
 
-    slow = Competitor("slow", busy(30))
+    slow = Competitor("slow", lasting(30))
     competitors = [
-        Competitor(OURS, busy(1)),
+        Competitor(OURS, lasting(0.01)),
         Competitor("gone", absent="absent: gone is not installed"),
         Competitor("large", busy(1), largest=4),
         Competitor("broken", busy(1), check=broken),
         slow,
     ]
     benchmark = Benchmark()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(harness, "SLOWEST", 0.02)
-        measure(benchmark, Group("g", "B", competitors), 8, rounds=2)
+    measure(benchmark, Group("g", "B", competitors), 8, rounds=2)
     entries = benchmark.extra_info["side_by_side"]["competitors"]
     assert entries["gone"]["not_run"] == "absent: gone is not installed"
     assert entries["large"]["not_run"] == "too large, above B = 4"
     assert entries["broken"]["not_run"] == "fails: RuntimeError: no kernel image"
-    assert entries["slow"]["not_run"].startswith("too slow")
+    assert entries["slow"]["not_run"] == "too slow: 30 s a round"
 
 
-def test_what_takes_long_gets_fewer_rounds_spread_over_ours(monkeypatch):
-    monkeypatch.setattr(harness, "ENOUGH", 0.1)
+def test_what_takes_long_gets_fewer_rounds_spread_over_ours(monkeypatch, lasting):
+    monkeypatch.setattr(harness, "ENOUGH", 0.6)
     order = []
 
-    def prepare(name, milliseconds):
-        call = busy(milliseconds)(8)
+    def prepare(name, seconds):
+        call = lasting(seconds)(8)
         return lambda size: lambda k: (order.append(name), call(k))
 
-    group = Group("g", "B", [Competitor(OURS, prepare("o", 0)), Competitor("p", prepare("p", 30))])
+    group = Group("g", "B", [Competitor(OURS, prepare("o", 0.01)), Competitor("p", prepare("p", 0.2))])
     benchmark = Benchmark()
     measure(benchmark, group, 8, rounds=9)
     entries = benchmark.extra_info["side_by_side"]["competitors"]
@@ -104,21 +110,34 @@ def test_what_takes_long_gets_fewer_rounds_spread_over_ours(monkeypatch):
     assert "".join(order).endswith("pooopooopooo")
 
 
-def test_a_peer_that_would_be_too_slow_is_not_tried(monkeypatch):
-    monkeypatch.setattr(harness, "SLOWEST", 0.1)
+def test_a_peer_that_would_be_too_slow_is_not_tried(monkeypatch, lasting):
+    monkeypatch.setattr(harness, "SLOWEST", 1.5)
     tried = []
 
     def prepare(size):
         tried.append(size)
-        return busy(20)(size)
+        return lasting(0.2)(size)
 
-    group = Group("g", "B", [Competitor(OURS, busy(1)), Competitor("p", prepare)], expected={"": (3, 3)})
-    benchmarks = [Benchmark(), Benchmark()]
-    for benchmark, size in zip(benchmarks, (8, 16), strict=True):
+    group = Group("g", "B", [Competitor(OURS, lasting(0.01)), Competitor("p", prepare)], expected={"": (3, 3)})
+    found = []
+    for size in (8, 16, 15):
+        benchmark = Benchmark()
         measure(benchmark, group, size, rounds=1)
-    assert tried == [8]  # 8 times 20 ms would be too long
-    found = benchmarks[1].extra_info["side_by_side"]["competitors"]["p"]["not_run"]
-    assert found == "too slow: 0.02 s a round at B = 8 already"
+        found.append(benchmark.extra_info["side_by_side"]["competitors"]["p"].get("not_run"))
+    # 8 times 0.2 s would be too long, 6.6 times is not
+    assert tried == [8, 15]
+    assert found == [None, "too slow: 0.2 s a round at B = 8 already", None]
+
+
+def test_ours_is_never_too_slow_nor_is_what_takes_about_as_long(monkeypatch, lasting):
+    monkeypatch.setattr(harness, "SLOWEST", 0.01)
+    benchmark = Benchmark()
+    of = [Competitor(OURS, lasting(1)), Competitor("p", lasting(3)), Competitor("slow", lasting(5))]
+    measure(benchmark, Group("g", "B", of), 8, rounds=1)
+    entries = benchmark.extra_info["side_by_side"]["competitors"]
+    assert {name: entry.get("not_run") for name, entry in entries.items()} == {
+        OURS: None, "p": None, "slow": "too slow: 5 s a round",
+    }  # fmt: skip
 
 
 def test_a_peer_that_fails_at_a_size_does_not_stop_the_others():

@@ -48,7 +48,7 @@ def _speeds() -> dict:
         for size in (1, 2, 4, 8)
     ]  # fmt: skip
     parts = [{"name": "tests-0", "status": "failed, status 1", "seconds": 3.0, "last_line": "1 failed"}]
-    longest = [{"name": "sv_all_forward", "ms": 1.5, "calls": 1.0}]
+    longest = [{"name": "sv_all_forward<a | b>", "ms": 1.5, "calls": 1.0}]
     profile = {
         "longest": longest, "total_ms": 4.0, "loss_and_alignment_ms": 1.5, "variant": "compiled", "backbone": "r",
         "image_px": 64, "batch": 4,
@@ -62,13 +62,17 @@ def test_speed_tables_and_plots_come_from_the_files(tmp_path: Path) -> None:
     text = "".join(f"<!-- {name} -->stale<!-- end -->" for name in ("results:cpu", "results:cpu-full", "plots:cpu"))
     got = report.render(text, tmp_path)
     # the largest size with a peer; only peers that compute the same are in the summary
-    assert "| train_step, tiny, B = 8 | 1024 | 3 | 50% | peer 4× |" in got
+    assert "| train_step, tiny, B = 8 | 1,024 | 3 | 50% | peer 4× |" in got
     assert "2 ± 0.1 ms, 1.00×, 3 MiB, 11 launches" in got
     assert "absent: it is not installed" in got
     assert "3.00 (3)" in got
     assert "![cpu-train-step-tiny](plots/cpu-train-step-tiny.png)" in got
     of_gpu = report.render("<!-- results:gpu -->stale<!-- end -->", tmp_path)
-    for part in ("| tests-0 | failed, status 1 | 3 | 1 failed |", "| 8 | 8 |", "| sv_all_forward | 1.500 | 1.0 |"):
+    for part in (
+        "| tests-0 | failed, status 1 | 3 | 1 failed |",
+        "| 8 | 8 |",
+        "| `sv_all_forward<a \\| b>` | 1.500 | 1.0 |",
+    ):
         assert part in of_gpu, part
     assert "Not measured yet" in report.render("<!-- results:gpu -->stale<!-- end -->", tmp_path / "none")
     for name in ("cpu", "gpu"):
