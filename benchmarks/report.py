@@ -103,6 +103,16 @@ def static_cost_table(record: dict[str, Any]) -> str:
     return "\n\n".join([table([*kept, *(f"{name}, ms" for name in bounds)], lines), note])
 
 
+def soak_line(record: dict[str, Any]) -> str:
+    rss, files = record["readings"]["rss"], record["files"]
+    return (
+        f"{record['steps']} steps with {record['workers']} loader processes: memory (RSS of all processes) from "
+        f"{rss[0]:.0f} to {rss[-1]:.0f} MiB, slope fitted to the last three quarters {record['slope']:+.3f} MiB a 100 "
+        f"steps; open files at most {', '.join(map(str, files))} in the second, third and last quarter. "
+        f"{origin(record)}"
+    )
+
+
 def gpu_tables(results: Path) -> str:
     """Every GPU result, the newest first: good or bad, none is left out."""
     records = [json.loads(file.read_text()) for file in sorted(results.glob("gpu*.json"))]
@@ -118,6 +128,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "lifting": ("lifting", lifting_table),
     "ablation": ("ablation", ablation_table),
     "static_cost": ("static_cost", static_cost_table),
+    "soak": ("soak", soak_line),
     "cpu": ("cpu", summary_table),
     "cpu-full": ("cpu", full_tables),
 }

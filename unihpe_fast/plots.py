@@ -59,14 +59,25 @@ def save_figure(figure: Figure, out_png: str | Path) -> Path:
 # --- training curves --------------------------------------------------------------------------------------------------
 
 
+class MetricsError(ValueError):
+    """A metrics.jsonl that cannot be used; the message names the file and the line."""
+
+
 def read_metrics(metrics_jsonl: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl that have a step; a last line cut short by a kill is left out."""
+    """The lines of a metrics.jsonl that have a step; a last line cut short by a kill is left out.
+
+    Raises MetricsError for any other line that is not JSON in UTF-8.
+    """
     records = []
-    for line in Path(metrics_jsonl).read_text(encoding="utf-8").splitlines():
+    lines = Path(metrics_jsonl).read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            reason = str(error).splitlines()[0]
+            raise MetricsError(f"{metrics_jsonl}: line {number}: wanted one JSON object ({reason})") from error
         if isinstance(record, dict) and "step" in record:
             records.append(record)
     return records
@@ -136,7 +147,7 @@ def _draw_validation(axes: Axes, records: list[dict[str, Any]]) -> None:
 def plot_curves(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
     """Loss terms, learning rate, validation error and speed over the steps of a metrics.jsonl; what it lacks says so.
 
-    Raises FileNotFoundError without the file.
+    Raises FileNotFoundError without the file, and MetricsError as `read_metrics` does.
     """
     records = read_metrics(metrics_jsonl)
     with mpl.rc_context(STYLE):

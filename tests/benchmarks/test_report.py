@@ -93,7 +93,9 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
     (tmp_path / "ablation.json").write_text(json.dumps({**ORIGIN, "steps": 5, "runs": runs}))
     results = {"a": {"mpjpe": 30.0, "pa_mpjpe": 20.0, "step_seconds": 60.0}}
     (tmp_path / "lifting.json").write_text(json.dumps({**ORIGIN, "steps": 5, "batch_size": 2, "results": results}))
-    names = ("synthetic", "ablation", "lifting")
+    soak = {"steps": 2000, "workers": 4, "slope": 0.0734, "files": [9, 9, 10], "readings": {"rss": [100.4, 101.6]}}
+    (tmp_path / "soak.json").write_text(json.dumps({**ORIGIN, **soak}))
+    names = ("synthetic", "ablation", "lifting", "soak")
     text = "".join(f"<!-- results:{name} -->stale<!-- end -->\n" for name in names)
     got = report.render(text, tmp_path)
     assert "stale" not in got
@@ -104,6 +106,8 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
         "0123456789 on a CPU; torch 9",
         "91.0 ± 1.4",
         "| a | 30.0 |",
+        "from 100 to 102 MiB, slope fitted to the last three quarters +0.073 MiB a 100 steps; open",
+        "files at most 9, 9, 10 in the second",
     ):
         assert part in got, part
     assert got.index("| none | 2 |") < got.index("| both | 1 | 60.0 |")
