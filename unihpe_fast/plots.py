@@ -24,7 +24,7 @@ from torch import Tensor
 
 from unihpe_fast.data.images import MEAN, STD
 from unihpe_fast.data.skeleton import BONES, LEFT, RIGHT
-from unihpe_fast.data.types import MODALITIES, Batch
+from unihpe_fast.data.types import LABELS, MODALITIES, Batch
 from unihpe_fast.engine.evaluation import Predictions
 from unihpe_fast.fileio import atomic_path
 from unihpe_kernels import mpjpe
@@ -34,7 +34,6 @@ BLACK, GREY = "#222222", "#8a8a8a"
 LIMBS = {"left limbs": BLUE, "right limbs": VERMILION, "spine and head": BLACK}
 # one look a modality, the same in every picture
 LOOKS = {"image": (BLUE, "o"), "pose2d": (VERMILION, "s"), "pose3d": (GREEN, "^")}
-LABELS = {"image": "image", "pose2d": "2D pose", "pose3d": "3D pose"}
 # what a picture holds at most
 SAMPLES = 8
 QUERIES = 6

@@ -26,7 +26,7 @@ from unihpe_fast.config import Config, to_yaml
 from unihpe_fast.data.store import write_store
 from unihpe_fast.engine import loop
 from unihpe_fast.engine.checkpoint import METRICS, WEIGHTS, SaveError, checkpoints, load_latest
-from unihpe_fast.engine.faults import RunError
+from unihpe_fast.engine.faults import RunError, out_of_memory_says_what_to_do
 from unihpe_fast.engine.log import RunLog
 from unihpe_fast.engine.loop import train
 from unihpe_fast.train import main, parse
@@ -426,3 +426,11 @@ def test_out_of_memory_says_which_knob_to_turn(
     printed = capsys.readouterr().err
     assert "--data.val-batch-size 8" in printed
     assert "--data.batch-size" not in printed
+
+
+@pytest.mark.parametrize(("shard", "named"), [("ddp", True), ("fsdp", False)])
+def test_out_of_memory_among_ranks_names_what_divides_the_model(shard: str, named: bool) -> None:
+    with pytest.raises(RunError) as caught, out_of_memory_says_what_to_do(tiny(run={"shard": shard}), ranks=2):
+        raise MemoryError
+    assert ("--run.shard fsdp" in str(caught.value)) == named
+    assert "torchrun --nproc-per-node 4" in str(caught.value)
