@@ -105,7 +105,7 @@ def run(config: Config) -> dict[str, Any]:
         if number % 200 == 0:
             print(f"step {number}/{config.optim.steps} loss {terms['loss'].item():.4f}", flush=True)
 
-    model = trainer.best_model.eval()
+    model = trainer.scored_model().eval()
 
     def ours(batch: Batch) -> Tensor:
         return model.decode(model.encode_pose2d(batch.keypoints_2d, batch.box), "pose2d")

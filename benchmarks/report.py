@@ -123,6 +123,16 @@ def data_table(record: dict[str, Any]) -> str:
     return f"{table(head, rows)}\n\nMemory after each epoch: {memory}. {record['cores']} cores. {origin(record)}"
 
 
+def soak_line(record: dict[str, Any]) -> str:
+    rss, files = record["readings"]["rss"], record["files"]
+    return (
+        f"{record['steps']} steps with {record['workers']} loader processes: memory (RSS of all processes) from "
+        f"{rss[0]:.0f} to {rss[-1]:.0f} MiB, slope fitted to the last three quarters {record['slope']:+.3f} MiB a 100 "
+        f"steps; open files at most {', '.join(map(str, files))} in the second, third and last quarter. "
+        f"{origin(record)}"
+    )
+
+
 def gpu_tables(results: Path) -> str:
     """Every GPU result, the newest first: good or bad, none is left out."""
     records = [json.loads(file.read_text()) for file in sorted(results.glob("gpu*.json"))]
@@ -139,6 +149,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ablation": ("ablation", ablation_table),
     "static_cost": ("static_cost", static_cost_table),
     "data": ("data", data_table),
+    "soak": ("soak", soak_line),
     "cpu": ("cpu", summary_table),
     "cpu-full": ("cpu", full_tables),
 }

@@ -1,7 +1,24 @@
-"""Settings that must stand before torch is imported."""
+"""Settings that must stand before torch is imported, and processes that several test files share."""
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from benchmarks.ranks import Ranks
 
 # a compiled graph of an earlier version of an operation must not answer for this one
 os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "0"
 os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Ranks]":
+    from benchmarks.ranks import Ranks
+    from tests.kernels.sv_group_cases import MOST
+
+    ranks = Ranks(MOST, tmp_path_factory.mktemp("ranks"))
+    yield ranks
+    ranks.stop()

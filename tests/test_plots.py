@@ -43,6 +43,11 @@ def test_metrics_are_read_up_to_a_line_cut_short(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '[1]\n{"step": 9, "loss": 1')
     records = plots.read_metrics(path)
     assert [r["step"] for r in records] == [1, 1, 2, 2, 3, 3]
+    for bad in (b"\xff\n", b"[" * 100_000 + b"\n", b'{"step":\n'):
+        broken = tmp_path / "broken.jsonl"
+        broken.write_bytes(b'{"step": 1}\n' + bad)
+        with pytest.raises(plots.MetricsError, match=r"broken\.jsonl: line 2: wanted one JSON object"):
+            plots.read_metrics(broken)
     assert plots._series(records, "val", "pose2d", "mpjpe") == ([1, 2, 3], [9.0] * 3)
     assert plots._series(records, "val", "image", "mpjpe") == ([], [])
     assert plots._series([{"step": 1, "loss": float("nan")}, {"step": 2, "loss": 3}], "loss") == ([2], [3])

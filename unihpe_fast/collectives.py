@@ -2,7 +2,8 @@
 
 One rule for all of them: the value is the one that a single process would compute on all ranks' samples, the same on
 every rank, and a rank's gradient is scaled so that the mean over ranks of the parameters' gradients, which
-DistributedDataParallel takes, is that single process's gradient. Needs torch alone.
+DistributedDataParallel and FSDP take, is that single process's gradient: the rule of
+`unihpe_kernels.singular_value_contrastive_loss`. Needs torch alone.
 """
 
 from typing import Any
@@ -11,48 +12,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unihpe_kernels.sv_contrastive.group.wire import Wire, exchange_headers
+
 Group = dist.ProcessGroup
 
 
-def gather_rows(x: Tensor, group: Group) -> tuple[Tensor, int]:
-    """The rows [sum of B, ..] of every rank's x [B, ..], in rank order, and where this rank's begin.
+class Rows:
+    """The rows of all ranks, of which each holds `own`; their numbers may differ, and be 0."""
 
-    B may differ from rank to rank and be 0. The backward pass adds up what every rank's gradient says of a row.
-    """
-    sizes = _sizes(len(x), group)
-    rank = dist.get_rank(group)
-    return _GatherRows.apply(x, sizes, group), sum(sizes[:rank])
+    def __init__(self, own: int, group: Group) -> None:
+        self._wire = Wire(group, [size for (size,) in exchange_headers(group, (own,), {})])
+        self.begin = self._wire.begin
+        """where this rank's begin"""
 
-
-def _sizes(size: int, group: Group) -> list[int]:
-    # numbers of the host, so that the device need not be waited for
-    device = "cpu" if "gloo" in dist.get_backend_config(group) else "cuda"
-    sizes = torch.empty(dist.get_world_size(group), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(sizes, torch.tensor([size], device=device), group=group)
-    return sizes.tolist()
+    def gather(self, x: Tensor) -> Tensor:
+        """x [own, ..] of every rank in their order: [all, ..]. Backward adds up the gradients of a row on all ranks."""
+        return _GatherRows.apply(x, self._wire)
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sizes: list[int], group: Group) -> Tensor:
-        ctx.sizes, ctx.group = sizes, group
-        most = max(sizes)
-        # the collectives want the same size of all
-        gathered = x.new_empty(len(sizes) * most, *x.shape[1:])
-        dist.all_gather_into_tensor(gathered, _padded(x, most), group=group)
-        return torch.cat([part[:size] for part, size in zip(gathered.split(most), sizes, strict=True)])
+    def forward(ctx: Any, x: Tensor, wire: Wire) -> Tensor:
+        ctx.wire = wire
+        return wire.gather(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        most = max(ctx.sizes)
-        padded = torch.cat([_padded(part, most) for part in gradient.split(ctx.sizes)])
-        mine = gradient.new_empty(most, *gradient.shape[1:])
-        dist.reduce_scatter_tensor(mine, padded, group=ctx.group)
-        return mine[: ctx.sizes[dist.get_rank(ctx.group)]], None, None
-
-
-def _padded(x: Tensor, rows: int) -> Tensor:
-    return torch.cat([x, x.new_zeros(rows - len(x), *x.shape[1:])]).contiguous()
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.wire.scatter_sum(gradient), None
 
 
 def global_means(sums: list[tuple[Tensor, Tensor]], group: Group | None) -> list[Tensor]:

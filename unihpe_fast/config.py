@@ -155,6 +155,8 @@ class RunConfig:
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
     backend: Literal["auto", "torch", "triton"] = "auto"
     """of the kernels"""
+    shard: Literal["ddp", "fsdp"] = "ddp"
+    """among several processes: the model whole on each, or divided among them with its gradients and moments"""
     log_every: int = 20
     eval_every: int = 0
     """steps between validations; 0: only at the end"""

@@ -1,4 +1,7 @@
-"""`python -m unihpe_fast.evaluate RUN --data FILE.h5`: score a trained run."""
+"""`python -m unihpe_fast.evaluate RUN --data FILE.h5`: score a trained run.
+
+`torchrun --nproc-per-node N -m unihpe_fast.evaluate ..` is the same on N devices.
+"""
 
 import dataclasses
 import sys
@@ -14,9 +17,12 @@ from unihpe_fast.data.describe import caveat_section, source_line
 from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
 from unihpe_fast.data.store import Store, StoreError
 from unihpe_fast.engine.checkpoint import SUMMARY, CheckpointError, load_model
-from unihpe_fast.engine.evaluation import predict, scorable, score
+from unihpe_fast.engine.distributed import Ranks, session
+from unihpe_fast.engine.evaluation import predict_together, scorable, score
+from unihpe_fast.engine.faults import failed
 from unihpe_fast.engine.report import draw_plots, print_report, write_summary
 from unihpe_fast.engine.runtime import choose_runtime
+from unihpe_fast.plots import MetricsError
 from unihpe_fast.protocols import PROTOCOLS, ProtocolError, protocol_scores, select
 
 
@@ -42,8 +48,12 @@ class Arguments:
     """where to run"""
 
 
-def evaluate(arguments: Arguments, console: Console) -> None:
-    """Raises ConfigError, CheckpointError, StoreError, ProtocolError or OSError for what cannot be used."""
+def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None) -> None:
+    """ranks: this process among those that score together; all of them call this, and rank 0 speaks and writes.
+
+    Raises ConfigError, CheckpointError, StoreError, ProtocolError, MetricsError or OSError for what cannot be used.
+    """
+    ranks = ranks or Ranks()
     protocol = PROTOCOLS.get(arguments.protocol)
     if arguments.drop_bad_s9 and (protocol is None or "S9" not in protocol.subjects):
         raise ConfigError("--drop-bad-s9: wanted one of the Human3.6M protocols beside it")
@@ -59,14 +69,22 @@ def evaluate(arguments: Arguments, console: Console) -> None:
     lines = [*runtime.lines()[:2], f"data: {source_line(arguments.data)}"]
     if arguments.flip_test:
         lines.append("flip test: on")
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if ranks.first:
+        for line in lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     model.to(runtime.device)
-    batches, selection = val_batches(data, limit=0), None
+    share = {"rank": ranks.rank, "world_size": ranks.size}
+    selection = None
     if protocol:
         selection = select(protocol, Store(arguments.data), drop_bad_s9=arguments.drop_bad_s9)
-        batches = row_batches(data, selection.rows)
-    predictions = predict(model, batches, device=runtime.device, dtype=runtime.dtype, flip_test=arguments.flip_test)
+        batches = row_batches(data, selection.rows, **share)
+    else:
+        batches = val_batches(data, limit=0, **share)
+    predictions = predict_together(
+        model, batches, ranks, device=runtime.device, dtype=runtime.dtype, flip_test=arguments.flip_test
+    )
+    if predictions is None:
+        return
     scores = score(predictions, model.mean_pose) | caveat_section(data.val)
     if protocol and selection:
         dropped = "without the three bad sequences of S9" if arguments.drop_bad_s9 else ""
@@ -85,12 +103,11 @@ def evaluate(arguments: Arguments, console: Console) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = tyro.cli(Arguments, args=arguments, prog="unihpe_fast.evaluate")
-    try:
-        evaluate(parsed, Console())
-    except (ConfigError, CheckpointError, StoreError, ProtocolError, OSError) as error:
-        errors = Console(stderr=True)
-        errors.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        return 2
+    with session() as ranks:
+        try:
+            evaluate(parsed, Console(), ranks)
+        except (ConfigError, CheckpointError, StoreError, ProtocolError, MetricsError, OSError) as error:
+            return failed(error, ranks, 2)
     return 0
 
 

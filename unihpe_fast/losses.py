@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unihpe_fast.collectives import Group, gather_rows, global_means
+from unihpe_fast.collectives import Group, Rows, global_means
 from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
 
 if TYPE_CHECKING:
@@ -134,8 +134,10 @@ class PairwiseInfoNCE(nn.Module):
         unit = [F.normalize(torch.where(has[:, None], x, 0), dim=-1) for has, x in zip(present, wide, strict=True)]
         everyone, seen, start = unit, present, 0
         if self.group is not None:
-            rows, start = gather_rows(torch.stack(unit, 1), self.group)  # [all B, M, D]
-            everyone, seen = list(rows.unbind(1)), gather_rows(present.T.to(torch.uint8), self.group)[0].T.bool()
+            shared = Rows(batch, self.group)
+            start = shared.begin
+            everyone = list(shared.gather(torch.stack(unit, 1)).unbind(1))  # [all B, D] each
+            seen = shared.gather(present.T.to(torch.uint8)).T.bool()
         inverse_temperature = 1 / self.temperature()
         total, count = unit[0].new_zeros(()), unit[0].new_zeros(())
         for a, b in combinations(range(len(unit)), 2):

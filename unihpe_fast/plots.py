@@ -24,7 +24,7 @@ from torch import Tensor
 
 from unihpe_fast.data.images import MEAN, STD
 from unihpe_fast.data.skeleton import BONES, LEFT, RIGHT
-from unihpe_fast.data.types import MODALITIES, Batch
+from unihpe_fast.data.types import LABELS, MODALITIES, Batch
 from unihpe_fast.engine.evaluation import Predictions
 from unihpe_fast.fileio import atomic_path
 from unihpe_kernels import mpjpe
@@ -34,7 +34,6 @@ BLACK, GREY = "#222222", "#8a8a8a"
 LIMBS = {"left limbs": BLUE, "right limbs": VERMILION, "spine and head": BLACK}
 # one look a modality, the same in every picture
 LOOKS = {"image": (BLUE, "o"), "pose2d": (VERMILION, "s"), "pose3d": (GREEN, "^")}
-LABELS = {"image": "image", "pose2d": "2D pose", "pose3d": "3D pose"}
 # what a picture holds at most
 SAMPLES = 8
 QUERIES = 6
@@ -59,14 +58,25 @@ def save_figure(figure: Figure, out_png: str | Path) -> Path:
 # --- training curves --------------------------------------------------------------------------------------------------
 
 
+class MetricsError(ValueError):
+    """A metrics.jsonl that cannot be used; the message names the file and the line."""
+
+
 def read_metrics(metrics_jsonl: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl that have a step; a last line cut short by a kill is left out."""
+    """The lines of a metrics.jsonl that have a step; a last line cut short by a kill is left out.
+
+    Raises MetricsError for any other line that is not JSON in UTF-8.
+    """
     records = []
-    for line in Path(metrics_jsonl).read_text(encoding="utf-8").splitlines():
+    lines = Path(metrics_jsonl).read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            reason = str(error).splitlines()[0]
+            raise MetricsError(f"{metrics_jsonl}: line {number}: wanted one JSON object ({reason})") from error
         if isinstance(record, dict) and "step" in record:
             records.append(record)
     return records
@@ -136,7 +146,7 @@ def _draw_validation(axes: Axes, records: list[dict[str, Any]]) -> None:
 def plot_curves(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
     """Loss terms, learning rate, validation error and speed over the steps of a metrics.jsonl; what it lacks says so.
 
-    Raises FileNotFoundError without the file.
+    Raises FileNotFoundError without the file, and MetricsError as `read_metrics` does.
     """
     records = read_metrics(metrics_jsonl)
     with mpl.rc_context(STYLE):

@@ -14,8 +14,8 @@ from rich.console import Console
 from unihpe_fast.config import PRESETS, Config, ConfigError, check, check_resumed, read_config
 from unihpe_fast.data.store import StoreError
 from unihpe_fast.engine.checkpoint import CONFIG, JOB, CheckpointError
-from unihpe_fast.engine.distributed import Ranks, restarts, session, torchrun_job
-from unihpe_fast.engine.faults import RunError, Stopped
+from unihpe_fast.engine.distributed import restarts, session, torchrun_job
+from unihpe_fast.engine.faults import RunError, Stopped, failed
 from unihpe_fast.engine.loop import train
 from unihpe_fast.engine.report import print_report
 
@@ -134,20 +134,13 @@ def main(arguments: list[str] | None = None) -> int:
                 console.print(text, highlight=False, markup=False, soft_wrap=True)
             return stopped.exit_code
         except (ConfigError, CheckpointError, StoreError, FileNotFoundError) as error:
-            return _failed(error, ranks, 2)
+            return failed(error, ranks, 2)
         except (RunError, OSError) as error:
-            return _failed(error, ranks, 1)
+            return failed(error, ranks, 1)
         if ranks.first:
             print_report(scores, console=console)
             console.print(f"run folder: {job.run_dir}", highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _failed(error: Exception, ranks: Ranks, code: int) -> int:
-    who = f"rank {ranks.rank}: " if ranks.size > 1 else ""
-    text = f"{who}error: {error}"
-    Console(stderr=True).print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
-    return code
 
 
 if __name__ == "__main__":

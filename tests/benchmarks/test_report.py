@@ -102,7 +102,9 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
     held = {"2": {"epochs": 2, "steps": 9, "megabytes": [500.2, 501.0]}}
     data = {"prepare": {"10x20": rates}, "loading": {"2": rates}, "memory": held, "cores": 2}
     (tmp_path / "data.json").write_text(json.dumps({**ORIGIN, **data}))
-    names = ("synthetic", "ablation", "lifting", "data")
+    soak = {"steps": 2000, "workers": 4, "slope": 0.0734, "files": [9, 9, 10], "readings": {"rss": [100.4, 101.6]}}
+    (tmp_path / "soak.json").write_text(json.dumps({**ORIGIN, **soak}))
+    names = ("synthetic", "ablation", "lifting", "data", "soak")
     text = "".join(f"<!-- results:{name} -->stale<!-- end -->\n" for name in names)
     got = report.render(text, tmp_path)
     assert "stale" not in got
@@ -117,6 +119,8 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
         "| preparing photographs of 10 x 20 px | 75 | 100 | 0.75 | 0.70 to 0.90 | 0.7 |",
         "| loading, 2 workers | 75 | 100 | 0.75 | 0.70 to 0.90 | 0.8 |",
         "500, 501 MB with 2 workers. 2 cores.",
+        "from 100 to 102 MiB, slope fitted to the last three quarters +0.073 MiB a 100 steps; open",
+        "files at most 9, 9, 10 in the second",
     ):
         assert part in got, part
     assert got.index("| none | 2 |") < got.index("| both | 1 | 60.0 |")

@@ -1,10 +1,12 @@
 import io
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from benchmarks.soak import growth, soak
+from unihpe_fast.data.types import Batch
 
 
 def test_growth_is_what_was_put_in() -> None:
@@ -25,6 +27,8 @@ def test_a_short_soak_keeps_its_files_and_its_memory(tmp_path: Path) -> None:
     assert readings["step"] == list(range(1, 200))
     # all of the loader processes are seen
     assert min(readings["rss"]) > 300
-    assert len(set(found.files)) == 1
+    # a batch more or less may be on its way when few readings are taken: each of its tensors is a file at both ends. A
+    # file that every step left open would make 50 from quarter to quarter
+    assert max(found.files) - min(found.files) <= 2 * len(fields(Batch))
     # so few steps say less of the slope than the 2,000 of the command do: the allocator has not settled
     assert found.slope < 10

@@ -10,8 +10,10 @@ from rich.console import Console
 
 from tests.engine.poison import poison
 from unihpe_fast.config import read_config
+from unihpe_fast.engine import runtime
 from unihpe_fast.engine.distributed import Ranks, session
 from unihpe_fast.engine.loop import train
+from unihpe_fast.evaluate import Arguments, evaluate
 
 
 def main() -> None:
@@ -24,9 +26,22 @@ def main() -> None:
 
     with session() as ranks, pytest.MonkeyPatch.context() as patch:
         poison(patch, batch_number, row)
-        run("two", ranks, resume=False)
-        run("one-two", ranks, resume=True)
-        run("images", ranks, resume=False)
+        for name in ("two", "divided", "images", "images-divided"):
+            run(name, ranks, resume=False)
+        images = folder / "images"
+        evaluate(
+            Arguments(images, str(folder / "a.h5"), json=images / "evaluated.json", plots=False, device="cpu"),
+            Console(file=io.StringIO()),
+            ranks,
+        )
+        for name in ("one-two", "one-divided"):
+            run(name, ranks, resume=True)
+        compile_module = torch.compile
+        # without the compiler of C++, which would take a minute: graphs are found and run as they are
+        patch.setattr(torch, "compile", lambda x, mode, **given: compile_module(x, backend="aot_eager", **given))
+        patch.setattr(runtime, "compiler_missing", lambda: None)
+        for name in ("compiled", "compiled-divided"):
+            run(name, ranks, resume=False)
     print("done", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ from unihpe_fast.config import Config, to_yaml
 from unihpe_fast.data.store import write_store
 from unihpe_fast.engine import loop
 from unihpe_fast.engine.checkpoint import METRICS, WEIGHTS, SaveError, checkpoints, load_latest
-from unihpe_fast.engine.faults import RunError
+from unihpe_fast.engine.faults import RunError, out_of_memory_says_what_to_do
 from unihpe_fast.engine.log import RunLog
 from unihpe_fast.engine.loop import train
 from unihpe_fast.train import main, parse
@@ -68,7 +69,7 @@ def test_a_signal_saves_and_ends_the_run(
     file.write_text(to_yaml(tiny(data={"workers": 2})))
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
     with monkeypatch.context() as patch:
-        _before_step(patch, 5, lambda: os.kill(os.getpid(), number))
+        _before_step(patch, 5, lambda: _send_to_all(number))
         assert main(["--config", str(file), "--run.dir", str(run)]) == code
     assert f"stopped by {number.name}, saved; go on with --resume {run}" in capsys.readouterr().out.replace("\n", " ")
     # the step that was under way is the last one
@@ -80,6 +81,14 @@ def test_a_signal_saves_and_ends_the_run(
     assert main(["--config", str(file), "--run.dir", str(whole)]) == 0
     ended, never_stopped = load_file(run / WEIGHTS), load_file(whole / WEIGHTS)
     assert all(torch.equal(ended[name], never_stopped[name]) for name in never_stopped)
+
+
+def _send_to_all(number: signal.Signals) -> None:
+    """As a scheduler does: to the loader processes too."""
+    children = [process.pid for process in multiprocessing.active_children()]
+    assert len(children) == 2
+    for pid in (*children, os.getpid()):
+        os.kill(pid, number)
 
 
 def test_a_signal_while_scoring_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,3 +426,11 @@ def test_out_of_memory_says_which_knob_to_turn(
     printed = capsys.readouterr().err
     assert "--data.val-batch-size 8" in printed
     assert "--data.batch-size" not in printed
+
+
+@pytest.mark.parametrize(("shard", "named"), [("ddp", True), ("fsdp", False)])
+def test_out_of_memory_among_ranks_names_what_divides_the_model(shard: str, named: bool) -> None:
+    with pytest.raises(RunError) as caught, out_of_memory_says_what_to_do(tiny(run={"shard": shard}), ranks=2):
+        raise MemoryError
+    assert ("--run.shard fsdp" in str(caught.value)) == named
+    assert "torchrun --nproc-per-node 4" in str(caught.value)

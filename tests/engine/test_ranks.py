@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def _records(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / METRICS).read_text().splitlines()]
 
 
-def _assert_same_run(found: Path, wanted: Path) -> None:
+def _assert_same_run(found: Path, wanted: Path, *, deviating: float = 0.0) -> None:
+    """deviating: the share of weights that may be others."""
     for record, other in zip(_records(found), _records(wanted), strict=True):
         assert record.keys() == other.keys()
         for name in record.keys() - {"images_per_s", "data_wait", "val"}:
@@ -55,8 +57,8 @@ def _assert_same_run(found: Path, wanted: Path) -> None:
         _assert_same_scores(record.get("val"), other.get("val"))
     ours, theirs = load_file(found / WEIGHTS), load_file(wanted / WEIGHTS)
     assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], **WEIGHT, msg=lambda text, name=name: f"{name}: {text}")
+    others = sum(int((~value.isclose(theirs[name], **WEIGHT)).sum()) for name, value in ours.items())
+    assert others <= deviating * sum(value.numel() for value in ours.values())
 
 
 def _assert_same_scores(found: Any, wanted: Any) -> None:
@@ -74,8 +76,8 @@ class _StoppedError(Exception):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Run folders: "one" of one process, "two" of two, "one-two" and "two-one" begun by the first and ended by the
-    second number, "images" of two with BatchNorm."""
+    """Run folders: "one" of one process, "two" of two, "divided" of two that share a model (FSDP), "one-two" and so on
+    begun by the first and ended by the second, "images" of two with BatchNorm, "compiled" of two by torch.compile."""
     folder = tmp_path_factory.mktemp("ranks")
     write_store(folder / "a.h5", samples(40, seed=1, picture=True), dataset="a", split="train")
     encoder = PoseEncoderConfig(kind="mlp", width=16, depth=1)
@@ -99,13 +101,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         # nothing trains the decoder
         loss={"joints_3d": 0.0, "singular_value": SINGULAR_VALUE},
         optim={"steps": 2},
-        run={"dtype": "float32"},
+        run={"dtype": "float32", "log_every": 1},
     )
     # batch 11 is the second of step 6
     first = next(iter(loop.train_batches(config.data, seed=0, start_step=11, steps=12)))
     batch_number, row = 11, int(first.index[-1])
-    for name, options in {"two": config, "one-two": config, "images": images}.items():
-        (folder / f"{name}.yaml").write_text(to_yaml(options))
+    compiled = {"compile": "default"}
+    options = {"two": config, "images": images, "compiled": _with(images, optim={"steps": 1}, run=compiled)}
+    for name, whole in options.items():
+        (folder / f"{name}.yaml").write_text(to_yaml(whole))
+    for name, of in {"divided": "two", "images-divided": "images", "compiled-divided": "compiled"}.items():
+        (folder / f"{name}.yaml").write_text(to_yaml(_with(options[of], run={"shard": "fsdp"})))
+    for name in ("two", "divided"):
+        shutil.copy(folder / f"{name}.yaml", folder / f"one-{name}.yaml")
 
     def alone(options: Config, name: str, *, until: int | None = None, resume: bool = False) -> None:
         advance = loop.Trainer.advance
@@ -127,34 +135,41 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     alone(config, "one")
     alone(config, "one-two", until=7)
+    shutil.copytree(folder / "one-two", folder / "one-divided")
     command = torchrun("-m", "tests.engine.ranks_child", str(folder), str(batch_number), str(row))
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
-    shutil.copytree(folder / "two", folder / "two-one")
-    for path in checkpoints(folder / "two-one")[:-1]:
-        path.unlink()
-    (folder / "two-one" / WEIGHTS).unlink()
-    alone(config, "two-one", resume=True)
-    return {name: folder / name for name in ("one", "two", "one-two", "two-one", "images")}
+    for name in ("two", "divided"):
+        shutil.copytree(folder / name, folder / f"{name}-one")
+        for path in checkpoints(folder / f"{name}-one")[:-1]:
+            path.unlink()
+        (folder / f"{name}-one" / WEIGHTS).unlink()
+        alone(config, f"{name}-one", resume=True)
+    return {path.name: path for path in folder.iterdir() if path.is_dir()}
+
+
+def _with(config: Config, **sections: dict[str, Any]) -> Config:
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in sections.items()})
 
 
 @pytest.mark.slow  # two starts of torch
-def test_two_processes_train_as_one_step_by_step(runs: dict[str, Path]) -> None:
+@pytest.mark.parametrize("name", ["two", "divided"])
+def test_two_processes_train_as_one_step_by_step(runs: dict[str, Path], name: str) -> None:
     """Accumulation, clipping, averaged weights, a learned temperature, a skipped step, uneven shares, validation."""
-    _assert_same_run(runs["two"], runs["one"])
-    steps = [record for record in _records(runs["two"]) if "loss" in record]
+    _assert_same_run(runs[name], runs["one"])
+    steps = [record for record in _records(runs[name]) if "loss" in record]
     assert [record["step"] for record in steps] == list(range(1, 13))
     # rank 1 alone had the sample that is not finite
     assert [record["bad_steps"] for record in steps] == [0] * 5 + [1] * 7
     assert steps[5]["loss"] is None
-    assert len([record for record in _records(runs["two"]) if "val" in record]) == 2
-    scores = json.loads((runs["two"] / SUMMARY).read_text())
+    assert len([record for record in _records(runs[name]) if "val" in record]) == 2
+    scores = json.loads((runs[name] / SUMMARY).read_text())
     assert scores["n"] == 40
     _assert_same_scores(scores, json.loads((runs["one"] / SUMMARY).read_text()))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["one-two", "two-one"])
+@pytest.mark.parametrize("name", ["one-two", "two-one", "one-divided", "divided-one"])
 def test_a_run_goes_on_with_another_number_of_processes(runs: dict[str, Path], name: str) -> None:
     _assert_same_run(runs[name], runs["one"])
 
@@ -168,9 +183,23 @@ def test_batch_norm_and_parameters_that_nothing_trains(runs: dict[str, Path]) ->
     from unihpe_fast.engine.evaluation import predict, score
 
     model, config = load_model(runs["images"])
-    _assert_same_scores(
-        {name: value for name, value in scores.items() if name != "caveats"},
-        score(predict(model, val_batches(config.data, limit=0), device="cpu"), model.mean_pose),
-    )
+    wanted = score(predict(model, val_batches(config.data, limit=0), device="cpu"), model.mean_pose)
+    _assert_same_scores({name: value for name, value in scores.items() if name != "caveats"}, wanted)
+    # and the command that scores, among two
+    _assert_same_scores(json.loads((runs["images"] / "evaluated.json").read_text()), scores)
     weights = load_file(runs["images"] / WEIGHTS)
     assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "wanted"), [("images-divided", "images"), ("compiled-divided", "compiled")])
+def test_a_divided_model_with_batch_norm_is_the_whole_one(runs: dict[str, Path], name: str, wanted: str) -> None:
+    # convolutions add up in another order where FSDP keeps weights from being channels_last, and Adam's first steps are
+    # as large where a gradient is nothing but rounding
+    _assert_same_run(runs[name], runs[wanted], deviating=1e-3)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_among_ranks_is_the_plain_one(runs: dict[str, Path]) -> None:
+    compiled, plain = _records(runs["compiled"]), _records(runs["images"])
+    torch.testing.assert_close(compiled[0]["loss"], plain[0]["loss"], **LOSS)

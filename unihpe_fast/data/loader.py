@@ -25,7 +25,7 @@ from unihpe_fast.data.synthetic_dataset import SyntheticDataset
 from unihpe_fast.data.types import MODALITIES, Batch
 
 SYNTHETIC = "synthetic"
-# that a loader process goes on after SIGTERM
+# that a loader process goes on after a signal to stop
 GRACE_SECONDS = 10
 # the fixed synthetic people are the same in every run
 _VALIDATION_SEED = 0
@@ -252,9 +252,12 @@ def _check_rank(rank: int, world_size: int) -> None:
         raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
 
 
-def row_batches(config: DataConfig, rows: np.ndarray) -> DataLoader[Batch]:
+def row_batches(config: DataConfig, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
     """These rows [n] of config.val, counted through all of its sources, otherwise as `val_batches` gives them."""
-    dataset = _ValidationBlocks(_validation_sources(config), rows, config.val_batch_size)
+    _check_rank(rank, world_size)
+    dataset = _ValidationBlocks(
+        _validation_sources(config), rows[_share(len(rows), rank, world_size)], config.val_batch_size
+    )
     return _loader(dataset, range(len(dataset)), config.workers)
 
 
@@ -305,16 +308,18 @@ def _loader(dataset: Dataset[Batch], sampler: range, workers: int) -> DataLoader
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
-        worker_init_fn=_outlive_sigterm,
+        worker_init_fn=_outlive_signals,
         pin_memory=torch.cuda.is_available(),
         # the loader takes a number from its generator; torch's own must not depend on how many loaders there were
         generator=torch.Generator(),
     )
 
 
-def _outlive_sigterm(worker: int) -> None:
-    """Schedulers and torchrun send the signal to all processes of a run: its own would lack batches before it saved."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
+def _outlive_signals(worker: int) -> None:
+    """Schedulers and torchrun send them to all processes of a run: its own would lack batches before it saved."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        # the alarm, which nobody catches, ends the process
+        signal.signal(number, lambda *_: signal.alarm(GRACE_SECONDS))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -12,6 +12,8 @@ from torch import Tensor
 from unihpe_fast.data.camera import Camera
 
 MODALITIES = ("image", "pose2d", "pose3d")
+# as tables and plots call them
+LABELS = {"image": "image", "pose2d": "2D pose", "pose3d": "3D pose"}
 
 
 @dataclass

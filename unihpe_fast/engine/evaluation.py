@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from unihpe_fast.data.types import MODALITIES, Batch
+from unihpe_fast.engine.distributed import Ranks
 from unihpe_fast.engine.flip import averaged, mirrored
 from unihpe_fast.metrics import (
     average,
@@ -127,6 +129,13 @@ def predict(
         frame=whole["frame"],
         **names,
     )
+
+
+def predict_together(model: UniHPE, batches: DataLoader[Batch], ranks: Ranks, **options: Any) -> Predictions | None:
+    """`predict` over every rank's part of the batches, which may be empty, in rank order, on rank 0; elsewhere None."""
+    mine = predict(model, batches, **options) if len(batches) else None
+    parts = [part for part in ranks.gather(mine) if part is not None]
+    return concatenate(parts) if ranks.first else None
 
 
 def _outputs(model: UniHPE, batch: Batch) -> Outputs:

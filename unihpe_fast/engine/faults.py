@@ -3,14 +3,17 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
 import torch
+from rich.console import Console
 
 from unihpe_fast.config import Config
+from unihpe_fast.engine.distributed import Ranks
 
 T = TypeVar("T")
 # what schedulers send before they kill: Slurm's --signal=USR1@120, preemption and scancel
@@ -32,6 +35,19 @@ class Stopped(Exception):
     def exit_code(self) -> int:
         """128 + the signal's number, as shells report it. 0 under torchrun, which starts failed processes again."""
         return 0 if "TORCHELASTIC_RUN_ID" in os.environ else 128 + self.signum
+
+
+def failed(error: Exception, ranks: Ranks, code: int) -> int:
+    """Say what went wrong, and give back the exit code of a process that is alone.
+
+    Of several, this one ends here and not with their session, which would wait for ranks that are still at work.
+    """
+    who = f"rank {ranks.rank}: " if ranks.size > 1 else ""
+    text = f"{who}error: {error}"
+    Console(stderr=True).print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+    if ranks.size > 1:
+        sys.exit(code)
+    return code
 
 
 class StopRequest:
@@ -98,6 +114,8 @@ def _knobs(config: Config, ranks: int, scoring: bool) -> str:
         if config.loss.negatives == "all" and config.loss.singular_value:
             lines.append('--loss.negatives paired: memory of O(B D) instead of the O(B^2) of "all"')
         lines.append(f"torchrun --nproc-per-node {2 * ranks}: the batch is divided among that many processes")
+        if ranks > 1 and config.run.shard == "ddp":
+            lines.append("--run.shard fsdp: so are weights, their gradients and the optimiser's moments")
     if "image" in config.model.modalities:
         lines.append(f"--data.image-size {max(data.image_size // 64 * 32, 32)}: smaller pictures")
     if config.run.dtype == "float32":

@@ -34,6 +34,7 @@ from unihpe_fast.engine.report import draw_plots, write_summary
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.engine.trainer import Trainer, learning_rate
 from unihpe_fast.fileio import atomic_path, write_text
+from unihpe_fast.models.unihpe import UniHPE
 
 # fewer samples say nothing about the share of broken ones
 FEWEST_SEEN = 1000
@@ -104,7 +105,7 @@ def train(
             board = config.run.tensorboard
             log = RunLog(run_dir, config.optim.steps, trainer.step, offset=offset, tensorboard=board, console=console)
         try:
-            scores = _Run(trainer, run_dir, log, stop, warn).finish()
+            scores, model = _Run(trainer, run_dir, log, stop, warn).finish()
         finally:
             if log is not None:
                 log.close()
@@ -112,7 +113,7 @@ def train(
             with saving(run_dir / SUMMARY):
                 write_summary(run_dir / SUMMARY, scores)
             if config.run.plots:
-                draw_plots(run_dir, config, trainer.best_model, runtime)
+                draw_plots(run_dir, config, model, runtime)
     return scores
 
 
@@ -168,15 +169,16 @@ class _Run:
         self._sums = LateSums(self.ranks)
         self._asked = 0
 
-    def finish(self) -> dict[str, Any]:
-        """Train what is left, save the weights and score them."""
+    def finish(self) -> tuple[dict[str, Any], UniHPE]:
+        """Train what is left, save the weights and score them; the scores and the model that has them."""
         self._fit()
+        model = self.trainer.scored_model()
         if self.ranks.first:
-            save_weights(self.run_dir, self.trainer.best_model.state_dict())
-        scores = self.validate() | caveat_section(self.config.data.val)
+            save_weights(self.run_dir, model.state_dict())
+        scores = self.validate(model) | caveat_section(self.config.data.val)
         if self.log is not None:
             self.log.validation(self.trainer.step, scores)
-        return scores
+        return scores, model
 
     def _fit(self) -> None:
         trainer, config, run = self.trainer, self.config, self.config.run
@@ -273,15 +275,13 @@ class _Run:
             trainer.bad_steps.dump(folder, cattrs.unstructure(config), trainer.parameter_names, [*zip(*indices)])  # noqa: B905
         return folder
 
-    def validate(self) -> dict[str, Any]:
+    def validate(self, model: UniHPE) -> dict[str, Any]:
         """Scores over the validation samples that config.data.val_samples asks for, the same on every rank.
 
-        Each rank predicts its part, rank 0 scores all of them together. Raises Stopped on all ranks when one was asked
-        to stop meanwhile.
+        model: `Trainer.scored_model`. Each rank predicts its part, rank 0 scores all of them together. Raises Stopped
+        on all ranks when one was asked to stop meanwhile.
         """
         runtime, data, ranks = self.trainer.runtime, self.config.data, self.ranks
-        model = self.trainer.best_model
-        ranks.copy_first(model.buffers())
         batches = val_batches(data, limit=data.val_samples, rank=ranks.rank, world_size=ranks.size)
         mine = None
         try:
@@ -298,7 +298,7 @@ class _Run:
     def _score(self) -> None:
         """A validation on the way."""
         try:
-            scores = self.validate()
+            scores = self.validate(self.trainer.scored_model())
         except Stopped as stopped:
             # saved at the end of the step
             self._asked = stopped.signum

@@ -11,14 +11,13 @@ from rich.table import Table
 
 from unihpe_fast.config import Config
 from unihpe_fast.data.loader import val_batches
-from unihpe_fast.data.types import MODALITIES
+from unihpe_fast.data.types import LABELS, MODALITIES
 from unihpe_fast.engine.checkpoint import METRICS
 from unihpe_fast.engine.evaluation import Scorable, predict
 from unihpe_fast.engine.runtime import Runtime
 from unihpe_fast.fileio import write_text
 from unihpe_fast.metrics import PCK_BBOX, POSE_METRICS, mean_over_actions
 from unihpe_fast.models.unihpe import UniHPE
-from unihpe_fast.plots import LABELS, plot_curves, plot_neighbours, plot_predictions
 from unihpe_fast.retrieval import GALLERY_SIZE
 
 # samples, spread over the validation data, that the plots choose from
@@ -172,6 +171,9 @@ def draw_plots(run_dir: Path, config: Config, model: UniHPE, runtime: Runtime) -
 
     The samples are spread over config.data.val. Returns the paths of what was drawn.
     """
+    # here, so that processes that draw nothing, as all ranks but the first, start sooner
+    from unihpe_fast.plots import plot_curves, plot_neighbours, plot_predictions
+
     drawn = []
     folder = run_dir / "plots"
     if (run_dir / METRICS).is_file():

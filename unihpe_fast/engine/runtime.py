@@ -96,6 +96,9 @@ def _backend(wanted: Backend, device: torch.device) -> tuple[Backend, str]:
 def choose_runtime(config: RunConfig) -> Runtime:
     """Resolve the "auto" options of a run. Raises ConfigError for what is not there."""
     device, why_device = _device(config.device)
+    if device.type == "cuda":
+        # kernels are launched on the current one, and each rank has its own
+        torch.cuda.set_device(device)
     dtype, why_dtype = _dtype(config.dtype, device)
     compile_mode, why_compile = _compile_mode(config.compile, device)
     backend, why_backend = _backend(config.backend, device)

@@ -1,14 +1,18 @@
 """What a run carries from step to step, and one step of it."""
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -17,6 +21,7 @@ from unihpe_fast.data.types import Batch
 from unihpe_fast.engine.distributed import Ranks
 from unihpe_fast.engine.nonfinite import BadSteps, StepRecord
 from unihpe_fast.engine.runtime import Runtime
+from unihpe_fast.engine.sharded import divided, own_part, shard, whole
 from unihpe_fast.losses import Criterion, parameter_groups
 from unihpe_fast.models.unihpe import UniHPE
 
@@ -33,24 +38,33 @@ class LossStep(nn.Module):
     """A batch's tensors -> the total loss and its terms.
 
     In one process forward and losses are compiled as one graph; among several the losses talk to the other ranks, and
-    only the model is.
+    only the model is. sharded: the model is divided among the ranks, and its blocks are compiled already.
     """
 
-    def __init__(self, model: UniHPE, criterion: Criterion, runtime: Runtime) -> None:
+    def __init__(self, model: UniHPE, criterion: Criterion, runtime: Runtime, *, sharded: bool = False) -> None:
         super().__init__()
         self.model, self.criterion, self._runtime = model, criterion, runtime
         mode = runtime.compile_mode
         # in a list: it is no second module
         self._forward: list[Any] = [model]
-        if mode is not None and criterion.group is None:
+        if mode is None or sharded:
+            return
+        if criterion.group is None:
             self.compile(fullgraph=True, dynamic=False, mode=mode)
-        elif mode is not None:
+        else:
             self._forward = [torch.compile(model, fullgraph=True, dynamic=False, mode=mode)]
 
     def forward(self, tensors: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._losses(self._forward[0], tensors)
+
+    def eagerly(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The total loss, nothing compiled."""
+        return self._losses(self.model, tensors)[0]
+
+    def _losses(self, forward: Any, tensors: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         runtime = self._runtime
         with torch.autocast(runtime.device.type, dtype=runtime.dtype, enabled=runtime.dtype != torch.float32):
-            outputs = self._forward[0](
+            outputs = forward(
                 tensors["image"], tensors["keypoints_2d"], tensors["joints_3d"], tensors["box"], tensors["present"]
             )
         return self.criterion(outputs, tensors)
@@ -59,22 +73,30 @@ class LossStep(nn.Module):
 class Trainer:
     """Everything a run carries from step to step, and nothing that can be recomputed from the options.
 
-    Among several ranks `advance`, `state` and `load_state` are to be called by all of them.
+    Among several ranks `advance`, `scored_model`, `state` and `load_state` are to be called by all of them. With
+    config.run.shard "fsdp" each of them holds a part of the model, of its average and of the optimiser's state; the
+    temperatures, single numbers that cannot be divided, are on every rank.
     """
 
     def __init__(self, config: Config, runtime: Runtime, ranks: Ranks | None = None) -> None:
         torch.manual_seed(config.run.seed)
         self.config, self.runtime, self.ranks = config, runtime, ranks or Ranks()
         self.model = UniHPE(config.model, image_size=config.data.image_size).to(runtime.device)
-        if runtime.device.type == "cpu" or runtime.dtype == torch.bfloat16:
+        self._sharded = self.ranks.size > 1 and config.run.shard == "fsdp"
+        # torch's FSDP takes weights in their own memory format only
+        if not self._sharded and (runtime.device.type == "cpu" or runtime.dtype == torch.bfloat16):
             # convolutions read channels_last faster on both
             self.model.to(memory_format=torch.channels_last)
         modalities, group = config.model.modalities, self.ranks.group
         self.criterion = Criterion(config.loss, modalities, backend=runtime.backend, group=group).to(runtime.device)
         self.ema: AveragedModel | None = None
         if config.optim.ema:
-            average = get_ema_multi_avg_fn(config.optim.ema)
-            self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+            self.ema = AveragedModel(self.model, multi_avg_fn=_averaging(config.optim.ema), use_buffers=True)
+        if self._sharded:
+            self._undivided = copy.deepcopy(self.model).to("meta")
+            shard(self.model, runtime.device, self.ranks.size, compile_mode=runtime.compile_mode)
+            if self.ema is not None:
+                shard(self.ema.module, runtime.device, self.ranks.size)
         groups = parameter_groups(self.model, self.criterion, config.optim.weight_decay)
         self.parameters = [p for part in groups for p in part["params"]]
         self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
@@ -84,17 +106,25 @@ class Trainer:
         self.bad_steps = BadSteps(runtime.device, remembered=config.run.max_bad_steps + config.run.log_every)
         self.bad_total = 0
         """bad steps, as of the last look"""
-        self._loss_step = LossStep(self.model, self.criterion, runtime)
+        self._loss_step = LossStep(self.model, self.criterion, runtime, sharded=self._sharded)
         self._parallel: DistributedDataParallel | None = None
         self._keep_buffers()
         if not self.ranks.first:
             # dropout is another one on each rank; the weights are the same
             self._seed_rank()
 
-    @property
-    def best_model(self) -> UniHPE:
-        """The one to score and save: averaged where averaging is on."""
-        return self.model if self.ema is None else cast(UniHPE, self.ema.module)
+    def scored_model(self) -> UniHPE:
+        """The one to score and save, with all of its weights on every rank: averaged where averaging is on."""
+        source = self.model if self.ema is None else cast(UniHPE, self.ema.module)
+        model = source
+        if self._sharded:
+            model = copy.deepcopy(self._undivided).to_empty(device=self.runtime.device)
+            tensors, sources = chain(model.parameters(), model.buffers()), chain(source.parameters(), source.buffers())
+            with torch.no_grad():
+                for tensor, part in zip(tensors, sources, strict=True):
+                    tensor.copy_(part.full_tensor() if isinstance(part, DTensor) else part)
+        self.ranks.copy_first(model.buffers())
+        return model
 
     @property
     def parameter_names(self) -> list[str]:
@@ -126,10 +156,13 @@ class Trainer:
                 # cloned: with CUDA graphs the next replay overwrites the graph's own outputs
                 sums[name] = sums[name] + value if name in sums else value.clone()
         terms = {k: v / config.accumulate for k, v in sums.items()}
+        if self._sharded:
+            self._average_undivided()
         norms = self._gradient_norms()
         norm = torch.linalg.vector_norm(norms)
         if config.clip:
-            nn.utils.clip_grads_with_norm_(self.parameters, config.clip, norm)
+            # nn.utils.clip_grads_with_norm_, of this rank's part
+            torch._foreach_mul_(self._gradients(), (config.clip / (norm + 1e-6)).clamp(max=1))
         # a fused optimiser reads it on the device and leaves everything as it is where it is 1
         self.optimizer.found_inf = self.bad_steps.judge(terms["loss"], norm)  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -144,7 +177,8 @@ class Trainer:
     @contextlib.contextmanager
     def _reduced_only_at(self, last: bool, tensors: dict[str, Tensor]) -> Iterator[nn.Module]:
         """The module to run; the ranks' gradients are averaged in the last batch of a step only."""
-        if self.ranks.group is None:
+        if self.ranks.group is None or self._sharded:
+            # FSDP adds up what it has divided: whole gradients would need the memory that it saves
             yield self._loss_step
             return
         if self._parallel is None:
@@ -163,20 +197,39 @@ class Trainer:
     def _leaves_some_untrained(self, tensors: dict[str, Tensor]) -> bool:
         """Whether the loss does not reach some parameter, as where a term is off that alone needs it.
 
-        Tried on a batch; looking for them at every step would cost a walk through the graph.
+        Tried on a batch; looking for them at every step would cost a walk through the graph. The same on every rank.
         """
         self.model.eval()
-        total, _ = self._loss_step(tensors)
-        gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
+        gradients = torch.autograd.grad(self._loss_step.eagerly(tensors), self.parameters, allow_unused=True)
         self.model.train()
-        return any(gradient is None for gradient in gradients)
+        return self.ranks.sum([sum(gradient is None for gradient in gradients)])[0] > 0
+
+    def _average_undivided(self) -> None:
+        """What FSDP does for the model's gradients, for those of the temperatures."""
+        given = [p.grad for p in self.parameters if p.grad is not None and not isinstance(p, DTensor)]
+        if not given:
+            return
+        means = torch.cat([gradient.flatten() for gradient in given]) / self.ranks.size
+        dist.all_reduce(means)
+        for gradient, mean in zip(given, means.split([x.numel() for x in given]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def _gradients(self) -> list[Tensor]:
+        """Those that there are of `parameters`, this rank's part of each."""
+        return [own_part(p.grad) for p in self.parameters if p.grad is not None]
 
     def _gradient_norms(self) -> Tensor:
         """[P] of `parameters`; 0 where there is no gradient."""
-        given = [p.grad for p in self.parameters if p.grad is not None]
-        norms = iter(torch._foreach_norm(given))
+        norms = iter(torch._foreach_norm(self._gradients()))
         zero = torch.zeros((), device=self.runtime.device)
-        return torch.stack([zero if p.grad is None else next(norms) for p in self.parameters])
+        found = torch.stack([zero if p.grad is None else next(norms) for p in self.parameters])
+        if not self._sharded:
+            return found
+        squares = found.square()
+        dist.all_reduce(squares)
+        # what is whole on every rank is not to be added up
+        divided = torch.tensor([isinstance(p, DTensor) for p in self.parameters], device=self.runtime.device)
+        return torch.where(divided, squares.sqrt(), found)
 
     def settle(self) -> int:
         """Look at the counts on the device, which waits for it; the number of new bad steps since the last look.
@@ -209,14 +262,19 @@ class Trainer:
         on_gpu = self.runtime.device.type == "cuda"
         rng = self.ranks.gather(torch.get_rng_state())
         cuda_rng = self.ranks.gather(torch.cuda.get_rng_state(self.runtime.device)) if on_gpu else []
+        large = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+        }
+        if self._sharded:
+            large = whole(large, keep=self.ranks.first)
         if not self.ranks.first:
             return {}
         return {
             "step": self.step,
-            "model": self.model.state_dict(),
             "criterion": self.criterion.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
+            **large,
             "bad_steps": self.bad_steps.counts,
             "broken": self.broken,
             "seen": self.seen,
@@ -225,12 +283,16 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave, on as many ranks as then or on others."""
-        self.model.load_state_dict(state["model"])
+        """Go on from what `state` gave, on as many ranks as then or on others, divided among them or not."""
+        _load(self.model, state["model"])
         self.criterion.load_state_dict(state["criterion"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        moments = {
+            number: {name: divided(value, self.parameters[number]) for name, value in of_one.items()}
+            for number, of_one in state["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict({**state["optimizer"], "state": moments})
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            _load(self.ema, state["ema"])
         self.step, self.broken, self.seen = state["step"], state["broken"], state["seen"]
         self.bad_steps.counts = state["bad_steps"].to(self.runtime.device)
         self.bad_total = int(state["bad_steps"][2])
@@ -242,3 +304,17 @@ class Trainer:
             self._seed_rank()
         if self.runtime.device.type == "cuda" and len(state["cuda_rng"]) == self.ranks.size:
             torch.cuda.set_rng_state(state["cuda_rng"][self.ranks.rank], self.runtime.device)
+
+
+def _averaging(decay: float) -> Any:
+    average = get_ema_multi_avg_fn(decay)
+
+    def of_own_parts(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        average([own_part(x) for x in averaged], [own_part(x) for x in current], count)
+
+    return of_own_parts
+
+
+def _load(module: nn.Module, state: dict[str, Any]) -> None:
+    own = module.state_dict()
+    module.load_state_dict({name: divided(value, own.get(name)) for name, value in state.items()})
