@@ -281,6 +281,26 @@ def _rotated_back(d_s, own, inside, c: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
+def _quarter(tile, quarter, TILE_I: tl.constexpr, TILE_J: tl.constexpr):
+    """The upper or lower half of the rows, by bit 0 of `quarter`, and of it the even or the odd columns, by bit 1.
+
+    Of a product by NVIDIA's matrix units a thread holds one number of each quarter of 16 rows: nothing moves.
+    """
+    even, odd = tl.split(tl.permute(tl.reshape(tile, [2, TILE_I // 2, TILE_J // 2, 2]), (1, 2, 0, 3)))
+    upper_even, lower_even = tl.split(even)
+    upper_odd, lower_odd = tl.split(odd)
+    upper = tl.where(quarter & 2 != 0, upper_odd, upper_even)
+    return tl.where(quarter & 1 != 0, tl.where(quarter & 2 != 0, lower_odd, lower_even), upper)
+
+
+@triton.jit
+def _quarter_places(start_i, start_j, quarter, TILE_I: tl.constexpr, TILE_J: tl.constexpr):
+    """Its anchors and its samples."""
+    i = start_i + (quarter & 1) * (TILE_I // 2) + tl.arange(0, TILE_I // 2)
+    return i, start_j + (quarter >> 1) + 2 * tl.arange(0, TILE_J // 2)
+
+
+@triton.jit
 def paired_forward(
     stack,
     inverse_norms,
@@ -325,9 +345,23 @@ def paired_forward(
             c = _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED)
             square = 1 + triple_mu(products[0], products[1], c)[0]
         elif MASKED:
-            code = tl.load(anchor_codes + i, mask=inside_i, other=0)[:, None]
-            h = _hollow(products, inner, code, m, j[None, :], inside_j[None, :], n, COUNT)
-            square = 1 + hollow_root(h, COUNT)
+            # a quarter of the tile at a time: the registers hold one pair's matrix, not four
+            upper_even = tl.zeros([TILE_I // 2, TILE_J // 2], tl.float32)
+            upper_odd, lower_even, lower_odd = upper_even, upper_even, upper_even
+            for quarter in range(4):
+                rows, columns_j = _quarter_places(tl.program_id(0) * TILE_I, start, quarter, TILE_I, TILE_J)
+                code = tl.load(anchor_codes + rows, mask=rows < n, other=0)[:, None]
+                parts = ()
+                for s in tl.static_range(COUNT - 1):
+                    parts = parts + (_quarter(products[s], quarter, TILE_I, TILE_J),)
+                h = _hollow(parts, inner, code, m, columns_j[None, :], (columns_j < n)[None, :], n, COUNT)
+                part = hollow_root(h, COUNT)
+                upper_even = tl.where(quarter == 0, part, upper_even)
+                lower_even = tl.where(quarter == 1, part, lower_even)
+                upper_odd = tl.where(quarter == 2, part, upper_odd)
+                lower_odd = tl.where(quarter == 3, part, lower_odd)
+            whole = tl.join(tl.join(upper_even, lower_even), tl.join(upper_odd, lower_odd))
+            square = 1 + tl.reshape(tl.permute(whole, (2, 0, 1, 3)), [TILE_I, TILE_J])
         else:
             own = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)))[None, :]
             s, a, g = _rotated(products, own, inside_j[None, :], COUNT)
@@ -439,19 +473,6 @@ def _half_sign(x):
 
 
 @triton.jit
-def _quarter(tile, quarter, TILE_I: tl.constexpr, TILE_J: tl.constexpr):
-    """The upper or lower half of the rows, by bit 0 of `quarter`, and of it the even or the odd columns, by bit 1.
-
-    Of a product by NVIDIA's matrix units a thread holds one number of each quarter of 16 rows: nothing moves.
-    """
-    even, odd = tl.split(tl.permute(tl.reshape(tile, [2, TILE_I // 2, TILE_J // 2, 2]), (1, 2, 0, 3)))
-    upper_even, lower_even = tl.split(even)
-    upper_odd, lower_odd = tl.split(odd)
-    upper = tl.where(quarter & 2 != 0, upper_odd, upper_even)
-    return tl.where(quarter & 1 != 0, tl.where(quarter & 2 != 0, lower_odd, lower_even), upper)
-
-
-@triton.jit
 def _masked_gradients(
     products,
     valid,
@@ -483,8 +504,7 @@ def _masked_gradients(
 ):
     """What `paired_backward` does with a tile, for a quarter of one of samples that may lack modalities."""
     members: tl.constexpr = COUNT - 1
-    i = start_i + (quarter & 1) * (TILE_I // 2) + tl.arange(0, TILE_I // 2)
-    j = start_j + (quarter >> 1) + 2 * tl.arange(0, TILE_J // 2)
+    i, j = _quarter_places(start_i, start_j, quarter, TILE_I, TILE_J)
     inside_i = i < end
     inside_j = j < n
     parts = ()
