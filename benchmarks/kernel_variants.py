@@ -15,6 +15,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
 from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows
+from unihpe_kernels.sv_contrastive.kernels_hollow import laguerre_steps
 from unihpe_kernels.sv_contrastive.triton_paired import how_many
 from unihpe_kernels.tuned import choose
 
@@ -136,7 +137,7 @@ def _sv_paired(
     """
     width = 512
     kind = "half" if dtype == "bf16" else "float"
-    options = choose(("default", table), f"sv_paired_{direction}_{how_many(count)}_{kind}", batch)
+    options = choose(("default", table), f"sv_paired_{direction}_{how_many(count, masked)}_{kind}", batch)
     tile_i, tile_j, depth = options["tile_i"], options["tile_j"], options["depth"]
     kernel = {"forward": kernels_paired.paired_forward, "backward": kernels_paired.paired_backward}[direction]
     constants: dict[str, Any] = {"COUNT": count, "MASKED": masked, "PRECISION": precision}
@@ -169,19 +170,19 @@ def _sv_paired(
         per_iteration=tile_i * tile_j,
         # named sizes are those of the type that is meant for them
         workloads={f"B = {batch}, D = {width}": work}
-        if "h200" in table or (count > 3 and not table and not odd)
+        if "h200" in table or (count > 3 and not table and not odd and not masked)
         else {},
         num_warps=options["num_warps"],
         num_stages=options["num_stages"],
         divisible=tuple(
             name for name, kind in signature.items() if kind != "i32" or name == "width" or (name == "n" and not odd)
         ),
-        # the products, then the steps to the secular equation's root
-        trips=(width / depth, 5) if count > 3 else (width / depth,),
+        # the products, then the steps to the largest root
+        trips=(width / depth, laguerre_steps(count) if masked else 5) if count > 3 else (width / depth,),
         max_registers=255,
         max_vgprs=512,
         allow_tf32=precision != "ieee",
-        targets=("sm_90",) if count == 8 and not table else _TARGETS[table],
+        targets=("sm_90",) if (count == 8 or (masked and count > 3)) and not table else _TARGETS[table],
     )
 
 
@@ -258,6 +259,12 @@ VARIANTS: list[Variant] = [
         for direction in ("forward", "backward")
     ),
     *(_sv_paired(direction, 3, batch=1024, masked=True) for direction in ("forward", "backward")),
+    *(
+        _sv_paired(direction, count, dtype, batch=1000, table=table, masked=True)
+        for table in ("", "hip")
+        for count, dtype in ((4, "bf16"), (6, "fp32"), (8, "bf16"))
+        for direction in ("forward", "backward")
+    ),
     *(_sv_paired(direction, 3, "fp32", precision="tf32x3") for direction in ("forward", "backward")),
     *(
         _sv_paired(direction, count, batch=1000, odd=True, apart=True)

@@ -56,16 +56,17 @@ def cost(monkeypatch):
     return cost
 
 
-def run(cost, negatives, count, batch, width):
+def run(cost, negatives, count, batch, width, masked=False):
     """Forward and backward on tensors without memory; launches of the two."""
     launches = []
     with FakeTensorMode():
         embeddings = [torch.empty(batch, width) for _ in range(count)]
         temperature, grad = torch.empty(()), torch.empty(())
+        present = torch.empty(count, batch, dtype=torch.bool) if masked else None
         with cost:
-            saved = triton_backend.forward(embeddings, temperature, None, None, negatives, True)
+            saved = triton_backend.forward(embeddings, temperature, None, present, negatives, True)
             launches.append(cost.launches.total())
-            triton_backend.backward(grad, embeddings, temperature, None, None, *saved, negatives, True)
+            triton_backend.backward(grad, embeddings, temperature, None, present, *saved, negatives, True)
             launches.append(cost.launches.total() - launches[0])
     return launches
 
@@ -76,6 +77,15 @@ def test_launches_of_256_samples(cost, negatives, count):
     # a temperature that comes as a number costs one more, to write it where kernels read it
     assert sum(launches) + 1 <= 12, cost.launches
     assert min(launches) >= 4, cost.launches  # the stubs were called
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+def test_launches_with_missing_modalities(cost, count):
+    """Masks are made by a dozen operations of torch, forward and again backward; no kernel is added."""
+    launches = run(cost, "paired", count, 256, 512, masked=True)
+    assert sum(launches) <= 99, cost.launches
+    kernels = [name for name in cost.launches if name.startswith(("paired", "mean", "weights"))]
+    assert sum(cost.launches[name] for name in kernels) == 8, cost.launches
 
 
 def test_memory_of_all_is_quadratic(cost):

@@ -23,8 +23,8 @@ def on_gpu(count, batch, width, dtype=torch.float32):
     return [e.detach().cuda().requires_grad_() for e in random_embeddings(count, batch, width, dtype)]
 
 
-def step(embeddings, temperature, grad, negatives):
-    loss = singular_value_contrastive_loss(embeddings, temperature=temperature, negatives=negatives)
+def step(embeddings, temperature, grad, negatives, present=None):
+    loss = singular_value_contrastive_loss(embeddings, temperature=temperature, negatives=negatives, present=present)
     return loss, *torch.autograd.grad(loss, [*embeddings, temperature], grad)
 
 
@@ -41,26 +41,45 @@ def test_launches_of_256_samples(negatives, count):
     assert 8 <= len(launched) <= 12, launched
 
 
-@pytest.mark.parametrize(("negatives", "count"), [("all", 3), ("paired", 3), ("paired", 4)])
-def test_cuda_graph(negatives, count):
+@pytest.mark.parametrize(("negatives", "count"), [("all", 3), ("paired", 2), ("paired", 4), ("paired", 8)])
+def test_missing_modalities_do_not_synchronise(negatives, count):
     embeddings = on_gpu(count, 67, 32)
+    temperature = torch.tensor(0.1, device="cuda", requires_grad=True)
+    grad = torch.ones((), device="cuda")
+    present = (torch.rand(count, 67, generator=torch.Generator().manual_seed(count)) < 0.75).cuda()
+    step(embeddings, temperature, grad, negatives, present)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(embeddings, temperature, grad, negatives, present)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("negatives", "count"), [("all", 3), ("paired", 3), ("paired", 4)])
+def test_cuda_graph(negatives, count, masked):
+    embeddings = on_gpu(count, 67, 32)
+    generator = torch.Generator().manual_seed(count)
+    present = (torch.rand(count, 67, generator=generator) < 0.75).cuda() if masked else None
     temperature = torch.tensor(0.1, device="cuda", requires_grad=True)
     grad = torch.ones((), device="cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            step(embeddings, temperature, grad, negatives)
+            step(embeddings, temperature, grad, negatives, present)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = step(embeddings, temperature, grad, negatives)
-    # other numbers in the same memory
+        captured = step(embeddings, temperature, grad, negatives, present)
+    # other numbers in the same memory, other modalities missing
     with torch.no_grad():
+        if masked:
+            present.copy_(torch.rand(count, 67, generator=generator) < 0.5)
         for embedding, other in zip(embeddings, random_embeddings(count, 67, 32, torch.float32, seed=1), strict=True):
             embedding.copy_(other)
     graph.replay()
-    for found, wanted in zip(captured, step(embeddings, temperature, grad, negatives), strict=True):
+    for found, wanted in zip(captured, step(embeddings, temperature, grad, negatives, present), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 
 

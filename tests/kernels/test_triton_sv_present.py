@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from tests.kernels.sv_cases import check_against, random_embeddings, value_and_gradients
+from tests.kernels.sv_cases import LOSS_TOLERANCE, check_against, random_embeddings, value_and_gradients
 from tests.kernels.triton_device import needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, triton_loss  # noqa: F401
 from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels.sv_contrastive import reference
 
 pytest.importorskip("triton")
 pytestmark = [needs_triton, pytest.mark.usefixtures("poisoned_buffers")]
 
-# of more modalities random masks take the interpreter long: every set that occurs is a loss of its own
+# more modalities take the interpreter long, see test_many_modalities
 MASKED = [("all", 2), ("all", 3), ("paired", 2), ("paired", 3), ("paired", 4), ("paired", 5)]
 
 
@@ -36,16 +37,6 @@ def test_random_masks(negatives, count):
     check(torch.rand(count, batch, generator=torch.Generator().manual_seed(count)) < 0.75, negatives)
 
 
-@pytest.mark.parametrize("count", [6, 7, 8])
-def test_masks_of_many_modalities(count):
-    """Two samples that lack one modality, one that has the last two and one that has a single one."""
-    present = torch.ones(count, 4, dtype=torch.bool)
-    present[1, :2] = False
-    present[:-2, 2] = False
-    present[1:, 3] = False
-    check(present, "paired", width=5)
-
-
 @pytest.mark.parametrize(("negatives", "count"), [("all", 3), ("paired", 3)])
 def test_random_masks_over_several_tiles(negatives, count):
     check(torch.rand(count, 37, generator=torch.Generator().manual_seed(3)) < 0.75, negatives, width=5)
@@ -62,6 +53,40 @@ def test_sparse_masks(negatives, count, case):
     elif case == "nobody complete":
         present[torch.arange(7) % count, torch.arange(7)] = False
     check(present, negatives)
+
+
+@pytest.mark.parametrize("count", [6, 7, 8])
+def test_many_modalities(count):
+    """A sample of two modalities, of one, of none; sets within others; every set but one smaller than all."""
+    present = torch.rand(count, 7, generator=torch.Generator().manual_seed(count)) < 0.8
+    present[:, 0] = True
+    present[:, 1:4] = False
+    present[[1, count - 1], 1] = True
+    present[2, 2] = True
+    check(present, "paired", width=9)
+
+
+@pytest.mark.parametrize("case", ["identical members", "identical samples", "zero rows"])
+def test_degenerate_rows(case):
+    """Values against the definition, which may have no gradient there; the gradients finite."""
+    embeddings = [e.detach() for e in random_embeddings(4, 5, 6, torch.float32)]
+    if case == "identical members":
+        embeddings[2] = embeddings[3] = embeddings[1]
+    elif case == "identical samples":
+        embeddings = [e[:1].expand(5, 6).contiguous() for e in embeddings]
+    else:
+        embeddings = [torch.zeros(5, 6) for _ in embeddings]
+    present = torch.ones(4, 5, dtype=torch.bool)
+    present[0, 1] = present[3, 2] = present[2:, 3] = False
+    options = {"negatives": "paired", "present": present, "temperature": 0.1}
+    value, gradients = value_and_gradients(triton_loss, embeddings, **options)
+    exact = reference.singular_value_contrastive_loss([e.double() for e in embeddings], **options)
+    assert abs(value.double() - exact) <= LOSS_TOLERANCE[torch.float32]
+    for gradient, has in zip(gradients, present, strict=True):
+        assert gradient.isfinite().all()
+        assert not gradient[~has].any()
+        if case == "zero rows":
+            assert not gradient.any()
 
 
 @pytest.mark.parametrize(("negatives", "count"), MASKED[:-1])

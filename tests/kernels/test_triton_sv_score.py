@@ -1,4 +1,5 @@
-"""sigma_1 and its gradient in the registers of the Triton kernels: the closed form of three, the arrowhead solver."""
+"""sigma_1 and its gradient in the registers of the Triton kernels: the closed form of three, the arrowhead solver, and
+the one that takes inner products as they are."""
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 closed_form = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_score")
 arrowhead = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_arrowhead")
+hollow_vector = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_hollow").hollow_vector
 triple_mu, triple_sigma, triple_gradient = closed_form.triple_mu, closed_form.triple_sigma, closed_form.triple_gradient
 arrowhead_root, arrowhead_gradient = arrowhead.arrowhead_root, arrowhead.arrowhead_gradient
 arrowhead_entry = arrowhead.arrowhead_entry
@@ -185,3 +187,82 @@ def test_arrowhead_against_eigh(n, kind):
     assert (error * gap).max() <= 16 * EPS
     outer = top[:, 1:, None] * top[:, None, 1:] / sigma[:, None, None]
     assert ((entries - outer).abs().amax((1, 2)) * gap).max() <= 16 * EPS
+
+
+@triton.jit
+def _score_hollows(entries, mus, vectors, count, n: tl.constexpr, LANES: tl.constexpr):
+    lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    inside = lane < count
+    h = ()
+    for k in tl.static_range(n * (n - 1) // 2):
+        h = h + (tl.load(entries + k * count + lane, mask=inside, other=0.0),)  # noqa: RUF005
+    mu, vector, inverse_square = hollow_vector(h, n)
+    tl.store(mus + lane, mu, mask=inside)
+    for k in tl.static_range(n):
+        tl.store(vectors + k * count + lane, vector[k] * tl.sqrt(inverse_square), mask=inside)
+
+
+def score_hollows(entries, n):
+    """[N, n (n - 1)/2] -> mu [N], unit vectors [N, n], in float64."""
+    count = len(entries)
+    columns = entries.float().T.contiguous().to(DEVICE)
+    mu = torch.full((count,), torch.nan, device=DEVICE)
+    vectors = torch.full((n, count), torch.nan, device=DEVICE)
+    lanes = min(LANES, triton.next_power_of_2(count))
+    _score_hollows[(triton.cdiv(count, lanes),)](columns, mu, vectors, count, n, lanes, enable_fp_fusion=True)
+    return mu.cpu().double(), vectors.T.cpu().double()
+
+
+def hollow_stacks(n, kind):
+    """Unit rows [N, n, ..] in float64, or zero rows where they are absent."""
+    if kind in KINDS:
+        return stacks(n, kind, torch.float64, samples=1009)
+    generator = torch.Generator().manual_seed(n)
+    size = 10 ** (-8 * torch.rand(1009, 1, 1, generator=generator, dtype=torch.float64))
+    noise = size * torch.randn(1009, n, n, generator=generator, dtype=torch.float64)
+    unit = torch.eye(n, dtype=torch.float64)
+    if kind == "near a simplex":  # the largest eigenvalue n - 1 times
+        rows = unit - 1 / n + noise
+    elif kind == "near pairs":  # n / 2 times
+        rows = unit[torch.arange(n) // 2] + noise
+    elif kind == "near parallel but the last":
+        rows = unit[[0] * (n - 1) + [1]] + noise
+    elif kind == "half absent":
+        rows = torch.randn(1009, n, 4, generator=generator, dtype=torch.float64)
+    rows = torch.nn.functional.normalize(rows, dim=-1)
+    if kind == "half absent":
+        rows[torch.rand(1009, n, generator=generator) < 0.5] = 0
+    return rows
+
+
+@pytest.mark.parametrize("n", range(4, 9))
+@pytest.mark.parametrize("kind", [*KINDS, "near a simplex", "near pairs", "near parallel but the last", "half absent"])
+def test_hollow_against_eigh(n, kind):
+    """Inner products rounded to float32 and taken from there as exact."""
+    rows = hollow_stacks(n, kind)
+    upper, lower = torch.triu_indices(n, n, 1)
+    entries = (rows @ rows.mT)[:, upper, lower].float()
+    whole = torch.zeros(len(rows), n, n, dtype=torch.float64)
+    whole[:, upper, lower] = whole[:, lower, upper] = entries.double()
+    values, exact = torch.linalg.eigh(whole)
+    mu, vectors = score_hollows(entries, n)
+    sigma = (1 + values[:, -1]).sqrt()
+    # of n rows: some three roundings for each reflection of numbers up to n
+    assert ((1 + mu).sqrt() - sigma).abs().max() <= n * EPS
+    assert (vectors.square().sum(1) - 1).abs().max() <= 8 * EPS
+    outer, top = (v[:, :, None] * v[:, None, :] for v in (vectors, exact[:, :, -1]))
+    # of a repeated eigenvalue it is any vector of its space
+    gap = values[:, -1] - values[:, -2]
+    assert ((outer - top).abs().amax((1, 2)) * gap).max() <= 128 * EPS
+    residual = (whole @ vectors[:, :, None])[:, :, 0] - values[:, -1:] * vectors
+    assert residual.norm(dim=1).max() <= 512 * EPS
+
+
+@pytest.mark.parametrize("n", [4, 8])
+def test_hollow_keeps_a_nan(n):
+    """Every entry has a say: a maximum would swallow it."""
+    count = n * (n - 1) // 2
+    entries = torch.full((count, count), 0.25)
+    entries.fill_diagonal_(torch.nan)
+    mu, _ = score_hollows(entries, n)
+    assert mu.isnan().all()

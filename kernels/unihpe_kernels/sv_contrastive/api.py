@@ -66,8 +66,7 @@ def singular_value_contrastive_loss(
             memory. "all": every tuple with i_m = i; B^(M-1) tuples, M = 2 or 3, O(B^2) memory; warns where one process
             visits more than 2^35 of them in a step.
         weights: [B], floating point, not negative; receives a gradient. A sample of weight 0 is still a negative.
-        present: bool [M, B], which modality each sample has; None: all. With four modalities or more the Triton backend
-            synchronises once a pass to learn which sets occur, and so cannot be captured in a CUDA graph.
+        present: bool [M, B], which modality each sample has; None: all.
         normalize: False takes the rows to be unit vectors already. With True, a row shorter than 1e-12 counts as
             orthogonal to everything and gets no gradient.
         group: a torch.distributed process group; None or of one rank: this process alone. M, D, dtype, negatives,

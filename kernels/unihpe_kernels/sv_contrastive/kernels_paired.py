@@ -14,7 +14,8 @@ product: exact for half types, and no B x B tensor. Per sample, as columns of ta
 
 Members of anchor modality m are the others in order: slot s is modality s + (s >= m).
 A sample's code has bit m set if it has modality m; codes say which anchors there are (anchor_codes, 0 for none) and
-which samples have what an anchor's tuples need (pool_codes). They are read only if MASKED.
+which samples have what an anchor's tuples need (pool_codes). They are read only if MASKED. The basis is read only if
+not: which members there are then depends on the pair, and `kernels_hollow` takes their products as they are.
 Where `anchors` is given, the anchors are the samples below it and tuples are formed from those from it on; where it is
 None, every sample is both.
 """
@@ -24,6 +25,7 @@ import triton.language as tl
 
 from unihpe_kernels.small_linalg.eigh_kernels import symmetric_eigen, triangle_index
 from unihpe_kernels.sv_contrastive.kernels_arrowhead import arrowhead_entry, arrowhead_gradient, arrowhead_root
+from unihpe_kernels.sv_contrastive.kernels_hollow import hollow_root, hollow_vector
 from unihpe_kernels.sv_contrastive.kernels_rows import inverse_root
 from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu
 
@@ -38,10 +40,10 @@ def _pair(p, q, count):
 
 
 @triton.constexpr_function
-def members_entries(count):
-    """Numbers that say how the members' Gram matrix of a sample moves a score: none for one member, its one product for
-    two, a triangle in the members' basis for more."""
-    return {2: 0, 3: 1}.get(count, (count - 1) * count // 2)
+def members_entries(count, masked):
+    """Numbers that say how the members' Gram matrix of a sample moves a score: their products, but a triangle in the
+    members' basis where there is one."""
+    return (count - 1) * (count - 2 if masked or count <= 3 else count) // 2
 
 
 @triton.jit
@@ -221,6 +223,39 @@ def _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED: 
 
 
 @triton.jit
+def _hollow(products, inner, code, m, j, inside_j, n, COUNT: tl.constexpr):
+    """Of a stack, the inner products as `kernels_hollow` wants them, the anchor last, with 0 for those that the code
+    lacks. j and inside_j: of the samples of the members, in a shape that broadcasts with that of `code`."""
+    members: tl.constexpr = COUNT - 1
+    slots = _slots(code, m)
+    h = ()
+    for s in tl.static_range(members):
+        for t in tl.static_range(s + 1, members):
+            pair = _pair_at(s + (s >= m).to(tl.int32), t + (t >= m).to(tl.int32), COUNT)
+            product = tl.load(inner + pair * n + j, mask=inside_j, other=0.0)
+            h = h + (tl.where((slots & ((1 << s) | (1 << t))) == ((1 << s) | (1 << t)), product, 0.0),)
+        h = h + (products[s],)
+    return h
+
+
+@triton.jit
+def _slots(code, m):
+    """The bits of the members of anchor modality m."""
+    return (code & ((1 << m) - 1)) | ((code >> (m + 1)) << m)
+
+
+@triton.jit
+def _hollow_gradient(h, code, m, COUNT: tl.constexpr):
+    """mu, COUNT components of an eigenvector, 0 for members that the code lacks, and 1/its squared length."""
+    mu, vector, inverse_square = hollow_vector(h, COUNT)
+    slots = _slots(code, m)
+    masked = ()
+    for s in tl.static_range(COUNT - 1):
+        masked = masked + (tl.where((slots >> s) & 1 != 0, vector[s], 0.0),)
+    return mu, masked + (vector[COUNT - 1],), inverse_square
+
+
+@triton.jit
 def _rotated(products, own, inside, COUNT: tl.constexpr):
     """Products in the members' basis, alpha and gaps, for `kernels_arrowhead`. own: the samples' places in `basis`."""
     members: tl.constexpr = COUNT - 1
@@ -243,6 +278,26 @@ def _rotated_back(d_s, own, inside, c: tl.constexpr, COUNT: tl.constexpr):
     for k in tl.static_range(1, members):
         total += d_s[k] * tl.load(own + (1 + members + k * members + c) * 32, mask=inside, other=0.0)
     return total
+
+
+@triton.jit
+def _quarter(tile, quarter, TILE_I: tl.constexpr, TILE_J: tl.constexpr):
+    """The upper or lower half of the rows, by bit 0 of `quarter`, and of it the even or the odd columns, by bit 1.
+
+    Of a product by NVIDIA's matrix units a thread holds one number of each quarter of 16 rows: nothing moves.
+    """
+    even, odd = tl.split(tl.permute(tl.reshape(tile, [2, TILE_I // 2, TILE_J // 2, 2]), (1, 2, 0, 3)))
+    upper_even, lower_even = tl.split(even)
+    upper_odd, lower_odd = tl.split(odd)
+    upper = tl.where(quarter & 2 != 0, upper_odd, upper_even)
+    return tl.where(quarter & 1 != 0, tl.where(quarter & 2 != 0, lower_odd, lower_even), upper)
+
+
+@triton.jit
+def _quarter_places(start_i, start_j, quarter, TILE_I: tl.constexpr, TILE_J: tl.constexpr):
+    """Its anchors and its samples."""
+    i = start_i + (quarter & 1) * (TILE_I // 2) + tl.arange(0, TILE_I // 2)
+    return i, start_j + (quarter >> 1) + 2 * tl.arange(0, TILE_J // 2)
 
 
 @triton.jit
@@ -289,6 +344,24 @@ def paired_forward(
         elif COUNT == 3:
             c = _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED)
             square = 1 + triple_mu(products[0], products[1], c)[0]
+        elif MASKED:
+            # a quarter of the tile at a time: the registers hold one pair's matrix, not four
+            upper_even = tl.zeros([TILE_I // 2, TILE_J // 2], tl.float32)
+            upper_odd, lower_even, lower_odd = upper_even, upper_even, upper_even
+            for quarter in range(4):
+                rows, columns_j = _quarter_places(tl.program_id(0) * TILE_I, start, quarter, TILE_I, TILE_J)
+                code = tl.load(anchor_codes + rows, mask=rows < n, other=0)[:, None]
+                parts = ()
+                for s in tl.static_range(COUNT - 1):
+                    parts = parts + (_quarter(products[s], quarter, TILE_I, TILE_J),)
+                h = _hollow(parts, inner, code, m, columns_j[None, :], (columns_j < n)[None, :], n, COUNT)
+                part = hollow_root(h, COUNT)
+                upper_even = tl.where(quarter == 0, part, upper_even)
+                lower_even = tl.where(quarter == 1, part, lower_even)
+                upper_odd = tl.where(quarter == 2, part, upper_odd)
+                lower_odd = tl.where(quarter == 3, part, lower_odd)
+            whole = tl.join(tl.join(upper_even, lower_even), tl.join(upper_odd, lower_odd))
+            square = 1 + tl.reshape(tl.permute(whole, (2, 0, 1, 3)), [TILE_I, TILE_J])
         else:
             own = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)))[None, :]
             s, a, g = _rotated(products, own, inside_j[None, :], COUNT)
@@ -347,9 +420,9 @@ def paired_finish(
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     scale = _LOG2_E / tl.load(temperature)
-    # the own tuple has the same score from all of its anchors, unless the sample lacks the modality taken first
+    # the own tuple has the same score from all of its anchors, but of three modalities the one taken must be there
     first = tl.zeros([BLOCK], tl.int32)
-    if MASKED:
+    if MASKED and COUNT <= 3:
         first = tl.where(tl.load(anchor_codes + i, mask=inside, other=0) & 1 != 0, 0, 1)
     products = _own_products(inner, anchor_codes, first, i, inside, n, COUNT, MASKED)
     if COUNT == 2:
@@ -357,6 +430,9 @@ def paired_finish(
     elif COUNT == 3:
         c = _own_members_inner(inner, anchor_codes, first, i, inside, n, MASKED)
         square = 1 + triple_mu(products[0], products[1], c)[0]
+    elif MASKED:
+        code = tl.load(anchor_codes + i, mask=inside, other=0)
+        square = 1 + hollow_root(_hollow(products, inner, code, first, i, inside, n, COUNT), COUNT)
     else:
         s, a, g = _rotated(products, basis + _block_place(0, i, n, 1 + COUNT * (COUNT - 1)), inside, COUNT)
         square = arrowhead_root(s, a, g, COUNT - 1) + (a + 1)
@@ -396,6 +472,78 @@ def _half_sign(x):
     return tl.where(x > 0, 0.5, tl.where(x < 0, -0.5, 0.0))
 
 
+@triton.jit
+def _masked_gradients(
+    products,
+    valid,
+    quarter,
+    inverse_norms,
+    inner,
+    anchor_codes,
+    scale,
+    temperature,
+    grad,
+    weights,
+    inverse_total,
+    normalisers,
+    panel,
+    d_members,
+    m,
+    start_i,
+    start_j,
+    n,
+    begin,
+    end,
+    split,
+    later,  # than the first tile of this program
+    COUNT: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    FIRST: tl.constexpr,
+    TILE_I: tl.constexpr,
+    TILE_J: tl.constexpr,
+):
+    """What `paired_backward` does with a tile, for a quarter of one of samples that may lack modalities."""
+    members: tl.constexpr = COUNT - 1
+    i, j = _quarter_places(start_i, start_j, quarter, TILE_I, TILE_J)
+    inside_i = i < end
+    inside_j = j < n
+    parts = ()
+    for s in tl.static_range(members):
+        parts = parts + (_quarter(products[s], quarter, TILE_I, TILE_J),)
+    code = tl.load(anchor_codes + i, mask=inside_i, other=0)
+    h = _hollow(parts, inner, code[:, None], m, j[None, :], inside_j[None, :], n, COUNT)
+    mu, vector, inverse_square = _hollow_gradient(h, code[:, None], m, COUNT)
+    sigma = tl.sqrt(1 + mu)
+    log_sum = tl.load(normalisers + m * n + i, mask=inside_i, other=0.0)[:, None]
+    d_score = _d_score(grad, weights, inverse_total, temperature, i, inside_i, WEIGHTED)[:, None]
+    counts = _quarter(valid.to(tl.int32), quarter, TILE_I, TILE_J) != 0
+    weight = tl.where(counts, d_score * tl.exp2(sigma * scale - log_sum), 0.0)
+    sum_scale = tl.sum(weight * sigma, 0)
+    weight = weight * (inverse_square / sigma)
+
+    of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
+    out = panel + (m * tl.cast(end - begin, tl.int64) + (i - begin))[:, None] * COUNT * n + j[None, :]
+    mask = inside_i[:, None] & inside_j[None, :]
+    tl.store(out + m * n, tl.zeros_like(weight).to(panel.dtype.element_ty), mask=mask)
+    written = inside_j
+    if FIRST:
+        written = inside_j & (j * 0 + later.to(tl.int32) + (quarter & 1) > 0)
+    members_out = d_members + _block_place(split * COUNT + m, j, n, members * (members - 1) // 2)
+    for p in tl.static_range(members):
+        member = p + (p >= m).to(tl.int32)
+        weighted = weight * vector[p]
+        of_row = tl.where((code >> member) & 1 != 0, of_i, 0.0)
+        of_j = tl.load(inverse_norms + member * n + j, mask=inside_j, other=0.0)
+        value = weighted * vector[members] * of_row[:, None] * of_j[None, :]
+        tl.store(out + member * n, value.to(panel.dtype.element_ty), mask=mask)
+        for q in tl.static_range(p + 1, members):
+            pointers = members_out + _pair(p, q, members) * 32
+            part = tl.sum(weighted * vector[q], 0)
+            tl.store(pointers, tl.load(pointers, mask=written, other=0.0) + part, mask=inside_j)
+    tl.debug_barrier()  # the thread that reads an entry need not be the one that wrote it
+    return sum_scale
+
+
 @triton.jit(do_not_specialize=["begin", "end"])
 def paired_backward(
     stack,
@@ -430,14 +578,14 @@ def paired_backward(
 ):
     """Gradients of a panel of inner products. Grid (tiles of j, anchor modality, splits of i)."""
     members: tl.constexpr = COUNT - 1
-    entries: tl.constexpr = members_entries(COUNT)
+    entries: tl.constexpr = members_entries(COUNT, MASKED)
     start_j = (0 if anchors is None else anchors) + tl.program_id(0) * TILE_J
     j = start_j + tl.arange(0, TILE_J)
     m = tl.program_id(1)
     split = tl.program_id(2)
     inside_j = j < n
     scale = _LOG2_E / tl.load(temperature)
-    sum_scale = tl.zeros([TILE_J], tl.float32)
+    sum_scale = tl.zeros([TILE_J // 2 if COUNT > 3 and MASKED else TILE_J], tl.float32)
     sum_inner = tl.zeros([TILE_J], tl.float32)
     members_out = d_members + _block_place(split * COUNT + m, j, n, entries)
     length = tl.cast(end - begin, tl.int64)
@@ -449,64 +597,73 @@ def paired_backward(
             stack, inverse_norms, anchor_codes, pool_codes, m, start, i, inside_i, start_j, j,
             inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
-        log_sum = tl.load(normalisers + m * n + i, mask=inside_i, other=0.0)[:, None]
-        d_score = _d_score(grad, weights, inverse_total, temperature, i, inside_i, WEIGHTED)[:, None]
-        if COUNT == 2:
-            sigma = tl.sqrt(1 + tl.abs(products[0]))
-        elif COUNT == 3:
-            c = _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED)
-            mu, square, f = triple_mu(products[0], products[1], c)
-            sigma = tl.sqrt(1 + mu)
+        if COUNT > 3 and MASKED:
+            # a quarter of the tile at a time: the registers hold one pair's matrix, not four
+            for quarter in range(4):
+                sum_scale += _masked_gradients(
+                    products, valid, quarter, inverse_norms, inner, anchor_codes, scale, temperature, grad, weights,
+                    inverse_total, normalisers, panel, d_members, m, start, start_j, n, begin, end, split,
+                    start > first, COUNT, WEIGHTED, FIRST, TILE_I, TILE_J,
+                )  # fmt: skip
         else:
-            # start >> 30 is 0, which a compiler cannot know: it would load all rows before the loop and spill them
-            own = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)) + (start >> 30))[None, :]
-            s, a, g = _rotated(products, own, inside_j[None, :], COUNT)
-            root = arrowhead_root(s, a, g, members)
-            sigma = tl.sqrt(root + (a + 1))
-        weight = tl.where(valid, d_score * tl.exp2(sigma * scale - log_sum), 0.0)
-        sum_scale += tl.sum(weight * sigma, 0)
-        d_products = ()
-        if COUNT == 2:
-            d_products = (weight * _half_sign(products[0]) / sigma,)
-        elif COUNT == 3:
-            n_a, n_b, n_c, h = triple_gradient(products[0], products[1], c, mu, square, f, sigma)
-            weight = weight * h
-            d_products = (weight * n_a, weight * n_b)
-            d_inner = weight * n_c
-            if MASKED:  # a member that the anchor's sample lacks has no say in the pair of members either
-                code = tl.load(anchor_codes + i, mask=inside_i, other=0)
-                d_inner = tl.where((code == 7)[:, None], d_inner, 0.0)
-            sum_inner += tl.sum(d_inner, 0)
-        else:
-            d_s, vector = arrowhead_gradient(s, a, g, root, weight, members)
-            # Added up in memory, in places that this program alone writes: the registers are all taken.
-            written = inside_j
-            if FIRST:
-                written = inside_j & (j * 0 + start > first)
-            for p in tl.static_range(members):
-                for q in tl.static_range(p, members):
-                    pointers = members_out + triangle_index(p, q, members) * 32
-                    part = tl.sum(arrowhead_entry(s, vector, p, q), 0)
-                    tl.store(pointers, tl.load(pointers, mask=written, other=0.0) + part, mask=inside_j)
-            tl.debug_barrier()  # the thread that reads an entry need not be the one that wrote it
-
-        of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
-        place = (m * length + (i - begin))[:, None] * COUNT * n + j[None, :]
-        mask = inside_i[:, None] & inside_j[None, :]
-        tl.store(panel + place + m * n, tl.zeros([TILE_I, TILE_J], panel.dtype.element_ty), mask=mask)
-        for slot in tl.static_range(members):
-            member = slot + (slot >= m).to(tl.int32)
-            of_row = of_i
-            if MASKED:
-                code = tl.load(anchor_codes + i, mask=inside_i, other=0)
-                of_row = tl.where((code >> member) & 1 != 0, of_i, 0.0)
-            of_j = tl.load(inverse_norms + member * n + j, mask=inside_j, other=0.0)
-            if COUNT > 3:
-                d_product = _rotated_back(d_s, own, inside_j[None, :], slot, COUNT)
+            log_sum = tl.load(normalisers + m * n + i, mask=inside_i, other=0.0)[:, None]
+            d_score = _d_score(grad, weights, inverse_total, temperature, i, inside_i, WEIGHTED)[:, None]
+            if COUNT == 2:
+                sigma = tl.sqrt(1 + tl.abs(products[0]))
+            elif COUNT == 3:
+                c = _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED)
+                mu, square, f = triple_mu(products[0], products[1], c)
+                sigma = tl.sqrt(1 + mu)
             else:
-                d_product = d_products[slot]
-            value = d_product * of_row[:, None] * of_j[None, :]
-            tl.store(panel + place + member * n, value.to(panel.dtype.element_ty), mask=mask)
+                # start >> 30 is 0, which a compiler cannot know: it would load all rows before the loop and spill them
+                own = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)) + (start >> 30))[None, :]
+                s, a, g = _rotated(products, own, inside_j[None, :], COUNT)
+                root = arrowhead_root(s, a, g, members)
+                sigma = tl.sqrt(root + (a + 1))
+            weight = tl.where(valid, d_score * tl.exp2(sigma * scale - log_sum), 0.0)
+            sum_scale += tl.sum(weight * sigma, 0)
+            d_products = ()
+            if COUNT == 2:
+                d_products = (weight * _half_sign(products[0]) / sigma,)
+            elif COUNT == 3:
+                n_a, n_b, n_c, h = triple_gradient(products[0], products[1], c, mu, square, f, sigma)
+                weight = weight * h
+                d_products = (weight * n_a, weight * n_b)
+                d_inner = weight * n_c
+                if MASKED:  # a member that the anchor's sample lacks has no say in the pair of members either
+                    code = tl.load(anchor_codes + i, mask=inside_i, other=0)
+                    d_inner = tl.where((code == 7)[:, None], d_inner, 0.0)
+                sum_inner += tl.sum(d_inner, 0)
+            else:
+                d_s, vector = arrowhead_gradient(s, a, g, root, weight, members)
+                # Added up in memory, in places that this program alone writes: the registers are all taken.
+                written = inside_j
+                if FIRST:
+                    written = inside_j & (j * 0 + start > first)
+                for p in tl.static_range(members):
+                    for q in tl.static_range(p, members):
+                        pointers = members_out + triangle_index(p, q, members) * 32
+                        part = tl.sum(arrowhead_entry(s, vector, p, q), 0)
+                        tl.store(pointers, tl.load(pointers, mask=written, other=0.0) + part, mask=inside_j)
+                tl.debug_barrier()  # the thread that reads an entry need not be the one that wrote it
+
+            of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
+            place = (m * length + (i - begin))[:, None] * COUNT * n + j[None, :]
+            mask = inside_i[:, None] & inside_j[None, :]
+            tl.store(panel + place + m * n, tl.zeros([TILE_I, TILE_J], panel.dtype.element_ty), mask=mask)
+            for slot in tl.static_range(members):
+                member = slot + (slot >= m).to(tl.int32)
+                of_row = of_i
+                if MASKED:
+                    code = tl.load(anchor_codes + i, mask=inside_i, other=0)
+                    of_row = tl.where((code >> member) & 1 != 0, of_i, 0.0)
+                of_j = tl.load(inverse_norms + member * n + j, mask=inside_j, other=0.0)
+                if COUNT > 3:
+                    d_product = _rotated_back(d_s, own, inside_j[None, :], slot, COUNT)
+                else:
+                    d_product = d_products[slot]
+                value = d_product * of_row[:, None] * of_j[None, :]
+                tl.store(panel + place + member * n, value.to(panel.dtype.element_ty), mask=mask)
 
     if COUNT == 3:
         if not FIRST:
@@ -541,7 +698,7 @@ def paired_own(
     """What a sample's own inner products get from anchors of one modality: as members of their tuples, and as the
     positive of its own. Grid (blocks of samples, anchor modality)."""
     members: tl.constexpr = COUNT - 1
-    entries: tl.constexpr = members_entries(COUNT)
+    entries: tl.constexpr = members_entries(COUNT, MASKED)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = tl.program_id(1)
     inside = i < n
@@ -571,6 +728,17 @@ def paired_own(
         if MASKED:
             d_own_inner = tl.where(code == 7, d_own_inner, 0.0)
         d_inner = (sums[0] + d_own_inner,)
+    elif MASKED:
+        h = _hollow(products, inner, code, m, i, inside, n, COUNT)
+        mu, vector, inverse_square = _hollow_gradient(h, code, m, COUNT)
+        sigma = tl.sqrt(1 + mu)
+        weight = d_score * (inverse_square / sigma)
+        d_products = ()
+        d_inner = ()
+        for p in tl.static_range(members):
+            d_products = d_products + (weight * vector[p] * vector[members],)
+            for q in tl.static_range(p + 1, members):
+                d_inner = d_inner + (sums[_pair(p, q, members)] + weight * vector[p] * vector[q],)
     else:
         own = basis + _block_place(m, i, n, 1 + COUNT * members)
         s, a, g = _rotated(products, own, inside, COUNT)

@@ -1,8 +1,7 @@
 """The singular-value contrastive loss by Triton kernels: the same functions as `torch_backend`.
 
-Where samples lack modalities, masks inside the kernels make an anchor's tuples those of its own set, for up to three
-modalities. For more, where the eigenvectors behind a tuple depend on the set, the samples of each set that occurs are
-gathered; to know which occur costs one synchronisation a pass.
+Where samples lack modalities, masks inside the kernels make an anchor's tuples those of its own set. No pass
+synchronises.
 """
 
 import functools
@@ -31,18 +30,11 @@ class _Masks:
 
 @dataclass(frozen=True)
 class _Paired:
-    """A "paired" loss: of all samples, or of a pool of them and some of the modalities."""
+    """A "paired" loss of all samples."""
 
     tables: Tables
     codes: Codes | None
-    modalities: tuple[int, ...]
-    pool: Tensor | None  # indices
-    used: Tensor | None = None  # uint8 [M, n]: rows that some anchor needs; None: all
-
-    def select(self, embeddings: list[Tensor]) -> list[Tensor]:
-        if self.pool is None:
-            return embeddings
-        return [embeddings[m][self.pool] for m in self.modalities]
+    used: Tensor | None  # uint8 [M, n]: rows that some anchor needs; None: all
 
 
 def forward(
@@ -67,20 +59,10 @@ def forward(
         weights = None if weights is None else weights.contiguous()
         tau = temperature.float()
         masks = _masks(present)
-        if _grouped(embeddings, present):
-            log_sums.zero_()
-            sample_loss.zero_()
-        for part in _paired_parts(saved, embeddings, masks, negatives):
-            triton_paired.prepare(part.select(embeddings), normalize, part.tables, part.used)
-            if part.pool is None:
-                triton_paired.normalisers(part.tables, tau, part.codes, log_sums, sample_loss)
-                continue
-            own_sums = loss.new_empty(len(part.modalities), len(part.pool))
-            own_loss = loss.new_empty(len(part.pool))
-            triton_paired.normalisers(part.tables, tau, part.codes, own_sums, own_loss)
-            for m, own in zip(part.modalities, own_sums, strict=True):
-                log_sums[m, part.pool] += own
-            sample_loss[part.pool] += own_loss
+        paired = _paired(saved, embeddings, masks, negatives)
+        if paired:
+            triton_paired.prepare(embeddings, normalize, paired.tables, paired.used)
+            triton_paired.normalisers(paired.tables, tau, paired.codes, log_sums, sample_loss)
         if _has_triples(count, negatives):
             triples = triton_all.view_saved(saved[_HEADER:], n, embeddings[0].shape[1])
             complete = masks.complete if masks else None
@@ -108,9 +90,9 @@ def backward(
     """As `torch_backend.backward`."""
     count, n = len(embeddings), len(embeddings[0])
     dtype = embeddings[0].dtype
-    # gradients of several parts are added up, in float32
-    several = present is not None and (count > 3 or _has_triples(count, negatives))
-    outs_dtype = torch.float32 if several else dtype
+    # gradients of two parts are added up, in float32
+    both = present is not None and _has_triples(count, negatives)
+    outs_dtype = torch.float32 if both else dtype
     outs = [torch.empty(embedding.shape, dtype=outs_dtype, device=grad.device) for embedding in embeddings]
     d_weights = torch.empty_like(sample_loss)
     d_temperature = torch.empty_like(loss)
@@ -123,29 +105,13 @@ def backward(
         masks = _masks(present)
         pieces = []
         open_pieces = 0  # how many of their numbers lack the mean over anchors
-        if _grouped(embeddings, present):
-            for out in outs:
-                out.zero_()
-        for part in _paired_parts(saved, embeddings, masks, negatives):
-            if part.pool is None:
-                pieces.append(
-                    triton_paired.gradients(
-                        grad, tau, weights, part.codes, normalize, saved, log_sums, part.tables, outs
-                    )
-                )
-                continue
-            chosen = part.select(embeddings)
-            triton_paired.prepare(chosen, normalize, part.tables, part.used)
-            own_weights = None if weights is None else weights[part.pool]
-            own_sums = log_sums[list(part.modalities)][:, part.pool]
-            own_outs = [torch.empty(x.shape, dtype=outs_dtype, device=x.device) for x in chosen]
+        paired = _paired(saved, embeddings, masks, negatives)
+        if paired:
             pieces.append(
                 triton_paired.gradients(
-                    grad, tau, own_weights, part.codes, normalize, saved, own_sums, part.tables, own_outs
+                    grad, tau, weights, paired.codes, normalize, saved, log_sums, paired.tables, outs
                 )
             )
-            for m, own in zip(part.modalities, own_outs, strict=True):
-                outs[m][part.pool] += own
         if _has_triples(count, negatives):
             triples = triton_all.view_saved(saved[_HEADER:], n, embeddings[0].shape[1])
             complete = masks.complete if masks else None
@@ -170,55 +136,40 @@ def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str)
     size = _HEADER
     if _has_triples(len(embeddings), negatives):
         size += triton_all.saved_size(n, width)
-    if _has_tables(len(embeddings), present, negatives):
-        size += triton_paired.saved_size(len(embeddings), n, width, first.dtype, first.device)
+    if _has_pairs(len(embeddings), present, negatives):
+        size += _tables_size(embeddings, masked=present is not None)
     return size
+
+
+def _tables_size(embeddings: list[Tensor], masked: bool) -> int:
+    first = embeddings[0]
+    n, width = first.shape
+    return triton_paired.saved_size(len(embeddings), n, width, first.dtype, first.device, masked)
 
 
 def _has_triples(count: int, negatives: str) -> bool:
     return negatives == "all" and count == 3
 
 
-def _has_tables(count: int, present: object, negatives: str) -> bool:
-    """Whether there is a "paired" part of all samples; beside triples, it is that of incomplete samples."""
-    return present is not None if _has_triples(count, negatives) else count <= 3 or present is None
+def _has_pairs(count: int, present: object, negatives: str) -> bool:
+    """Whether there is a "paired" loss; beside triples, it is that of incomplete samples."""
+    return present is not None or not _has_triples(count, negatives)
 
 
-def _grouped(embeddings: list[Tensor], present: Tensor | None) -> bool:
-    return present is not None and len(embeddings) > 3
-
-
-def _paired_parts(saved: Tensor, embeddings: list[Tensor], masks: _Masks | None, negatives: str) -> list[_Paired]:
+def _paired(saved: Tensor, embeddings: list[Tensor], masks: _Masks | None, negatives: str) -> _Paired | None:
     count = len(embeddings)
+    if not _has_pairs(count, masks, negatives):
+        return None
     n, width = embeddings[0].shape
-    dtype = embeddings[0].dtype
-    everything = tuple(range(count))
-    if _has_tables(count, masks, negatives):
-        size = triton_paired.saved_size(count, n, width, dtype, saved.device)
-        tables = triton_paired.view_saved(saved[len(saved) - size :], count, n, width, dtype)
-        codes = used = None
-        if masks is not None:
-            in_use = masks.present.sum(0) >= 2
-            anchors = in_use
-            if _has_triples(count, negatives):
-                anchors = in_use & (masks.complete == 0)
-            codes = Codes(torch.where(anchors, masks.codes, 0), masks.codes)
-            used = masks.present * in_use
-        return [_Paired(tables, codes, everything, None, used)]
-    if masks is None or _has_triples(count, negatives):
-        return []
-    parts = []
-    for code in masks.codes.unique().tolist():
-        modalities = tuple(m for m in everything if code >> m & 1)
-        if len(modalities) < 2:
-            continue
-        pool = ((masks.codes & code) == code).nonzero()[:, 0]
-        size = triton_paired.saved_size(len(modalities), len(pool), width, dtype, saved.device)
-        tables = triton_paired.view_saved(saved.new_empty(size), len(modalities), len(pool), width, dtype)
-        full = torch.full_like(pool, 2 ** len(modalities) - 1, dtype=torch.int32)
-        anchors = torch.where(masks.codes[pool] == code, full, 0)
-        parts.append(_Paired(tables, Codes(anchors, full), modalities, pool))
-    return parts
+    size = _tables_size(embeddings, masked=masks is not None)
+    own = saved[len(saved) - size :]
+    tables = triton_paired.view_saved(own, count, n, width, embeddings[0].dtype, masks is not None)
+    if masks is None:
+        return _Paired(tables, None, None)
+    in_use = masks.present.sum(0) >= 2
+    anchors = in_use & (masks.complete == 0) if _has_triples(count, negatives) else in_use
+    codes = Codes(torch.where(anchors, masks.codes, 0), masks.codes)
+    return _Paired(tables, codes, masks.present * in_use)
 
 
 def _masks(present: Tensor | None) -> _Masks | None:

@@ -28,7 +28,7 @@ class Tables:
     stack: Tensor  # [count, n, width]
     inverse_norms: Tensor  # [count, n]
     inner: Tensor  # [pairs, n]
-    basis: Tensor  # flat
+    basis: Tensor  # flat; empty where codes are used, and for up to three modalities
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,16 @@ class Codes:
     pool: Tensor
 
 
-def saved_size(count: int, batch: int, width: int, dtype: torch.dtype, device: torch.device) -> int:
-    """float32 numbers that `Tables` take."""
-    return sum(_table_sizes(count, batch, width, dtype, device))
+def saved_size(
+    count: int, batch: int, width: int, dtype: torch.dtype, device: torch.device, masked: bool = False
+) -> int:
+    """float32 numbers that `Tables` take; masked: where they are used with codes."""
+    return sum(_table_sizes(count, batch, width, dtype, device, masked))
 
 
-def view_saved(saved: Tensor, count: int, batch: int, width: int, dtype: torch.dtype) -> Tables:
+def view_saved(saved: Tensor, count: int, batch: int, width: int, dtype: torch.dtype, masked: bool = False) -> Tables:
     """The tables in a flat float32 buffer."""
-    stack, inverse_norms, inner, basis = saved.split(_table_sizes(count, batch, width, dtype, saved.device))
+    stack, inverse_norms, inner, basis = saved.split(_table_sizes(count, batch, width, dtype, saved.device, masked))
     stack = stack.view(_stack_dtype(dtype, saved.device))[: count * batch * width].view(count, batch, width)
     pairs = count * (count - 1) // 2
     inverse_norms = inverse_norms[: count * batch].view(count, batch)
@@ -60,7 +62,7 @@ def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, used: Ten
         tuple(embeddings), used, tables.stack, tables.inverse_norms, tables.inner, n, width,
         COUNT=count, MASKED=used is not None, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
     )  # fmt: skip
-    if count > 3:
+    if len(tables.basis):
         kernels.paired_basis[(triton.cdiv(n, _SAMPLES), count)](
             tables.inner, tables.basis, n,
             COUNT=count, BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
@@ -81,7 +83,7 @@ def normalisers(
     then only their results are of use. None: every sample is both.
     """
     count, n, width = tables.stack.shape
-    options = _options("forward", tables.stack)
+    options = _options("forward", tables.stack, codes)
     tile_i, tile_j = options["tile_i"], options["tile_j"]
     rows, others = (n, n) if anchors is None else (anchors, n - anchors)
     tiles_i = triton.cdiv(rows, tile_i)
@@ -122,14 +124,14 @@ def gradients(
     count, n, width = tables.stack.shape
     end_i = n if anchors is None else anchors
     new = temperature.new_empty
-    options = _options("backward", tables.stack)
+    options = _options("backward", tables.stack, codes)
     tile_i, tile_j = options["tile_i"], options["tile_j"]
     tiles_j = triton.cdiv(n if anchors is None else n - anchors, tile_j)
     panel_rows = min(end_i, _panel_rows(tables.stack, tile_i))
     rows, splits = _split(panel_rows, tile_i, tiles_j * count, options["programs"])
     panel = new((count, panel_rows, count, n), dtype=tables.stack.dtype)
     members = count - 1
-    entries = kernels.members_entries(count)
+    entries = kernels.members_entries(count, codes is not None)
     d_members = new(splits * count * entries * aligned(n))
     if anchors is not None:
         d_members.zero_()  # they are no members
@@ -189,9 +191,13 @@ def _product(left: Tensor, right: Tensor, out: Tensor, add: bool) -> None:
         torch.addmm(out, left, right, out_dtype=torch.float32, beta=int(add), out=out)
 
 
-def _table_sizes(count: int, batch: int, width: int, dtype: torch.dtype, device: torch.device) -> list[int]:
+def _table_sizes(
+    count: int, batch: int, width: int, dtype: torch.dtype, device: torch.device, masked: bool
+) -> list[int]:
     stack = -(-count * batch * width * _stack_dtype(dtype, device).itemsize // 4)
-    basis = count * aligned(batch) * (1 + count * (count - 1)) if count > 3 else 0  # in blocks of 32 samples
+    basis = (
+        count * aligned(batch) * (1 + count * (count - 1)) if count > 3 and not masked else 0
+    )  # in blocks of 32 samples
     return [aligned(stack), aligned(count * batch), aligned(count * (count - 1) // 2 * batch), basis]
 
 
@@ -203,14 +209,17 @@ def _stack_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if dtype == torch.bfloat16 and device.type == "cuda" else torch.float32
 
 
-def _options(direction: str, stack: Tensor) -> dict[str, int]:
+def _options(direction: str, stack: Tensor, codes: Codes | None) -> dict[str, int]:
     kind = "float" if stack.dtype == torch.float32 else "half"
-    return settings(f"sv_paired_{direction}_{how_many(stack.shape[0])}_{kind}", stack.shape[1], stack.device)
+    name = f"sv_paired_{direction}_{how_many(stack.shape[0], codes is not None)}_{kind}"
+    return settings(name, stack.shape[1], stack.device)
 
 
-def how_many(count: int) -> str:
+def how_many(count: int, masked: bool) -> str:
     """Modalities as the tuned settings tell them apart: 2 and 3 have a closed form, 7 and 8 take all registers."""
-    return "few" if count <= 3 else "several" if count <= 6 else "many"
+    if count <= 3:
+        return "few"
+    return ("several" if count <= 6 else "many") + "_masked" * masked
 
 
 def _panel_rows(stack: Tensor, tile: int) -> int:
