@@ -71,8 +71,9 @@ def test_saved_tables_are_aligned(negatives, count, batch):
     if negatives == "all":
         views = vars(triton_all.view_saved(saved[triton_backend._HEADER :], batch, 7))
     else:
-        part = triton_backend._paired_parts(saved, embeddings, None, negatives)[0]
-        views = vars(part.tables)
+        paired = triton_backend._paired(saved, embeddings, None, negatives)
+        assert paired is not None
+        views = vars(paired.tables)
     assert len(views) == 4
     for name, view in views.items():
         assert view.numel() == 0 or (view.data_ptr() - saved.data_ptr()) % 128 == 0, name
