@@ -473,7 +473,7 @@ def _half_sign(x):
 
 
 @triton.jit
-def _masked_gradients(
+def store_masked_gradients(
     products,
     valid,
     quarter,
@@ -600,7 +600,7 @@ def paired_backward(
         if COUNT > 3 and MASKED:
             # a quarter of the tile at a time: the registers hold one pair's matrix, not four
             for quarter in range(4):
-                sum_scale += _masked_gradients(
+                sum_scale += store_masked_gradients(
                     products, valid, quarter, inverse_norms, inner, anchor_codes, scale, temperature, grad, weights,
                     inverse_total, normalisers, panel, d_members, m, start, start_j, n, begin, end, split,
                     start > first, COUNT, WEIGHTED, FIRST, TILE_I, TILE_J,
