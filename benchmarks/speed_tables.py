@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.harness import OURS
 from benchmarks.records import growth
-
-OURS = "ours"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
