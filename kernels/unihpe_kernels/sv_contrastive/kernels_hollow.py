@@ -24,7 +24,7 @@ _PIVOT = tl.constexpr(1e-7)
 
 
 @triton.constexpr_function
-def _at(i, j, n):
+def pair_place(i, j, n):
     """Place of entry (i, j), i != j, in the triangle above the diagonal, row by row."""
     i, j = min(i, j), max(i, j)
     return i * n - i * (i + 1) // 2 + j - i - 1
@@ -104,7 +104,7 @@ def _reflected(own, h, v, tau, m: tl.constexpr):
         total = own[1 + r] * u[r]
         for c in tl.static_range(m):
             if c != r:
-                total += h[_at(1 + r, 1 + c, m + 1)] * u[c]
+                total += h[pair_place(1 + r, 1 + c, m + 1)] * u[c]
         q = q + (total * tau,)
     along = q[0]
     for r in tl.static_range(1, m):
@@ -119,7 +119,7 @@ def _reflected(own, h, v, tau, m: tl.constexpr):
     rest = ()
     for r in tl.static_range(m):
         for c in tl.static_range(r + 1, m):
-            rest = rest + (h[_at(1 + r, 1 + c, m + 1)] - w[r] * u[c] - u[r] * w[c],)
+            rest = rest + (h[pair_place(1 + r, 1 + c, m + 1)] - w[r] * u[c] - u[r] * w[c],)
     return next_own, rest
 
 

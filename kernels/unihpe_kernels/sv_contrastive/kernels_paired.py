@@ -25,18 +25,11 @@ import triton.language as tl
 
 from unihpe_kernels.small_linalg.eigh_kernels import symmetric_eigen, triangle_index
 from unihpe_kernels.sv_contrastive.kernels_arrowhead import arrowhead_entry, arrowhead_gradient, arrowhead_root
-from unihpe_kernels.sv_contrastive.kernels_hollow import hollow_root, hollow_vector
+from unihpe_kernels.sv_contrastive.kernels_hollow import hollow_root, hollow_vector, pair_place
 from unihpe_kernels.sv_contrastive.kernels_rows import inverse_root
 from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.constexpr_function
-def _pair(p, q, count):
-    """Place of modalities p and q among the pairs."""
-    p, q = min(p, q), max(p, q)
-    return p * count - p * (p + 1) // 2 + q - p - 1
 
 
 @triton.constexpr_function
@@ -103,7 +96,7 @@ def paired_prepare(
     for p in tl.static_range(COUNT):
         for q in tl.static_range(p + 1, COUNT):
             product = tl.sum(sums[triangle_index(p, q, COUNT)], 1) * inverses[p] * inverses[q]
-            tl.store(inner + _pair(p, q, COUNT) * n + row, product, mask=inside)
+            tl.store(inner + pair_place(p, q, COUNT) * n + row, product, mask=inside)
 
 
 @triton.jit
@@ -537,7 +530,7 @@ def store_masked_gradients(
         value = weighted * vector[members] * of_row[:, None] * of_j[None, :]
         tl.store(out + member * n, value.to(panel.dtype.element_ty), mask=mask)
         for q in tl.static_range(p + 1, members):
-            pointers = members_out + _pair(p, q, members) * 32
+            pointers = members_out + pair_place(p, q, members) * 32
             part = tl.sum(weighted * vector[q], 0)
             tl.store(pointers, tl.load(pointers, mask=written, other=0.0) + part, mask=inside_j)
     tl.debug_barrier()  # the thread that reads an entry need not be the one that wrote it
@@ -738,7 +731,7 @@ def paired_own(
         for p in tl.static_range(members):
             d_products = d_products + (weight * vector[p] * vector[members],)
             for q in tl.static_range(p + 1, members):
-                d_inner = d_inner + (sums[_pair(p, q, members)] + weight * vector[p] * vector[q],)
+                d_inner = d_inner + (sums[pair_place(p, q, members)] + weight * vector[p] * vector[q],)
     else:
         own = basis + _block_place(m, i, n, 1 + COUNT * members)
         s, a, g = _rotated(products, own, inside, COUNT)
@@ -764,7 +757,7 @@ def paired_own(
         tl.store(out + _pair_at(m, member, COUNT) * n, d_product, mask=inside)
         for t in tl.static_range(s + 1, members):
             place = _pair_at(member, t + (t >= m).to(tl.int32), COUNT) * n
-            tl.store(out + place, d_inner[_pair(s, t, members)], mask=inside)
+            tl.store(out + place, d_inner[pair_place(s, t, members)], mask=inside)
 
 
 @triton.jit
@@ -816,7 +809,7 @@ def paired_embedding_gradient(
         for q in tl.static_range(p + 1, COUNT):
             total = tl.zeros([ROWS], tl.float32)
             for m in tl.static_range(COUNT):
-                place = (m * (COUNT * (COUNT - 1) // 2) + _pair(p, q, COUNT)) * n
+                place = (m * (COUNT * (COUNT - 1) // 2) + pair_place(p, q, COUNT)) * n
                 total += tl.load(d_own + place + row, mask=inside, other=0.0)
             factors = factors + (total * inverses[p] * inverses[q],)
     for m in tl.static_range(COUNT):
@@ -845,5 +838,5 @@ def _row_gradient(stack, d_stack, factors, plane, place, mask, m: tl.constexpr, 
     for q in tl.static_range(COUNT):
         if q != m:
             other = tl.load(stack + q * plane + place, mask=mask, other=0.0).to(tl.float32)
-            gradient += factors[_pair(m, q, COUNT)][:, None] * other
+            gradient += factors[pair_place(m, q, COUNT)][:, None] * other
     return gradient
