@@ -153,7 +153,7 @@ class RunConfig:
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
-    backend: Literal["auto", "torch", "triton"] = "auto"
+    backend: Literal["auto", "triton", "native", "torch"] = "auto"
     """of the kernels"""
     shard: Literal["ddp", "fsdp"] = "ddp"
     """among several processes: the model whole on each, or divided among them with its gradients and moments"""

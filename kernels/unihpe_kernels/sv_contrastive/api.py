@@ -74,7 +74,7 @@ def singular_value_contrastive_loss(
             torch.compile breaks at the loss. A GPU is synchronised with present=, with four modalities or more, and by
             a group that has no CPU backend (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are
             sent as they are.
-        backend: "auto", "torch" or "triton".
+        backend: "auto", "triton", "native" or "torch".
 
     Returns:
         The loss, a tensor []: float64 for float64 embeddings, else float32; also under autocast. Inner products follow
