@@ -71,7 +71,7 @@ def check_tensor(
         raise ValueError(f"{name} must be on {like.device} with the other arguments, got {value.device}")
 
 
-def check_backend(backend: str, tensor: Tensor, op: str) -> Literal["triton", "native", "torch"]:
+def check_backend(backend: Backend, tensor: Tensor, op: str) -> Literal["triton", "native", "torch"]:
     """Resolve `backend` for an operation on `tensor`: the backend that will run.
 
     "auto" is Triton for CUDA tensors and C++ for CPU tensors, where the operation has them for their dtype and they can
@@ -86,9 +86,12 @@ def check_backend(backend: str, tensor: Tensor, op: str) -> Literal["triton", "n
         if tensor.device.type == "cuda" and _triton_obstacle(tensor, op) is None:
             return "triton"
         return "native" if tensor.device.type == "cpu" and _native_obstacle(tensor, op) is None else "torch"
-    if backend != "triton" and backend != "native":
+    if backend == "triton":
+        obstacle = _triton_obstacle(tensor, op)
+    elif backend == "native":
+        obstacle = _native_obstacle(tensor, op)
+    else:
         raise ValueError(f'backend must be "auto", "triton", "native" or "torch", got {backend!r}')
-    obstacle = _triton_obstacle(tensor, op) if backend == "triton" else _native_obstacle(tensor, op)
     if obstacle is not None:
         raise ValueError(f'backend="{backend}" cannot run {op}: {obstacle}; use backend="torch" or "auto"')
     return backend
