@@ -1,12 +1,14 @@
 """Fast N-modal singular-value contrastive loss and Procrustes alignment: torch and triton, nothing else."""
 
-from unihpe_kernels.procrustes.api import Similarity, mpjpe, n_mpjpe, pa_mpjpe, procrustes
+from unihpe_kernels.procrustes.api import Alignment, Similarity, align, mpjpe, n_mpjpe, pa_mpjpe, procrustes
 from unihpe_kernels.small_linalg.gram import gram_singular_values
 from unihpe_kernels.small_linalg.svd3x3 import svd3x3
 from unihpe_kernels.sv_contrastive.api import singular_value_contrastive_loss
 
 __all__ = [
+    "Alignment",
     "Similarity",
+    "align",
     "gram_singular_values",
     "mpjpe",
     "n_mpjpe",

@@ -131,3 +131,35 @@ def check_prediction_without_variance(
     atol = 4e-7 * offset + 1e-3 if dtype == torch.float32 else 1e-9
     torch.testing.assert_close(pa_mpjpe(pred, target), centred.norm(dim=-1).mean(-1), rtol=0, atol=atol)
     torch.testing.assert_close(similarity.apply(pred).mean(1), target.mean(1), rtol=0, atol=5 * atol)
+
+
+def check_alignment(dtype: torch.dtype, weighted: bool, scale: bool, align: Callable) -> None:
+    """Everything that `align` returns, against the reference in float64; two joints are missing where weighted."""
+    pred, target = (points.to(dtype) for points in pose_pairs(203))
+    weights = None
+    if weighted:
+        weights = torch.rand(203, 17, generator=generator(4)).to(dtype) + 0.1
+        weights[:, [3, 9]] = 0
+    similarity = reference.procrustes(
+        pred.double(), target.double(), None if weights is None else weights.double(), scale
+    )
+    aligned = similarity[1][:, None, None] * pred.double() @ similarity[0].mT + similarity[2][:, None]
+    distances = (aligned - target.double()).norm(dim=-1)
+    if weights is None:
+        error = distances.mean(-1)
+    else:
+        distances[weights == 0] = 0
+        error = (weights.double() * distances).sum(-1) / weights.double().sum(-1)
+        weights[5] = 0
+        pred[:, 3] = torch.nan
+        aligned[:, 3] = torch.nan
+    got = align(pred, target, weights=weights, scale=scale)
+    atol = ERROR_TOLERANCE if dtype == torch.float32 else 1e-8
+    generic = [n for n in range(203) if n != 5] if weighted else slice(None)  # all weights 0: the identity
+    for value, want in zip((got.aligned, got.joint_errors, got.error), (aligned, distances, error), strict=True):
+        assert value.dtype == dtype
+        torch.testing.assert_close(value[generic].double(), want[generic], rtol=0, atol=atol, equal_nan=True)
+    if weighted:
+        torch.testing.assert_close(got.aligned[5, :3], pred[5, :3])
+        assert not got.joint_errors[5].any()
+        assert got.error[5] == 0

@@ -11,6 +11,7 @@ from tests.kernels.pose_cases import (
     ERROR_TOLERANCE,
     GENERIC,
     S,
+    check_alignment,
     check_optimum,
     check_prediction_without_variance,
     generator,
@@ -19,7 +20,7 @@ from tests.kernels.pose_cases import (
     random_rotations,
     squared_residual,
 )
-from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe, procrustes
+from unihpe_kernels import align, mpjpe, n_mpjpe, pa_mpjpe, procrustes
 from unihpe_kernels.procrustes import reference
 from unihpe_kernels.small_linalg import lanes
 
@@ -81,6 +82,27 @@ def test_similarity_against_svd(scale, weighted):
     single = procrustes(pred.float(), target.float(), weights=weights, scale=scale)
     for got, want in zip(single, expected, strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4 if want.dim() != 2 else 1e-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scale", [True, False])
+def test_all_of_an_alignment(dtype, weighted, scale):
+    check_alignment(dtype, weighted, scale, align)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_alignment_is_differentiated_where_that_is_wanted(weighted):
+    pred, target = pose_pairs(20)
+    weights = torch.rand(20, 17, generator=generator(3), dtype=torch.float64) if weighted else None
+    plain = align(pred, target, weights=weights)
+    pred.requires_grad_()
+    recorded = align(pred, target, weights=weights)
+    for part, same in zip((*recorded.similarity, *recorded[1:]), (*plain.similarity, *plain[1:]), strict=True):
+        torch.testing.assert_close(part, same)
+    (got,) = torch.autograd.grad(recorded.error.sum(), pred)
+    (expected,) = torch.autograd.grad(pa_mpjpe(pred, target, weights=weights).sum(), pred)
+    torch.testing.assert_close(got, expected)
 
 
 def test_no_perturbation_beats_the_optimum():
@@ -205,9 +227,12 @@ def test_a_bad_sample_spoils_itself_alone(bad):
         error, expected = measure(pred, target), measure(clean, target)
         assert not torch.isfinite(error[4])
         assert torch.equal(error[others], expected[others])
-    for got, expected in zip(procrustes(pred, target), procrustes(clean, target), strict=True):
+    spoiled, whole = align(pred, target), align(clean, target)
+    for got, expected in zip((*spoiled.similarity, *spoiled[1:]), (*whole.similarity, *whole[1:]), strict=True):
         assert not torch.isfinite(got[4]).any()
         assert torch.equal(got[others], expected[others])
+    for got, expected in zip(procrustes(pred, target), spoiled.similarity, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("unit", [1e-12, 1e-3, 1e12])
@@ -281,6 +306,9 @@ def test_batch_shapes(batch):
     rotation, scale, translation = procrustes(pred, target)
     assert (rotation.shape, scale.shape, translation.shape) == ((*batch, 3, 3), batch, (*batch, 3))
     assert procrustes(pred, target).apply(pred[..., :5, :]).shape == (*batch, 5, 3)
+    whole = align(pred, target)
+    assert whole.similarity.rotation.shape == (*batch, 3, 3)
+    assert (whole.aligned.shape, whole.joint_errors.shape, whole.error.shape) == ((*batch, 17, 3), (*batch, 17), batch)
 
 
 def test_chunks_join_without_a_seam(monkeypatch):
@@ -319,7 +347,7 @@ def test_n_mpjpe_of_a_prediction_without_extent():
     torch.testing.assert_close(n_mpjpe(torch.full_like(target, 5), target), expected)
 
 
-@pytest.mark.parametrize("measure", [procrustes, pa_mpjpe, n_mpjpe, mpjpe])
+@pytest.mark.parametrize("measure", [procrustes, align, pa_mpjpe, n_mpjpe, mpjpe])
 @pytest.mark.parametrize(
     ("pred", "target", "weights", "message"),
     [

@@ -211,6 +211,7 @@ def test_opcheck(dtype, weighted):
     torch.library.opcheck(op.pa_mpjpe, (pred, target, weights, True, True, backend))
     torch.library.opcheck(op.pa_mpjpe, (pred, target.detach(), weights, True, False, backend))
     torch.library.opcheck(op.procrustes, (pred, target, weights, True, backend))
+    torch.library.opcheck(op.align, (pred.detach(), target.detach(), weights, True, backend))
     with torch.no_grad():
         error, d_pred, _ = op.pa_mpjpe(pred, target, weights, True, True, backend)
         similarity = op.procrustes(pred, target, weights, True, backend)

@@ -66,6 +66,49 @@ def procrustes(
     return Similarity(rotation.reshape(*batch, 3, 3), size.reshape(batch), translation.reshape(*batch, 3))
 
 
+class Alignment(NamedTuple):
+    """Predictions taken to their targets, a batch of them.
+
+    similarity: see there. aligned: [..., J, 3], the predictions after it, unit of the target. joint_errors: [..., J],
+    the distance of each joint from the target, 0 where its weight is 0. error: [...], their (weighted) mean.
+    """
+
+    similarity: Similarity
+    aligned: Tensor
+    joint_errors: Tensor
+    error: Tensor
+
+
+def align(
+    pred: Tensor, target: Tensor, *, weights: Tensor | None = None, scale: bool = True, backend: Backend = "auto"
+) -> Alignment:
+    """All that is to be known of the alignment by `procrustes`, for scores: the poses are read once.
+
+    The errors are those of `pa_mpjpe`, joint by joint. A joint of weight 0 is aligned with the others but has the error
+    0. Where a gradient is recorded, it is the same from `procrustes` and plain torch.
+
+    Args, Raises: as for `procrustes`.
+
+    Returns:
+        Alignment(similarity, aligned [..., J, 3], joint_errors [..., J], error [...]): float64 if an input is, else
+        float32. A NaN spoils its own sample only.
+    """
+    batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
+    if torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad):
+        similarity = procrustes(pred, target, weights=weights, scale=scale, backend=backend)
+        aligned = similarity.apply(pred)
+        w = aligned.new_ones(()).expand(pred.shape[:-1]) if weights is None else weights.to(aligned.dtype).clamp_min(0)
+        residual = (aligned - target).masked_fill((w == 0)[..., None], 0)
+        joint_errors = torch.linalg.vector_norm(residual, dim=-1)
+        return Alignment(similarity, aligned, joint_errors, _weighted_mean(joint_errors, w))
+    resolved = check_backend(backend, _widest(flat_pred, flat_target, flat_weights), "procrustes")
+    found = op.align(flat_pred, flat_target, flat_weights, bool(scale), resolved)
+    rotation, size, translation, aligned, joint_errors, error = (
+        part.reshape((*batch, *part.shape[1:])) for part in found
+    )
+    return Alignment(Similarity(rotation, size, translation), aligned, joint_errors, error)
+
+
 def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, backend: Backend = "auto") -> Tensor:
     """Mean per-joint position error after Procrustes alignment, one a pose.
 
@@ -166,5 +209,10 @@ def _centred(pred: Tensor, target: Tensor, weights: Tensor | None, root: int | N
 
 def _mean_distance(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
     """[..., J, 3] twice, [..., J] -> [...]; a distance of 0 has the gradient 0."""
+    return _weighted_mean(torch.linalg.vector_norm(x - y, dim=-1), w)
+
+
+def _weighted_mean(distances: Tensor, w: Tensor) -> Tensor:
+    """[..., J] twice -> [...]; 0 where all weights are."""
     total = w.sum(-1)
-    return (w * torch.linalg.vector_norm(x - y, dim=-1)).sum(-1) / (total + (total == 0))
+    return (w * distances).sum(-1) / (total + (total == 0))

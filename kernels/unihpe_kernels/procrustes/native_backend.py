@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.native import call, single
-from unihpe_kernels.procrustes.torch_backend import empty_gradients, pa_mpjpe_backward
+from unihpe_kernels.procrustes.torch_backend import empty_alignment, empty_gradients, pa_mpjpe_backward
 
 SOURCE = "procrustes/poses.cpp"
 
@@ -22,13 +22,12 @@ def pa_mpjpe_forward(
 
 
 def procrustes_forward(
-    pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3]."""
-    shapes = ((3, 3), (), (3,))
-    rotation, scale, translation = (pred.new_empty((len(pred), *shape), dtype=torch.float32) for shape in shapes)
-    _call("procrustes", pred, target, weights, scaled, rotation, scale, translation)
-    return rotation, scale, translation
+    pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool, whole: bool
+) -> tuple[Tensor, ...]:
+    """As torch_backend's, float32."""
+    outputs = empty_alignment(pred, whole, torch.float32)
+    _call("procrustes", pred, target, weights, scaled, *outputs, *[None] * (6 - len(outputs)))
+    return outputs
 
 
 def procrustes_backward(

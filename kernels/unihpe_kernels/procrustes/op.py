@@ -1,4 +1,4 @@
-"""Registration of `procrustes` and `pa_mpjpe` with torch: operators, shapes, gradients, autocast, in that order.
+"""Registration of `procrustes`, `align` and `pa_mpjpe` with torch: operators, shapes, gradients, autocast.
 
 `pa_mpjpe` makes its gradient in the forward pass, where the alignment still stands in registers or cache: the backward
 pass only scales it by the gradient that comes in. Separately it would cost the forward pass once more.
@@ -27,7 +27,14 @@ def _procrustes(
     pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3]."""
-    return _backend(backend).procrustes_forward(pred, target, weights, scaled)
+    return _backend(backend).procrustes_forward(pred, target, weights, scaled, False)
+
+
+def _align(
+    pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `procrustes`, and aligned [N, J, 3], joint_errors [N, J], error [N]; has no gradient."""
+    return _backend(backend).procrustes_forward(pred, target, weights, scaled, True)
 
 
 def _procrustes_backward(
@@ -68,14 +75,19 @@ def _pa_mpjpe_backward(grad: Tensor, gradient: Tensor, points: Tensor, backend: 
 
 procrustes = define(_procrustes)
 procrustes_backward = define(_procrustes_backward)
+align = define(_align)
 pa_mpjpe = define(_pa_mpjpe)
 pa_mpjpe_backward = define(_pa_mpjpe_backward)
 
 
 @torch.library.register_fake("unihpe_kernels::procrustes", lib=library)
 def _(pred, target, weights, scaled, backend):
-    samples, dtype = pred.shape[0], compute_dtype(pred, target, weights)
-    return tuple(pred.new_empty(shape, dtype=dtype) for shape in ((samples, 3, 3), (samples,), (samples, 3)))
+    return torch_backend.empty_alignment(pred, False, compute_dtype(pred, target, weights))
+
+
+@torch.library.register_fake("unihpe_kernels::align", lib=library)
+def _(pred, target, weights, scaled, backend):
+    return torch_backend.empty_alignment(pred, True, compute_dtype(pred, target, weights))
 
 
 @torch.library.register_fake("unihpe_kernels::procrustes_backward", lib=library)
@@ -149,5 +161,5 @@ differentiate(pa_mpjpe, _setup_pa_mpjpe, _pa_mpjpe_gradient)
 differentiate(procrustes_backward, None, _no_second_derivative)
 differentiate(pa_mpjpe_backward, None, _no_second_derivative)
 
-for _operator in (procrustes, procrustes_backward, pa_mpjpe, pa_mpjpe_backward):
+for _operator in (procrustes, procrustes_backward, align, pa_mpjpe, pa_mpjpe_backward):
     register_autocast(_operator)

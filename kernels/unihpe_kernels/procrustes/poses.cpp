@@ -189,14 +189,26 @@ void pa_mpjpe(const float* pred, const float* target, const float* weights, int6
                   Error{error, d_pred, d_target, memory, memory, std::vector<Lanes>(joints)});
 }
 
-// rotation [N, 3, 3], scale [N], translation [N, 3].
+// rotation [N, 3, 3], scale [N], translation [N, 3]; aligned [N, J, 3], joint_errors [N, J] and error [N], or null.
 void procrustes(const float* pred, const float* target, const float* weights, int64_t samples, int64_t joints,
-                int64_t threads, int64_t scaled, float* rotation, float* scale, float* translation) {
+                int64_t threads, int64_t scaled, float* rotation, float* scale, float* translation, float* aligned,
+                float* joint_errors, float* error) {
     for_each_pair({pred, target, weights, samples, joints}, threads, [=](const Pair& pair) {
         const auto& [r, maximum, s] = Alignment(pair, scaled);
         write_matrix(rotation + 9 * pair.first, pair.count, r);
         write_lanes(scale + pair.first, 1, pair.count, s);
         write_vector(translation + 3 * pair.first, 3, pair.count, pair.y_mean - r * pair.x_mean * s);
+        if (!aligned) return;
+        Lanes sum{};
+        for (int64_t j = 0; j < joints; ++j) {
+            // x, but for the joints that are left out: those are aligned, too
+            pair.write(aligned, j, r * (pair.read(pred, j) - pair.x_mean) * s + pair.y_mean);
+            const Vector residual = r * pair.x[j] * s - pair.y[j];
+            const Lanes length = pair.w[j] == 0.0f ? Lanes{} : root(dot(residual, residual));
+            write_lanes(joint_errors + pair.first * joints + j, joints, pair.count, length);
+            sum += length * pair.w[j];
+        }
+        write_lanes(error + pair.first, 1, pair.count, sum / pair.total);
     });
 }
 

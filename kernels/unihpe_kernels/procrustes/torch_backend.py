@@ -83,13 +83,12 @@ def pa_mpjpe_backward(grad: Tensor, gradient: Tensor, dtype: torch.dtype) -> Ten
 
 
 def procrustes_forward(
-    pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3]."""
-    samples, dtype = pred.shape[0], compute_dtype(pred, target, weights)
-    rotation = pred.new_empty((samples, 3, 3), dtype=dtype)
-    scale = pred.new_empty((samples,), dtype=dtype)
-    translation = pred.new_empty((samples, 3), dtype=dtype)
+    pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool, whole: bool
+) -> tuple[Tensor, ...]:
+    """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3]; if `whole`, also the aligned
+    predictions [N, J, 3], the distances of their joints [N, J], 0 where the weight is, and the mean of those [N]."""
+    outputs = empty_alignment(pred, whole, compute_dtype(pred, target, weights))
+    rotation, scale, translation, *others = outputs
 
     def work(part: slice) -> None:
         pair = _pair(pred, target, weights, part)
@@ -97,9 +96,21 @@ def procrustes_forward(
         rotation[part] = from_lanes(transposed(r).flatten(0, 1)).view(-1, 3, 3)
         scale[part] = s
         translation[part] = from_lanes(matvec(r * -s, pair.x_mean, pair.y_mean))
+        if not others:
+            return
+        aligned, joint_errors, error = others
+        x = pair.x
+        if weights is not None:  # those that are left out are aligned, too
+            x = to_lanes(pred[part].flatten(1), s.dtype).view_as(x) - pair.x_mean
+        aligned[part] = _from_pose_lanes(matvec(r, x * s, pair.y_mean))
+        lengths = _squared_lengths(matvec(r, pair.x * s) - pair.y).sqrt_()
+        if pair.w is not None:
+            lengths.masked_fill_(pair.w[:, 0] == 0, 0)
+        joint_errors[part] = from_lanes(lengths)
+        error[part] = pair.weighted(lengths).sum(0).div_(pair.total)
 
-    for_each_chunk(samples, pred.device, work)
-    return rotation, scale, translation
+    for_each_chunk(len(pred), pred.device, work)
+    return outputs
 
 
 def procrustes_backward(
@@ -193,6 +204,13 @@ def _squared_lengths(vectors: Tensor) -> Tensor:
     """[J, 3, n] -> [J, n]."""
     x, y, z = vectors.unbind(1)
     return (x * x).addcmul_(y, y).addcmul_(z, z)
+
+
+def empty_alignment(pred: Tensor, whole: bool, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Room for what `procrustes_forward` returns."""
+    samples, joints, _ = pred.shape
+    shapes = [(samples, 3, 3), (samples,), (samples, 3), *[(samples, joints, 3), (samples, joints), (samples,)] * whole]
+    return tuple(pred.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
 def empty_gradients(
