@@ -46,9 +46,7 @@ def pa_mpjpe_forward(
 ):
     STEPS: tl.constexpr = steps_of(SHAPE)
     first = (tl.program_id(0) + block).to(tl.int64) * SHAPE[1]
-    x, y, w, x_mean, y_mean, total, inverse_total = load_pair(
-        pred, target, weights, first, n, WHOLE, SHAPE
-    )
+    x, y, w, x_mean, y_mean, total, inverse_total = load_pair(pred, target, weights, first, n, WHOLE, SHAPE)
     k, inverse_variance = moments(x, y, w, x_mean, total, SHAPE)
     r, maximum, s = align(k, inverse_variance)
 
@@ -75,7 +73,7 @@ def pa_mpjpe_forward(
         # a residual below rounding of the coordinates has no direction
         size = (maximum * s + over_joints(variance, SHAPE)) * inverse_total
         size += y_mean[0] * y_mean[0] + y_mean[1] * y_mean[1] + y_mean[2] * y_mean[2]
-        smallest = (size * _NO_DIRECTION + TINY)
+        smallest = size * _NO_DIRECTION + TINY
         zero = tl.zeros_like(s)
         factors = ()  # pull = factor * residual, the gradient of the error in what is added to y
         pulls = (zero, zero, zero)
@@ -102,7 +100,7 @@ def pa_mpjpe_forward(
             h = h + (s * over_joints(turns[i], SHAPE),)
             mean = mean + (over_joints(pulls[i], SHAPE) * inverse_total,)
         z = turn_of_covariance(k, r, h)
-        shrink = (-over_joints(d_scale, SHAPE) * inverse_variance)
+        shrink = -over_joints(d_scale, SHAPE) * inverse_variance
 
         if d_pred is not None:
             gradient = ()
@@ -145,9 +143,7 @@ def procrustes_forward(
     SHAPE: tl.constexpr,
 ):
     first = (tl.program_id(0) + block).to(tl.int64) * SHAPE[1]
-    x, y, w, x_mean, y_mean, total, _ = load_pair(
-        pred, target, weights, first, n, WHOLE, SHAPE
-    )
+    x, y, w, x_mean, y_mean, total, _ = load_pair(pred, target, weights, first, n, WHOLE, SHAPE)
     k, inverse_variance = moments(x, y, w, x_mean, total, SHAPE)
     r, _, s = align(k, inverse_variance)
     if not SCALED:
@@ -180,9 +176,7 @@ def procrustes_backward(
 ):
     STEPS: tl.constexpr = steps_of(SHAPE)
     first = (tl.program_id(0) + block).to(tl.int64) * SHAPE[1]
-    x, y, w, x_mean, _, total, inverse_total = load_pair(
-        pred, target, weights, first, n, WHOLE, SHAPE
-    )
+    x, y, w, x_mean, _, total, inverse_total = load_pair(pred, target, weights, first, n, WHOLE, SHAPE)
     k, inverse_variance = moments(x, y, w, x_mean, total, SHAPE)
     row = pose_rows(first, SHAPE)
     inside = row < n

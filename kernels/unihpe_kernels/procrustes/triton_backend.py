@@ -16,6 +16,8 @@ from unihpe_kernels.tuned import settings
 
 __all__ = ["pa_mpjpe_backward", "pa_mpjpe_forward", "procrustes_backward", "procrustes_forward"]
 
+_TABLES = ("pose_values", "pose_gradient", "pose_gradients")  # settings by how many gradients a pass writes
+
 
 def pa_mpjpe_forward(
     pred: Tensor, target: Tensor, weights: Tensor | None, needs: tuple[bool, bool]
@@ -24,8 +26,7 @@ def pa_mpjpe_forward(
     needed."""
     error = _buffer(pred, (pred.shape[0],))
     d_pred, d_target = (_buffer(pred, pred.shape if needed else (0,)) for needed in needs)
-    table = "pose_gradients" if any(needs) else "pose_values"
-    _launch(kernels.pa_mpjpe_forward, table, pred, [pred, target, weights, error, d_pred, d_target])
+    _launch(kernels.pa_mpjpe_forward, _TABLES[sum(needs)], pred, [pred, target, weights, error, d_pred, d_target])
     return error, d_pred, d_target
 
 
@@ -35,7 +36,7 @@ def procrustes_forward(
     """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3], float32."""
     samples = pred.shape[0]
     similarity = _buffer(pred, (samples, 3, 3)), _buffer(pred, (samples,)), _buffer(pred, (samples, 3))
-    _launch(kernels.procrustes_forward, "pose_values", pred, [pred, target, weights, *similarity], scaled)
+    _launch(kernels.procrustes_forward, _TABLES[0], pred, [pred, target, weights, *similarity], scaled)
     return similarity
 
 
@@ -57,7 +58,7 @@ def procrustes_backward(
         for points, needed in zip((pred, target), needs, strict=True)
     )
     tensors = [d_rotation, d_scale, d_translation, pred, target, weights, rotation, scale, d_pred, d_target]
-    _launch(kernels.procrustes_backward, "pose_gradients", pred, tensors, scaled)
+    _launch(kernels.procrustes_backward, _TABLES[sum(needs)], pred, tensors, scaled)
     return d_pred, d_target
 
 

@@ -26,33 +26,27 @@ def launches(samples: int, lanes: int) -> Iterator[tuple[tuple[int], int, bool]]
 
 
 @triton.constexpr_function
-def _pieces(width, least):
-    """(begin, power of 2) that cover `width` columns; a rest of up to `least` becomes one piece that is too wide."""
+def _pieces(width):
+    """(begin, power of 2) that cover `width` columns: few, and little of them beyond the last column."""
     pieces = []
     begin = 0
     while begin < width:
         rest = width - begin
         size = triton.next_power_of_2(rest)
-        if size > rest and rest > least:
+        if 4 * rest < 3 * size and size > 16:
             size //= 2
         pieces.append((begin, size))
         begin += size
     return tuple(pieces)
 
 
-@triton.constexpr_function
-def _conflicts(width, columns, share):
-    """How many of 32 threads that read the same entry find theirs in the same bank of shared memory."""
-    banks = [(thread // share * width + thread % share * columns) % 32 for thread in range(32)]
-    return max(banks.count(bank) for bank in banks)
-
-
 @triton.jit
-def _swizzled(place, SWIZZLE: tl.constexpr):
-    """Where `place` goes in shared memory: fours stay together, which four of a line they are depends on the line."""
-    if SWIZZLE:
-        place = place ^ ((place >> 3) & 28)
-    return place
+def _begin(thread, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, SHARE: tl.constexpr):
+    """Where the numbers of a thread begin, counted from the first row of a program."""
+    if SHARE * COLUMNS == WIDTH:
+        return thread * COLUMNS
+    else:  # noqa: RET505 - Triton's way to choose while compiling
+        return thread // SHARE * WIDTH + thread % SHARE * COLUMNS
 
 
 @triton.jit
@@ -70,21 +64,17 @@ def load_rows(
     NUMBERS: tl.constexpr = LANES * WIDTH
     THREADS: tl.constexpr = LANES * SHARE
     TALL: tl.constexpr = triton.next_power_of_2(COLUMNS)
-    SWIZZLE: tl.constexpr = _conflicts(WIDTH, COLUMNS, SHARE) > 4
     place = tl.arange(0, max(triton.next_power_of_2(NUMBERS), THREADS))
-    places = _swizzled(place, SWIZZLE)
-    if SWIZZLE:
-        places = tl.max_contiguous(tl.multiple_of(places, 4), 4)
     inside = place < NUMBERS
     if not WHOLE:
-        inside = inside & (places < (n - first) * WIDTH)
-    flat = tl.load(rows + first * WIDTH + places, mask=inside, other=0).to(tl.float32)
+        inside = inside & (place < (n - first) * WIDTH)
+    flat = tl.load(rows + first * WIDTH + place, mask=inside, other=0).to(tl.float32)
     wanted = tl.arange(0, TALL * THREADS)
     thread = wanted % THREADS
-    begin = thread * WIDTH if SHARE == 1 else thread // SHARE * WIDTH + thread % SHARE * COLUMNS
+    begin = _begin(thread, WIDTH, COLUMNS, SHARE)
     source = tl.minimum(begin + tl.minimum(wanted // THREADS, COLUMNS - 1), NUMBERS - 1)
-    tile = tl.reshape(tl.gather(flat, _swizzled(source, SWIZZLE), 0), [TALL, THREADS])
-    # A thread holds its whole column of the tile: which entry is which is known to the compiler, and this costs nothing.
+    tile = tl.reshape(tl.gather(flat, source, 0), [TALL, THREADS])
+    # A thread holds its whole column of the tile: the compiler knows which entry is which, and this costs nothing.
     index = tl.arange(0, TALL)[:, None]
     part = (tl.arange(0, THREADS) % SHARE)[None, :]
     entries = ()
@@ -103,7 +93,7 @@ def store_rows(
 ):  # fmt: skip
     """Write what `load_rows` would read in the dtype of `rows`, but none from row n on and nothing beyond a row."""
     COLUMNS: tl.constexpr = WIDTH if PART is None else PART
-    PIECES: tl.constexpr = _pieces(COLUMNS, 0 if COLUMNS % 2 == 0 else 16)
+    PIECES: tl.constexpr = _pieces(COLUMNS)
     for piece in tl.static_range(len(PIECES)):
         _store_piece(
             rows + first * WIDTH, entries, n - first,
@@ -125,13 +115,11 @@ def _store_piece(
     thread = tl.arange(0, THREADS)[:, None]
     column = BEGIN + tl.arange(0, SIZE)[None, :]
     mask = column < COLUMNS
-    if SHARE * COLUMNS == WIDTH:
-        place = thread * COLUMNS + column
-    else:
+    if SHARE * COLUMNS != WIDTH:
         mask = mask & (thread % SHARE * COLUMNS + column < WIDTH)
-        place = thread // SHARE * WIDTH + thread % SHARE * COLUMNS + column
     if not WHOLE:
         mask = mask & (thread // SHARE < n)
+    place = _begin(thread, WIDTH, COLUMNS, SHARE) + column
     tl.store(rows + place, tl.trans(tile).to(rows.dtype.element_ty), mask=mask)
 
 
