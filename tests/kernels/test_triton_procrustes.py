@@ -292,8 +292,9 @@ def test_incoming_gradients_of_any_stride():
 def test_each_gradient_alone_and_both():
     pred, target = (points.float() for points in pose_pairs(7))
     for function in (error, lambda x, y: sum(part.sum() for part in align(x, y))):
-        alone = gradients(lambda x, f=function: f(x, target), pred) + gradients(lambda y, f=function: f(pred, y), target)
-        for got, expected in zip(gradients(function, pred, target), alone, strict=True):
+        of_pred = gradients(lambda x, f=function: f(x, target), pred)
+        of_target = gradients(lambda y, f=function: f(pred, y), target)
+        for got, expected in zip(gradients(function, pred, target), of_pred + of_target, strict=True):
             # more threads share a pose where both are written: sums of rounding, as in the tests above
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 

@@ -49,14 +49,8 @@ def store_points(points, entries, first, n, WHOLE: tl.constexpr, SHAPE: tl.const
 @triton.jit
 def store_of_poses(rows, entries, first, n, WHOLE: tl.constexpr, WIDTH: tl.constexpr, SHAPE: tl.constexpr):
     """Write WIDTH numbers a pose, [N, WIDTH]."""
-    if SHAPE[2] == 1 and WIDTH > 1:
-        store_rows(rows, entries, first, n, WHOLE, SHAPE[1], WIDTH)
-    else:
-        thread = tl.arange(0, threads_of(SHAPE))[None, :]
-        pose = thread // SHAPE[2]
-        for i in tl.static_range(WIDTH):
-            mask = (pose < n - first) & (thread % SHAPE[2] == 0)
-            tl.store(rows + first * WIDTH + pose * WIDTH + i, entries[i], mask=mask)
+    # of the threads that share a pose, all but the first would write beyond its row
+    store_rows(rows, entries, first, n, WHOLE, SHAPE[1], WIDTH, SHAPE[2], WIDTH)
 
 
 @triton.jit
