@@ -5,7 +5,7 @@ A new kernel is one more entry of `VARIANTS`; tests/kernels/test_compile.py name
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import triton
@@ -194,16 +194,14 @@ def _poses(
     gradients: tuple[bool, bool] = (False, False),
     weighted: bool = False,
     table: str = "",
-    whole: bool = True,
 ) -> Variant:
-    """A kernel over pairs of poses, float32, with the settings that it has by a file of settings.
+    """A kernel over pairs of poses in whole blocks, float32, with the settings that it has by a file of settings.
 
     numbers: read and written a pose, besides the poses. gradients: whether in the prediction, in the target.
-    whole: for blocks that are.
     """
     count = sum(gradients)
     options = choose(("default", table), ("pose_values", "pose_gradient", "pose_gradients")[count], joints)
-    constants: dict[str, Any] = {"WHOLE": whole, "SHAPE": (joints, options["lanes"], options["share"])}
+    constants: dict[str, Any] = {"WHOLE": True, "SHAPE": (joints, options["lanes"], options["share"])}
     constants |= {"SCALED": True} if "SCALED" in kernel.arg_names else {}
     used = {"weights": weighted, "d_pred": gradients[0], "d_target": gradients[1]}
     constants |= {argument: None for argument, on in used.items() if argument in kernel.arg_names and not on}
@@ -211,9 +209,9 @@ def _poses(
     work = Workload(10**6, 10**6 * 4 * ((6 + weighted + 3 * count) * joints + numbers))
     plural = ("", " with gradient", " with both gradients")[count if kernel is kernels_poses.pa_mpjpe_forward else 0]
     return Variant(
-        f"{kernel.__name__}{plural}{', weighted' * weighted}{', rest' * (not whole)}, J = {joints}", kernel,
+        f"{kernel.__name__}{plural}{', weighted' * weighted}, J = {joints}", kernel,
         {**dict.fromkeys(pointers, "*fp32"), "block": "i32", "n": "i32"}, constants,
-        "pose", options["lanes"], max_registers, {} if weighted or table or not whole else {"10^6 poses": work},
+        "pose", options["lanes"], max_registers, {} if weighted or table else {"10^6 poses": work},
         num_warps=options["num_warps"], divisible=tuple(pointers), targets=_TARGETS[table],
     )  # fmt: skip
 
@@ -373,13 +371,16 @@ VARIANTS: list[Variant] = [
             (kernels_poses.pa_mpjpe_forward, 17, 1, 168),
             (kernels_poses.pa_mpjpe_forward, 17, 1, 216, (True, False)),
             (kernels_poses.pa_mpjpe_forward, 133, 1, 192),
-            (kernels_poses.pa_mpjpe_forward, 14, 1, 255, (True, True), True),  # where registers are scarcest
+            (kernels_poses.pa_mpjpe_forward, 17, 1, 200, (True, True), True),
             (kernels_poses.procrustes_forward, 17, 13, 128),
             (kernels_poses.procrustes_backward, 17, 23, 232, (True, False)),
             (kernels_poses.procrustes_backward, 17, 23, 255, (True, True), True),
         )
     ),
-    _poses(kernels_poses.pa_mpjpe_forward, 17, 1, 216, (True, False), whole=False),
+    # where registers are scarcest, on the target that is the first to spill; it keeps a compiler busy for 20 s
+    replace(
+        _poses(kernels_poses.pa_mpjpe_forward, 14, 1, 255, (True, True), True), targets=("sm_100",)
+    ),
     _matrices(svd3x3_kernels.svd3x3_forward, 30),
     _matrices(svd3x3_kernels.svd3x3_backward, 51),
 ]  # fmt: skip
