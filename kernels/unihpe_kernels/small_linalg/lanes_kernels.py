@@ -95,14 +95,14 @@ def store_rows(
     COLUMNS: tl.constexpr = WIDTH if PART is None else PART
     PIECES: tl.constexpr = _pieces(COLUMNS)
     for piece in tl.static_range(len(PIECES)):
-        _store_piece(
+        store_piece(
             rows + first * WIDTH, entries, n - first,
             PIECES[piece][0], PIECES[piece][1], COLUMNS, WIDTH, LANES, SHARE, WHOLE,
         )  # fmt: skip
 
 
 @triton.jit
-def _store_piece(
+def store_piece(
     rows, entries, n, BEGIN: tl.constexpr, SIZE: tl.constexpr, COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr, LANES: tl.constexpr, SHARE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
