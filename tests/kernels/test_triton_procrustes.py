@@ -23,7 +23,7 @@ pytest.importorskip("triton")
 from unihpe_kernels.procrustes import triton_backend
 
 pytestmark = [needs_triton, pytest.mark.usefixtures("guarded_outputs")]
-JOINTS = [1, 2, 3, 14, 17, 24, 133, 256]
+JOINTS = [1, 2, 3, 14, 17, 24, 32, 67, 133, 241, 256]
 
 
 def moved(weights):
@@ -292,9 +292,11 @@ def test_incoming_gradients_of_any_stride():
 def test_each_gradient_alone_and_both():
     pred, target = (points.float() for points in pose_pairs(7))
     for function in (error, lambda x, y: sum(part.sum() for part in align(x, y))):
-        both = gradients(function, pred, target)
-        assert torch.equal(gradients(lambda x, f=function: f(x, target), pred)[0], both[0])
-        assert torch.equal(gradients(lambda y, f=function: f(pred, y), target)[0], both[1])
+        of_pred = gradients(lambda x, f=function: f(x, target), pred)
+        of_target = gradients(lambda y, f=function: f(pred, y), target)
+        for got, expected in zip(gradients(function, pred, target), of_pred + of_target, strict=True):
+            # more threads share a pose where both are written: sums of rounding, as in the tests above
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("unit", [1e-12, 1e-3, 1e12])

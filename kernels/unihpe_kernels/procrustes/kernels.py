@@ -16,13 +16,17 @@ from unihpe_kernels.procrustes.kernels_pair import (
     load_pair,
     matvec,
     moments,
+    over_joints,
+    pose_rows,
     product_transposed,
     steps_of,
+    store_of_poses,
     store_points,
+    threads_of,
     turn_of_covariance,
     weighted,
 )
-from unihpe_kernels.small_linalg.lanes_kernels import load_entries, store_rows
+from unihpe_kernels.small_linalg.lanes_kernels import load_entries
 
 _NO_DIRECTION = tl.constexpr((16 * 2.0**-23) ** 2)
 
@@ -31,61 +35,53 @@ _NO_DIRECTION = tl.constexpr((16 * 2.0**-23) ** 2)
 def pa_mpjpe_forward(
     pred,  # [N, J, 3], any floating dtype
     target,  # [N, J, 3]
-    weights,  # [N, J], read only if WEIGHTED
+    weights,  # [N, J], or None
     error,  # out, float32 [N]
-    d_pred,  # out, float32 [N, J, 3], written only if FOR_PRED
-    d_target,  # out, float32 [N, J, 3], written only if FOR_TARGET
+    d_pred,  # out, float32 [N, J, 3], or None
+    d_target,  # out, float32 [N, J, 3], or None
     block,  # the first of this launch
     n,
     WHOLE: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    FOR_PRED: tl.constexpr,
-    FOR_TARGET: tl.constexpr,
-    JOINTS: tl.constexpr,
-    LANES: tl.constexpr,
-    SHARE: tl.constexpr,
+    SHAPE: tl.constexpr,
 ):
-    STEPS: tl.constexpr = steps_of(JOINTS, SHARE)
-    first = (tl.program_id(0) + block).to(tl.int64) * LANES
-    x, y, w, x_mean, y_mean, total, inverse_total = load_pair(
-        pred, target, weights, first, n, WHOLE, WEIGHTED, JOINTS, LANES, SHARE
-    )
-    k, inverse_variance = moments(x, y, w, x_mean, total, WEIGHTED, JOINTS, LANES, SHARE)
+    STEPS: tl.constexpr = steps_of(SHAPE)
+    first = (tl.program_id(0) + block).to(tl.int64) * SHAPE[1]
+    x, y, w, x_mean, y_mean, total, inverse_total = load_pair(pred, target, weights, first, n, WHOLE, SHAPE)
+    k, inverse_variance = moments(x, y, w, x_mean, total, SHAPE)
     r, maximum, s = align(k, inverse_variance)
 
     turned = ()  # R x
     residual = ()  # y - s R x
     squares = ()
-    lengths = tl.zeros([SHARE, LANES], tl.float32)
-    variance = tl.zeros([SHARE, LANES], tl.float32)  # of the residual
+    lengths = tl.zeros_like(s)
+    variance = tl.zeros_like(s)  # of the residual
     for step in tl.static_range(STEPS):
-        square = tl.zeros([SHARE, LANES], tl.float32)
+        square = tl.zeros_like(s)
         for i in tl.static_range(3):
             point = matvec(r, 3 * i, 1, x, step)
             turned = turned + (point,)
-            rest = y[3 * step + i] - s[None, :] * point
+            rest = y[3 * step + i] - s * point
             residual = residual + (rest,)
             square += rest * rest
         squares = squares + (square,)
         length = square * tl.rsqrt(tl.where(square < TINY, TINY, square))
-        lengths += weighted(length, w, step, WEIGHTED)
-        variance += weighted(square, w, step, WEIGHTED)
-    lane = tl.arange(0, LANES)
-    tl.store(error + first + lane, tl.sum(lengths, 0) * inverse_total, mask=lane < n - first)
+        lengths += weighted(length, w, step)
+        variance += weighted(square, w, step)
+    store_of_poses(error, (over_joints(lengths, SHAPE) * inverse_total,), first, n, WHOLE, 1, SHAPE)
 
-    if FOR_PRED or FOR_TARGET:
+    if d_pred is not None or d_target is not None:
         # a residual below rounding of the coordinates has no direction
-        size = (maximum * s + tl.sum(variance, 0)) * inverse_total
+        size = (maximum * s + over_joints(variance, SHAPE)) * inverse_total
         size += y_mean[0] * y_mean[0] + y_mean[1] * y_mean[1] + y_mean[2] * y_mean[2]
-        smallest = (size * _NO_DIRECTION + TINY)[None, :]
-        zero = tl.zeros([SHARE, LANES], tl.float32)
+        smallest = size * _NO_DIRECTION + TINY
+        zero = tl.zeros_like(s)
         factors = ()  # pull = factor * residual, the gradient of the error in what is added to y
         pulls = (zero, zero, zero)
         turns = (zero, zero, zero)  # sum of pull x R x
         d_scale = zero  # minus the gradient in s
         for step in tl.static_range(STEPS):
             inverse = tl.rsqrt(tl.where(squares[step] <= smallest, float("inf"), squares[step]))
-            factor = weighted(inverse, w, step, WEIGHTED) * inverse_total[None, :]
+            factor = weighted(inverse, w, step) * inverse_total
             factors = factors + (factor,)
             pull = ()
             for i in tl.static_range(3):
@@ -101,69 +97,63 @@ def pa_mpjpe_forward(
         h = ()
         mean = ()  # of what acts through the translation
         for i in tl.static_range(3):
-            h = h + (s * tl.sum(turns[i], 0),)
-            mean = mean + (tl.sum(pulls[i], 0) * inverse_total,)
-        z0, z1, z2 = turn_of_covariance(k, r, h)
-        z = (z0[None, :], z1[None, :], z2[None, :])
-        shrink = (-tl.sum(d_scale, 0) * inverse_variance)[None, :]
+            h = h + (s * over_joints(turns[i], SHAPE),)
+            mean = mean + (over_joints(pulls[i], SHAPE) * inverse_total,)
+        z = turn_of_covariance(k, r, h)
+        shrink = -over_joints(d_scale, SHAPE) * inverse_variance
 
-        if FOR_PRED:
+        if d_pred is not None:
             gradient = ()
             for step in tl.static_range(STEPS):
                 point = ()  # y; then R times the gradient
                 for i in tl.static_range(3):
-                    point = point + (residual[3 * step + i] + s[None, :] * turned[3 * step + i],)
+                    point = point + (residual[3 * step + i] + s * turned[3 * step + i],)
                 whole = ()
                 for i in tl.static_range(3):
-                    part = (s * mean[i])[None, :] - cross(z, point, i)
-                    part += shrink * (residual[3 * step + i] - s[None, :] * turned[3 * step + i])
-                    part = weighted(part, w, step, WEIGHTED)
-                    whole = whole + (part - (s[None, :] * factors[step]) * residual[3 * step + i],)
+                    part = (s * mean[i]) - cross(z, point, i)
+                    part += shrink * (residual[3 * step + i] - s * turned[3 * step + i])
+                    part = weighted(part, w, step)
+                    whole = whole + (part - (s * factors[step]) * residual[3 * step + i],)
                 for i in tl.static_range(3):
                     gradient = gradient + (matvec(r, i, 3, whole, 0),)
-            store_points(d_pred, gradient, first, n, WHOLE, JOINTS, LANES, SHARE)
-        if FOR_TARGET:
+            store_points(d_pred, gradient, first, n, WHOLE, SHAPE)
+        if d_target is not None:
             gradient = ()
             for step in tl.static_range(STEPS):
                 point = turned[3 * step : 3 * step + 3]
                 for i in tl.static_range(3):
-                    part = cross(z, point, i) + (shrink * point[i] - mean[i][None, :])
+                    part = cross(z, point, i) + (shrink * point[i] - mean[i])
                     pull = factors[step] * residual[3 * step + i]
-                    gradient = gradient + (pull + weighted(part, w, step, WEIGHTED),)
-            store_points(d_target, gradient, first, n, WHOLE, JOINTS, LANES, SHARE)
+                    gradient = gradient + (pull + weighted(part, w, step),)
+            store_points(d_target, gradient, first, n, WHOLE, SHAPE)
 
 
 @triton.jit(do_not_specialize=["block", "n"])
 def procrustes_forward(
     pred,  # [N, J, 3], any floating dtype
     target,  # [N, J, 3]
-    weights,  # [N, J], read only if WEIGHTED
+    weights,  # [N, J], or None
     rotation,  # out, float32 [N, 3, 3]
     scale,  # out, float32 [N]
     translation,  # out, float32 [N, 3]
     block,  # the first of this launch
     n,
-    WHOLE: tl.constexpr,
-    WEIGHTED: tl.constexpr,
     SCALED: tl.constexpr,
-    JOINTS: tl.constexpr,
-    LANES: tl.constexpr,
-    SHARE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    SHAPE: tl.constexpr,
 ):
-    first = (tl.program_id(0) + block).to(tl.int64) * LANES
-    x, y, w, x_mean, y_mean, total, _ = load_pair(
-        pred, target, weights, first, n, WHOLE, WEIGHTED, JOINTS, LANES, SHARE
-    )
-    k, inverse_variance = moments(x, y, w, x_mean, total, WEIGHTED, JOINTS, LANES, SHARE)
+    first = (tl.program_id(0) + block).to(tl.int64) * SHAPE[1]
+    x, y, w, x_mean, y_mean, total, _ = load_pair(pred, target, weights, first, n, WHOLE, SHAPE)
+    k, inverse_variance = moments(x, y, w, x_mean, total, SHAPE)
     r, _, s = align(k, inverse_variance)
     if not SCALED:
-        s = tl.full([LANES], 1.0, tl.float32)
+        s = tl.full([1, threads_of(SHAPE)], 1.0, tl.float32)
     t = ()
     for i in tl.static_range(3):
         t = t + (y_mean[i] - s * (r[3 * i] * x_mean[0] + r[3 * i + 1] * x_mean[1] + r[3 * i + 2] * x_mean[2]),)
-    store_rows(rotation, r, first, n, 9, LANES, WHOLE)
-    store_rows(scale, (s,), first, n, 1, LANES, WHOLE)
-    store_rows(translation, t, first, n, 3, LANES, WHOLE)
+    store_of_poses(rotation, r, first, n, WHOLE, 9, SHAPE)
+    store_of_poses(scale, (s,), first, n, WHOLE, 1, SHAPE)
+    store_of_poses(translation, t, first, n, WHOLE, 3, SHAPE)
 
 
 @triton.jit(do_not_specialize=["block", "n"])
@@ -173,29 +163,22 @@ def procrustes_backward(
     d_translation,  # float32 [N, 3]
     pred,  # [N, J, 3], any floating dtype
     target,  # [N, J, 3]
-    weights,  # [N, J], read only if WEIGHTED
+    weights,  # [N, J], or None
     rotation,  # float32 [N, 3, 3]
     scale,  # float32 [N]
-    d_pred,  # out, [N, J, 3], written only if FOR_PRED
-    d_target,  # out, [N, J, 3], written only if FOR_TARGET
+    d_pred,  # out, [N, J, 3], or None
+    d_target,  # out, [N, J, 3], or None
     block,  # the first of this launch
     n,
-    WHOLE: tl.constexpr,
-    WEIGHTED: tl.constexpr,
     SCALED: tl.constexpr,
-    FOR_PRED: tl.constexpr,
-    FOR_TARGET: tl.constexpr,
-    JOINTS: tl.constexpr,
-    LANES: tl.constexpr,
-    SHARE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    SHAPE: tl.constexpr,
 ):
-    STEPS: tl.constexpr = steps_of(JOINTS, SHARE)
-    first = (tl.program_id(0) + block).to(tl.int64) * LANES
-    x, y, w, x_mean, _, total, inverse_total = load_pair(
-        pred, target, weights, first, n, WHOLE, WEIGHTED, JOINTS, LANES, SHARE
-    )
-    k, inverse_variance = moments(x, y, w, x_mean, total, WEIGHTED, JOINTS, LANES, SHARE)
-    row = first + tl.arange(0, LANES)
+    STEPS: tl.constexpr = steps_of(SHAPE)
+    first = (tl.program_id(0) + block).to(tl.int64) * SHAPE[1]
+    x, y, w, x_mean, _, total, inverse_total = load_pair(pred, target, weights, first, n, WHOLE, SHAPE)
+    k, inverse_variance = moments(x, y, w, x_mean, total, SHAPE)
+    row = pose_rows(first, SHAPE)
     inside = row < n
     r = load_entries(rotation, row, inside, 9)
     s = tl.load(scale + row, mask=inside, other=0)
@@ -208,7 +191,7 @@ def procrustes_backward(
     for i in tl.static_range(3):
         for j in tl.static_range(3):
             moment = moment + (of_r[3 * i + j] - s * d_t[i] * turned[j],)
-    d_s = tl.zeros([LANES], tl.float32)
+    d_s = tl.zeros_like(s)
     if SCALED:
         d_s = tl.load(d_scale + row, mask=inside, other=0)
         d_s -= d_t[0] * turned[0] + d_t[1] * turned[1] + d_t[2] * turned[2]
@@ -222,18 +205,18 @@ def procrustes_backward(
         c = c + (z2 * r[j] + shrink * r[3 + j] - z0 * r[6 + j],)
     for j in tl.static_range(3):
         c = c + (z0 * r[3 + j] - z1 * r[j] + shrink * r[6 + j],)
-    if FOR_PRED:
+    if d_pred is not None:
         gradient = ()
         for step in tl.static_range(STEPS):
             for i in tl.static_range(3):
                 shift = -s * inverse_total * (r[i] * d_t[0] + r[3 + i] * d_t[1] + r[6 + i] * d_t[2])
-                d_x = shift[None, :] + matvec(c, i, 3, y, step) - (2 * shrink * s)[None, :] * x[3 * step + i]
-                gradient = gradient + (weighted(d_x, w, step, WEIGHTED),)
-        store_points(d_pred, gradient, first, n, WHOLE, JOINTS, LANES, SHARE)
-    if FOR_TARGET:
+                d_x = shift + matvec(c, i, 3, y, step) - (2 * shrink * s) * x[3 * step + i]
+                gradient = gradient + (weighted(d_x, w, step),)
+        store_points(d_pred, gradient, first, n, WHOLE, SHAPE)
+    if d_target is not None:
         gradient = ()
         for step in tl.static_range(STEPS):
             for i in tl.static_range(3):
-                d_y = matvec(c, 3 * i, 1, x, step) + (d_t[i] * inverse_total)[None, :]
-                gradient = gradient + (weighted(d_y, w, step, WEIGHTED),)
-        store_points(d_target, gradient, first, n, WHOLE, JOINTS, LANES, SHARE)
+                d_y = matvec(c, 3 * i, 1, x, step) + (d_t[i] * inverse_total)
+                gradient = gradient + (weighted(d_y, w, step),)
+        store_points(d_target, gradient, first, n, WHOLE, SHAPE)

@@ -3,10 +3,10 @@
 # mypy: disable-error-code="assignment,misc,index,operator"
 """A pair of poses in registers, and the sums over its joints: what the kernels of this folder call.
 
-Letters: x, y the centred prediction and target; w the weights; K = sum w y x^T; R, s, t the similarity. A point is
-three tensors [SHARE, LANES]: SHARE threads share a pose and take its joints in turn, one a step, so that x is a tuple
-of 3 * steps such tensors. What belongs to a pose is a tensor [LANES], which its threads work out alike. Matrices are
-tuples of nine tensors, row by row.
+Letters: x, y the centred prediction and target; w the weights, an empty tuple without; K = sum w y x^T; R, s, t the
+similarity. SHAPE is (joints, lanes, share): a program has `lanes` poses, and `share` neighbouring threads split the
+joints of one, `steps` each. Every tensor is [1, lanes * share]. x is a tuple of 3 * steps of them; of what belongs to a
+pose its threads all have the same. Matrices are tuples of nine tensors, row by row.
 """
 
 import triton
@@ -20,142 +20,137 @@ TINY = tl.constexpr(2.0**-126)
 
 
 @triton.constexpr_function
-def steps_of(joints, share):
-    return -(-joints // share)
+def steps_of(shape):
+    joints, _, share = shape
+    steps = -(-joints // share)
+    if steps % 16 == 0 and steps * share != joints:
+        steps += 1  # the numbers of neighbouring threads would begin in two banks of shared memory
+    return steps
+
+
+@triton.constexpr_function
+def threads_of(shape):
+    _, lanes, share = shape
+    return lanes * share
 
 
 @triton.jit
-def _load(
-    points, first, n,
-    WIDTH: tl.constexpr, WHOLE: tl.constexpr, JOINTS: tl.constexpr, LANES: tl.constexpr, SHARE: tl.constexpr,
-):  # fmt: skip
-    """WIDTH numbers a joint: a tuple of WIDTH * steps tensors [SHARE, LANES], 0 beyond the last joint and pose."""
-    entries = ()
-    if SHARE == 1:
-        rows = load_rows(points, first, n, WIDTH * JOINTS, LANES, WHOLE)
-        for i in tl.static_range(WIDTH * JOINTS):
-            entries = entries + (rows[i][None, :],)
-    else:
-        pose = first + tl.arange(0, LANES)[None, :]
-        for step in tl.static_range(steps_of(JOINTS, SHARE)):
-            joint = step * SHARE + tl.arange(0, SHARE)[:, None]
-            places = points + (pose * JOINTS + joint) * WIDTH
-            for i in tl.static_range(WIDTH):
-                number = tl.load(places + i, mask=(pose < n) & (joint < JOINTS), other=0)
-                entries = entries + (number.to(tl.float32),)
-    return entries
+def _load(points, first, n, WHOLE: tl.constexpr, WIDTH: tl.constexpr, SHAPE: tl.constexpr):
+    """WIDTH numbers a joint, 0 beyond the last joint and pose."""
+    return load_rows(points, first, n, WHOLE, SHAPE[1], WIDTH * SHAPE[0], SHAPE[2], WIDTH * steps_of(SHAPE))
 
 
 @triton.jit
-def store_points(
-    points, entries, first, n,
-    WHOLE: tl.constexpr, JOINTS: tl.constexpr, LANES: tl.constexpr, SHARE: tl.constexpr,
-):  # fmt: skip
-    """Write a pose [N, JOINTS, 3] in the dtype of `points`."""
-    if SHARE == 1:
-        rows = ()
-        for i in tl.static_range(3 * JOINTS):
-            rows = rows + (tl.reshape(entries[i], [LANES]),)
-        store_rows(points, rows, first, n, 3 * JOINTS, LANES, WHOLE)
-    else:
-        pose = first + tl.arange(0, LANES)[None, :]
-        for step in tl.static_range(steps_of(JOINTS, SHARE)):
-            joint = step * SHARE + tl.arange(0, SHARE)[:, None]
-            places = points + (pose * JOINTS + joint) * 3
-            for i in tl.static_range(3):
-                number = entries[3 * step + i].to(points.dtype.element_ty)
-                tl.store(places + i, number, mask=(pose < n) & (joint < JOINTS))
+def store_points(points, entries, first, n, WHOLE: tl.constexpr, SHAPE: tl.constexpr):
+    """Write poses [N, joints, 3] in the dtype of `points`."""
+    store_rows(points, entries, first, n, WHOLE, SHAPE[1], 3 * SHAPE[0], SHAPE[2], 3 * steps_of(SHAPE))
 
 
 @triton.jit
-def weighted(value, w, step: tl.constexpr, WEIGHTED: tl.constexpr):
-    """w times `value` of a step; w is not looked at unless WEIGHTED."""
-    if WEIGHTED:
+def store_of_poses(rows, entries, first, n, WHOLE: tl.constexpr, WIDTH: tl.constexpr, SHAPE: tl.constexpr):
+    """Write WIDTH numbers a pose, [N, WIDTH]."""
+    # of the threads that share a pose, all but the first would write beyond its row
+    store_rows(rows, entries, first, n, WHOLE, SHAPE[1], WIDTH, SHAPE[2], WIDTH)
+
+
+@triton.jit
+def pose_rows(first, SHAPE: tl.constexpr):
+    """The pose that a thread works for."""
+    return first + tl.arange(0, threads_of(SHAPE))[None, :] // SHAPE[2]
+
+
+@triton.jit
+def over_joints(part, SHAPE: tl.constexpr):
+    """The sum of what the threads of a pose have, for each of them."""
+    if SHAPE[2] > 1:
+        total = tl.sum(tl.reshape(part, [SHAPE[1], SHAPE[2]]), 1, keep_dims=True)
+        part = tl.reshape(tl.broadcast_to(total, [SHAPE[1], SHAPE[2]]), [1, threads_of(SHAPE)])
+    return part
+
+
+@triton.jit
+def weighted(value, w, step: tl.constexpr):
+    """w times `value` of a step."""
+    if len(w) > 0:
         value = value * w[step]
     return value
 
 
 @triton.jit
-def load_pair(
-    pred, target, weights, first, n,
-    WHOLE: tl.constexpr, WEIGHTED: tl.constexpr, JOINTS: tl.constexpr, LANES: tl.constexpr, SHARE: tl.constexpr,
-):  # fmt: skip
+def load_pair(pred, target, weights, first, n, WHOLE: tl.constexpr, SHAPE: tl.constexpr):
     """x, y, w, the means of prediction and target, and the sum of the weights, 1 where that is 0, with its inverse."""
-    x = _load(pred, first, n, 3, WHOLE, JOINTS, LANES, SHARE)
-    y = _load(target, first, n, 3, WHOLE, JOINTS, LANES, SHARE)
-    if WEIGHTED:
-        w = ()
-        loaded = _load(weights, first, n, 1, WHOLE, JOINTS, LANES, SHARE)
-        total = tl.zeros([SHARE, LANES], tl.float32)
-        for step in tl.static_range(steps_of(JOINTS, SHARE)):
+    THREADS: tl.constexpr = threads_of(SHAPE)
+    x = _load(pred, first, n, WHOLE, 3, SHAPE)
+    y = _load(target, first, n, WHOLE, 3, SHAPE)
+    w = ()
+    if weights is not None:
+        total = tl.zeros([1, THREADS], tl.float32)
+        loaded = _load(weights, first, n, WHOLE, 1, SHAPE)
+        for step in tl.static_range(steps_of(SHAPE)):
             weight = tl.where(loaded[step] < 0, 0.0, loaded[step])
             w = w + (weight,)
             total += weight
-        total = tl.sum(total, 0)
+        total = over_joints(total, SHAPE)
         total = tl.where(total == 0, 1.0, total)
         inverse_total = 1 / total
     else:
-        w = ()
-        total = tl.full([LANES], JOINTS, tl.float32)
-        inverse_total = tl.full([LANES], 1 / JOINTS, tl.float32)
-    x, x_mean = _centre(x, w, inverse_total, WEIGHTED, JOINTS, LANES, SHARE)
-    y, y_mean = _centre(y, w, inverse_total, WEIGHTED, JOINTS, LANES, SHARE)
+        total = tl.full([1, THREADS], SHAPE[0], tl.float32)
+        inverse_total = tl.full([1, THREADS], 1 / SHAPE[0], tl.float32)
+    x, x_mean = _centre(x, w, inverse_total, SHAPE)
+    y, y_mean = _centre(y, w, inverse_total, SHAPE)
     return x, y, w, x_mean, y_mean, total, inverse_total
 
 
 @triton.jit
-def _centre(
-    points, w, inverse_total, WEIGHTED: tl.constexpr, JOINTS: tl.constexpr, LANES: tl.constexpr, SHARE: tl.constexpr
-):
+def _centre(points, w, inverse_total, SHAPE: tl.constexpr):
     """Points minus their mean, and that mean; 0 instead of joints beyond the last."""
+    STEPS: tl.constexpr = steps_of(SHAPE)
     means = ()
     for i in tl.static_range(3):
-        total = tl.zeros([SHARE, LANES], tl.float32)
-        for step in tl.static_range(steps_of(JOINTS, SHARE)):
-            if WEIGHTED:  # a missing joint may be NaN
+        total = tl.zeros_like(inverse_total)
+        for step in tl.static_range(STEPS):
+            if len(w) > 0:  # a missing joint may be NaN
                 total += w[step] * tl.where(w[step] == 0, 0.0, points[3 * step + i])
             else:
                 total += points[3 * step + i]
-        means = means + (tl.sum(total, 0) * inverse_total,)
+        means = means + (over_joints(total, SHAPE) * inverse_total,)
     centred = ()
-    for step in tl.static_range(steps_of(JOINTS, SHARE)):
+    part = tl.arange(0, threads_of(SHAPE))[None, :] % SHAPE[2]
+    for step in tl.static_range(STEPS):
         for i in tl.static_range(3):
-            point = points[3 * step + i] - means[i][None, :]
-            if WEIGHTED:
+            point = points[3 * step + i] - means[i]
+            if len(w) > 0:
                 point = tl.where(w[step] == 0, 0.0, point)
-            elif (step + 1) * SHARE > JOINTS:
-                point = tl.where(step * SHARE + tl.arange(0, SHARE)[:, None] < JOINTS, point, 0.0)
+            elif (SHAPE[2] - 1) * STEPS + step >= SHAPE[0]:
+                point = tl.where(part * STEPS + step < SHAPE[0], point, 0.0)
             centred = centred + (point,)
     return centred, means
 
 
 @triton.jit
-def moments(
-    x, y, w, x_mean, total,
-    WEIGHTED: tl.constexpr, JOINTS: tl.constexpr, LANES: tl.constexpr, SHARE: tl.constexpr,
-):  # fmt: skip
+def moments(x, y, w, x_mean, total, SHAPE: tl.constexpr):
     """K and 1 / sum w |x|^2; both 0 where the prediction has no variance."""
-    variance = tl.zeros([SHARE, LANES], tl.float32)
+    variance = tl.zeros_like(total)
     k = ()
     for _ in tl.static_range(9):
         k = k + (variance,)
-    for step in tl.static_range(steps_of(JOINTS, SHARE)):
+    for step in tl.static_range(steps_of(SHAPE)):
         wx = ()
         for i in tl.static_range(3):
-            wx = wx + (weighted(x[3 * step + i], w, step, WEIGHTED),)
+            wx = wx + (weighted(x[3 * step + i], w, step),)
             variance += wx[i] * x[3 * step + i]
         sums = ()
         for i in tl.static_range(3):
             for j in tl.static_range(3):
                 sums = sums + (k[3 * i + j] + y[3 * step + i] * wx[j],)
         k = sums
-    variance = tl.sum(variance, 0)
+    variance = over_joints(variance, SHAPE)
     # coordinates of equal joints differ from their mean by its rounding
     square = x_mean[0] * x_mean[0] + x_mean[1] * x_mean[1] + x_mean[2] * x_mean[2]
     live = tl.where(variance > square * total * (8 * _EPS * 8 * _EPS), 1.0, 0.0)
     sums = ()
     for i in tl.static_range(9):
-        sums = sums + (tl.sum(k[i], 0) * live,)  # a product: NaN stays
+        sums = sums + (over_joints(k[i], SHAPE) * live,)  # a product: NaN stays
     return sums, live / (variance + (1 - live))
 
 
@@ -193,7 +188,7 @@ def cross(a, b, i: tl.constexpr):
 def matvec(m, base: tl.constexpr, stride: tl.constexpr, points, step: tl.constexpr):
     """Entries base, base + stride, .. of M (of a pose) times the point of a step."""
     return (
-        m[base][None, :] * points[3 * step]
-        + m[base + stride][None, :] * points[3 * step + 1]
-        + m[base + 2 * stride][None, :] * points[3 * step + 2]
+        m[base] * points[3 * step]
+        + m[base + stride] * points[3 * step + 1]
+        + m[base + 2 * stride] * points[3 * step + 2]
     )

@@ -16,6 +16,8 @@ from unihpe_kernels.tuned import settings
 
 __all__ = ["pa_mpjpe_backward", "pa_mpjpe_forward", "procrustes_backward", "procrustes_forward"]
 
+_TABLES = ("pose_values", "pose_gradient", "pose_gradients")  # settings by how many gradients a pass writes
+
 
 def pa_mpjpe_forward(
     pred: Tensor, target: Tensor, weights: Tensor | None, needs: tuple[bool, bool]
@@ -24,8 +26,7 @@ def pa_mpjpe_forward(
     needed."""
     error = _buffer(pred, (pred.shape[0],))
     d_pred, d_target = (_buffer(pred, pred.shape if needed else (0,)) for needed in needs)
-    table = "pose_gradients" if any(needs) else "pose_values"
-    _launch(kernels.pa_mpjpe_forward, table, [pred, target, weights, error, d_pred, d_target], pred, weights, needs)
+    _launch(kernels.pa_mpjpe_forward, _TABLES[sum(needs)], pred, [pred, target, weights, error, d_pred, d_target])
     return error, d_pred, d_target
 
 
@@ -35,7 +36,7 @@ def procrustes_forward(
     """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3], float32."""
     samples = pred.shape[0]
     similarity = _buffer(pred, (samples, 3, 3)), _buffer(pred, (samples,)), _buffer(pred, (samples, 3))
-    _launch(kernels.procrustes_forward, "pose_values", [pred, target, weights, *similarity], pred, weights, (scaled,))
+    _launch(kernels.procrustes_forward, _TABLES[0], pred, [pred, target, weights, *similarity], scaled)
     return similarity
 
 
@@ -57,7 +58,7 @@ def procrustes_backward(
         for points, needed in zip((pred, target), needs, strict=True)
     )
     tensors = [d_rotation, d_scale, d_translation, pred, target, weights, rotation, scale, d_pred, d_target]
-    _launch(kernels.procrustes_backward, "pose_gradients", tensors, pred, weights, (scaled, *needs))
+    _launch(kernels.procrustes_backward, _TABLES[sum(needs)], pred, tensors, scaled)
     return d_pred, d_target
 
 
@@ -65,28 +66,19 @@ def _buffer(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.flo
     return torch.empty(tuple(shape), dtype=dtype, device=like.device)
 
 
-def _launch(
-    kernel: Any,
-    table: str,
-    tensors: list[Tensor | None],
-    pred: Tensor,
-    weights: Tensor | None,
-    flags: tuple[bool, ...],
-) -> None:
+def _launch(kernel: Any, table: str, pred: Tensor, tensors: list[Tensor | None], *flags: bool) -> None:
     samples, joints, _ = pred.shape
     options = settings(table, joints, pred.device)
-    lanes, share = options["lanes"], options["share"]
+    lanes, warps = options["lanes"], options["num_warps"]
+    shape = (joints, lanes, options["share"])
     dense = [_dense(tensor) for tensor in tensors]
     with on_device(pred):
         for grid, block, whole in launches(samples, lanes):
-            kernel[grid](
-                *dense, block, samples, whole, weights is not None, *flags, joints, lanes, share,
-                num_warps=options["num_warps"], enable_fp_fusion=True,
-            )  # fmt: skip
+            kernel[grid](*dense, block, samples, *flags, whole, shape, num_warps=warps, enable_fp_fusion=True)
 
 
 def _dense(tensor: Tensor | None) -> Tensor | None:
-    """Contiguous, and numbers instead of bools."""
-    if tensor is None:
+    """Contiguous, and numbers instead of bools; None instead of what is not needed."""
+    if tensor is None or tensor.numel() == 0:
         return None
     return (tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor).contiguous()

@@ -54,7 +54,7 @@ def svd3x3_forward(
     LANES: tl.constexpr,
 ):
     first = (tl.program_id(0) + block).to(tl.int64) * LANES
-    v, u, s = jacobi_frame(load_rows(a, first, n, 9, LANES, WHOLE))
+    v, u, s = jacobi_frame(load_rows(a, first, n, WHOLE, LANES, 9))
     sign = tl.where(s[2] < 0, -1.0, 1.0)
     # rounding may have left equal values out of order
     s1 = _smaller(s[0], s[1])
@@ -62,10 +62,10 @@ def svd3x3_forward(
     store_rows(
         u_out,
         (u[0], u[3], u[6] * sign, u[1], u[4], u[7] * sign, u[2], u[5], u[8] * sign),
-        first, n, 9, LANES, WHOLE,
+        first, n, WHOLE, LANES, 9,
     )  # fmt: skip
-    store_rows(s_out, (s[0], s1, s2), first, n, 3, LANES, WHOLE)
-    store_rows(vh_out, v, first, n, 9, LANES, WHOLE)
+    store_rows(s_out, (s[0], s1, s2), first, n, WHOLE, LANES, 3)
+    store_rows(vh_out, v, first, n, WHOLE, LANES, 9)
 
 
 @triton.jit
@@ -89,7 +89,7 @@ def svd3x3_backward(
     LANES: tl.constexpr,
 ):
     first = (tl.program_id(0) + block).to(tl.int64) * LANES
-    row = first + tl.arange(0, LANES)
+    row = first + tl.arange(0, LANES)[None, :]
     inside = row < n
     u = load_entries(u_in, row, inside, 9)
     d_u = load_entries(d_u_in, row, inside, 9)
@@ -112,7 +112,7 @@ def svd3x3_backward(
     for i in tl.static_range(3):
         for j in tl.static_range(3):
             entries = entries + (left[3 * i] * v[j] + left[3 * i + 1] * v[3 + j] + left[3 * i + 2] * v[6 + j],)
-    store_rows(gradient, entries, first, n, 9, LANES, WHOLE)
+    store_rows(gradient, entries, first, n, WHOLE, LANES, 9)
 
 
 @triton.jit
