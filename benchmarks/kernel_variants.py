@@ -194,20 +194,25 @@ def _poses(
     gradients: tuple[bool, bool] = (False, False),
     weighted: bool = False,
     table: str = "",
+    whole: bool = False,
 ) -> Variant:
     """A kernel over pairs of poses in whole blocks, float32, with the settings that it has by a file of settings.
 
     numbers: read and written a pose, besides the poses. gradients: whether in the prediction, in the target.
+    whole: with aligned poses and errors joint by joint.
     """
-    count = sum(gradients)
+    count = sum(gradients) + whole
     options = choose(("default", table), ("pose_values", "pose_gradient", "pose_gradients")[count], joints)
     constants: dict[str, Any] = {"WHOLE": True, "SHAPE": (joints, options["lanes"], options["share"])}
     constants |= {"SCALED": True} if "SCALED" in kernel.arg_names else {}
     used = {"weights": weighted, "d_pred": gradients[0], "d_target": gradients[1]}
+    if kernel is kernels_poses.procrustes_forward:
+        used |= dict.fromkeys(("aligned", "joint_errors", "error"), whole)
     constants |= {argument: None for argument, on in used.items() if argument in kernel.arg_names and not on}
     pointers = [name for name in kernel.arg_names if name not in constants and name not in ("block", "n")]
-    work = Workload(10**6, 10**6 * 4 * ((6 + weighted + 3 * count) * joints + numbers))
+    work = Workload(10**6, 10**6 * 4 * ((6 + weighted + 3 * count + whole) * joints + numbers))
     plural = ("", " with gradient", " with both gradients")[count if kernel is kernels_poses.pa_mpjpe_forward else 0]
+    plural += " of all" * whole
     return Variant(
         f"{kernel.__name__}{plural}{', weighted' * weighted}, J = {joints}", kernel,
         {**dict.fromkeys(pointers, "*fp32"), "block": "i32", "n": "i32"}, constants,
@@ -376,6 +381,10 @@ VARIANTS: list[Variant] = [
             (kernels_poses.procrustes_backward, 17, 23, 232, (True, False)),
             (kernels_poses.procrustes_backward, 17, 23, 255, (True, True), True),
         )
+    ),
+    *(
+        _poses(kernels_poses.procrustes_forward, 17, 14, 255, weighted=True, table=table, whole=True)
+        for table in ("", "hip")
     ),
     # where registers are scarcest, on the target that is the first to spill; it keeps a compiler busy for 20 s
     replace(

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+import unihpe_kernels
 from tests.kernels.pose_cases import (
     CASES,
     ERROR_TOLERANCE,
     GENERIC,
     OCTAHEDRON,
+    check_alignment,
     check_optimum,
     check_prediction_without_variance,
     generator,
@@ -16,7 +18,7 @@ from tests.kernels.pose_cases import (
     reference_gradients,
 )
 from tests.kernels.triton_device import DEVICE, guarded_outputs, needs_triton  # noqa: F401
-from unihpe_kernels import Similarity, pa_mpjpe, procrustes
+from unihpe_kernels import Alignment, Similarity, pa_mpjpe, procrustes
 from unihpe_kernels.procrustes import op, reference
 
 pytest.importorskip("triton")
@@ -319,6 +321,29 @@ def test_batch_shapes(batch):
     assert x.grad.shape == y.grad.shape == pred.shape
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scale", [True, False])
+def test_all_of_an_alignment(weighted, scale, few_programs):
+    def found(pred, target, weights, scale):
+        whole = unihpe_kernels.align(
+            pred.to(DEVICE), target.to(DEVICE), weights=moved(weights), scale=scale, backend="triton"
+        )
+        return Alignment(whole.similarity, *(part.cpu() for part in whole[1:]))
+
+    check_alignment(torch.float32, weighted, scale, found)
+
+
+@pytest.mark.parametrize("joints", [1, 3, 14, 24, 133, 241])
+def test_all_of_an_alignment_of_any_number_of_joints(joints):
+    pred, target = (points.float() for points in pose_pairs(5, joints, seed=joints))
+    weights = random_weights(5, joints)
+    whole = unihpe_kernels.align(pred.to(DEVICE), target.to(DEVICE), weights=moved(weights), backend="triton")
+    torch.testing.assert_close(whole.aligned, whole.similarity.apply(pred.to(DEVICE)), rtol=0, atol=1e-3)
+    distances = (whole.aligned.cpu() - target).norm(dim=-1).masked_fill(weights == 0, 0)
+    torch.testing.assert_close(whole.joint_errors.cpu(), distances, rtol=0, atol=1e-3)
+    torch.testing.assert_close(whole.error.cpu(), error(pred, target, weights), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(dtype, weighted):
@@ -327,6 +352,7 @@ def test_opcheck(dtype, weighted):
     torch.library.opcheck(op.pa_mpjpe, (pred, target, weights, True, True, "triton"))
     torch.library.opcheck(op.pa_mpjpe, (pred, target.detach(), weights, True, False, "triton"))
     torch.library.opcheck(op.procrustes, (pred, target, weights, True, "triton"))
+    torch.library.opcheck(op.align, (pred.detach(), target.detach(), weights, True, "triton"))
     with torch.no_grad():
         distance, d_pred, _ = op.pa_mpjpe(pred, target, weights, True, True, "triton")
         similarity = op.procrustes(pred, target, weights, True, "triton")

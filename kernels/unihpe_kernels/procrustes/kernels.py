@@ -13,6 +13,7 @@ from unihpe_kernels.procrustes.kernels_pair import (
     TINY,
     align,
     cross,
+    load_joints,
     load_pair,
     matvec,
     moments,
@@ -20,8 +21,8 @@ from unihpe_kernels.procrustes.kernels_pair import (
     pose_rows,
     product_transposed,
     steps_of,
+    store_joints,
     store_of_poses,
-    store_points,
     threads_of,
     turn_of_covariance,
     weighted,
@@ -116,7 +117,7 @@ def pa_mpjpe_forward(
                     whole = whole + (part - (s * factors[step]) * residual[3 * step + i],)
                 for i in tl.static_range(3):
                     gradient = gradient + (matvec(r, i, 3, whole, 0),)
-            store_points(d_pred, gradient, first, n, WHOLE, SHAPE)
+            store_joints(d_pred, gradient, first, n, WHOLE, 3, SHAPE)
         if d_target is not None:
             gradient = ()
             for step in tl.static_range(STEPS):
@@ -125,7 +126,7 @@ def pa_mpjpe_forward(
                     part = cross(z, point, i) + (shrink * point[i] - mean[i])
                     pull = factors[step] * residual[3 * step + i]
                     gradient = gradient + (pull + weighted(part, w, step),)
-            store_points(d_target, gradient, first, n, WHOLE, SHAPE)
+            store_joints(d_target, gradient, first, n, WHOLE, 3, SHAPE)
 
 
 @triton.jit(do_not_specialize=["block", "n"])
@@ -136,6 +137,9 @@ def procrustes_forward(
     rotation,  # out, float32 [N, 3, 3]
     scale,  # out, float32 [N]
     translation,  # out, float32 [N, 3]
+    aligned,  # out, float32 [N, J, 3], or None as the next two
+    joint_errors,  # out, float32 [N, J]
+    error,  # out, float32 [N]
     block,  # the first of this launch
     n,
     SCALED: tl.constexpr,
@@ -143,7 +147,7 @@ def procrustes_forward(
     SHAPE: tl.constexpr,
 ):
     first = (tl.program_id(0) + block).to(tl.int64) * SHAPE[1]
-    x, y, w, x_mean, y_mean, total, _ = load_pair(pred, target, weights, first, n, WHOLE, SHAPE)
+    x, y, w, x_mean, y_mean, total, inverse_total = load_pair(pred, target, weights, first, n, WHOLE, SHAPE)
     k, inverse_variance = moments(x, y, w, x_mean, total, SHAPE)
     r, _, s = align(k, inverse_variance)
     if not SCALED:
@@ -154,6 +158,28 @@ def procrustes_forward(
     store_of_poses(rotation, r, first, n, WHOLE, 9, SHAPE)
     store_of_poses(scale, (s,), first, n, WHOLE, 1, SHAPE)
     store_of_poses(translation, t, first, n, WHOLE, 3, SHAPE)
+    if aligned is not None:
+        points = x
+        if weights is not None:  # joints that are left out are aligned, too: they are read again
+            points = ()
+            raw = load_joints(pred, first, n, WHOLE, 3, SHAPE)
+            for entry in tl.static_range(3 * steps_of(SHAPE)):
+                points = points + (raw[entry] - x_mean[entry % 3],)
+        moved = ()
+        lengths = ()
+        mean = tl.zeros_like(s)
+        for step in tl.static_range(steps_of(SHAPE)):
+            square = tl.zeros_like(s)
+            for i in tl.static_range(3):
+                rest = s * matvec(r, 3 * i, 1, x, step) - y[3 * step + i]
+                square += rest * rest
+                moved = moved + (s * matvec(r, 3 * i, 1, points, step) + y_mean[i],)
+            length = square * tl.rsqrt(tl.where(square < TINY, TINY, square))
+            lengths = lengths + (length,)
+            mean += weighted(length, w, step)
+        store_joints(aligned, moved, first, n, WHOLE, 3, SHAPE)
+        store_joints(joint_errors, lengths, first, n, WHOLE, 1, SHAPE)
+        store_of_poses(error, (over_joints(mean, SHAPE) * inverse_total,), first, n, WHOLE, 1, SHAPE)
 
 
 @triton.jit(do_not_specialize=["block", "n"])
@@ -212,11 +238,11 @@ def procrustes_backward(
                 shift = -s * inverse_total * (r[i] * d_t[0] + r[3 + i] * d_t[1] + r[6 + i] * d_t[2])
                 d_x = shift + matvec(c, i, 3, y, step) - (2 * shrink * s) * x[3 * step + i]
                 gradient = gradient + (weighted(d_x, w, step),)
-        store_points(d_pred, gradient, first, n, WHOLE, SHAPE)
+        store_joints(d_pred, gradient, first, n, WHOLE, 3, SHAPE)
     if d_target is not None:
         gradient = ()
         for step in tl.static_range(STEPS):
             for i in tl.static_range(3):
                 d_y = matvec(c, 3 * i, 1, x, step) + (d_t[i] * inverse_total)
                 gradient = gradient + (weighted(d_y, w, step),)
-        store_points(d_target, gradient, first, n, WHOLE, SHAPE)
+        store_joints(d_target, gradient, first, n, WHOLE, 3, SHAPE)

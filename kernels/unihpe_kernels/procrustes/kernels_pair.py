@@ -35,15 +35,15 @@ def threads_of(shape):
 
 
 @triton.jit
-def _load(points, first, n, WHOLE: tl.constexpr, WIDTH: tl.constexpr, SHAPE: tl.constexpr):
+def load_joints(points, first, n, WHOLE: tl.constexpr, WIDTH: tl.constexpr, SHAPE: tl.constexpr):
     """WIDTH numbers a joint, 0 beyond the last joint and pose."""
     return load_rows(points, first, n, WHOLE, SHAPE[1], WIDTH * SHAPE[0], SHAPE[2], WIDTH * steps_of(SHAPE))
 
 
 @triton.jit
-def store_points(points, entries, first, n, WHOLE: tl.constexpr, SHAPE: tl.constexpr):
-    """Write poses [N, joints, 3] in the dtype of `points`."""
-    store_rows(points, entries, first, n, WHOLE, SHAPE[1], 3 * SHAPE[0], SHAPE[2], 3 * steps_of(SHAPE))
+def store_joints(points, entries, first, n, WHOLE: tl.constexpr, WIDTH: tl.constexpr, SHAPE: tl.constexpr):
+    """Write WIDTH numbers a joint, [N, joints, WIDTH], in the dtype of `points`."""
+    store_rows(points, entries, first, n, WHOLE, SHAPE[1], WIDTH * SHAPE[0], SHAPE[2], WIDTH * steps_of(SHAPE))
 
 
 @triton.jit
@@ -80,12 +80,12 @@ def weighted(value, w, step: tl.constexpr):
 def load_pair(pred, target, weights, first, n, WHOLE: tl.constexpr, SHAPE: tl.constexpr):
     """x, y, w, the means of prediction and target, and the sum of the weights, 1 where that is 0, with its inverse."""
     THREADS: tl.constexpr = threads_of(SHAPE)
-    x = _load(pred, first, n, WHOLE, 3, SHAPE)
-    y = _load(target, first, n, WHOLE, 3, SHAPE)
+    x = load_joints(pred, first, n, WHOLE, 3, SHAPE)
+    y = load_joints(target, first, n, WHOLE, 3, SHAPE)
     w = ()
     if weights is not None:
         total = tl.zeros([1, THREADS], tl.float32)
-        loaded = _load(weights, first, n, WHOLE, 1, SHAPE)
+        loaded = load_joints(weights, first, n, WHOLE, 1, SHAPE)
         for step in tl.static_range(steps_of(SHAPE)):
             weight = tl.where(loaded[step] < 0, 0.0, loaded[step])
             w = w + (weight,)

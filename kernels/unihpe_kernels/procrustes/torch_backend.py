@@ -208,9 +208,12 @@ def _squared_lengths(vectors: Tensor) -> Tensor:
 
 def empty_alignment(pred: Tensor, whole: bool, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Room for what `procrustes_forward` returns."""
+    return tuple(pred.new_empty(shape, dtype=dtype) for shape in alignment_shapes(pred, whole))
+
+
+def alignment_shapes(pred: Tensor, whole: bool) -> list[tuple[int, ...]]:
     samples, joints, _ = pred.shape
-    shapes = [(samples, 3, 3), (samples,), (samples, 3), *[(samples, joints, 3), (samples, joints), (samples,)] * whole]
-    return tuple(pred.new_empty(shape, dtype=dtype) for shape in shapes)
+    return [(samples, 3, 3), (samples,), (samples, 3), *[(samples, joints, 3), (samples, joints), (samples,)] * whole]
 
 
 def empty_gradients(

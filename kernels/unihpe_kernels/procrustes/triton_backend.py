@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unihpe_kernels.checks import on_device
 from unihpe_kernels.procrustes import kernels
-from unihpe_kernels.procrustes.torch_backend import pa_mpjpe_backward
+from unihpe_kernels.procrustes.torch_backend import alignment_shapes, pa_mpjpe_backward
 from unihpe_kernels.small_linalg.lanes_kernels import launches
 from unihpe_kernels.tuned import settings
 
@@ -31,13 +31,13 @@ def pa_mpjpe_forward(
 
 
 def procrustes_forward(
-    pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """[N, J, 3] twice, [N, J] -> rotation [N, 3, 3], scale [N], translation [N, 3], float32."""
-    samples = pred.shape[0]
-    similarity = _buffer(pred, (samples, 3, 3)), _buffer(pred, (samples,)), _buffer(pred, (samples, 3))
-    _launch(kernels.procrustes_forward, _TABLES[0], pred, [pred, target, weights, *similarity], scaled)
-    return similarity
+    pred: Tensor, target: Tensor, weights: Tensor | None, scaled: bool, whole: bool
+) -> tuple[Tensor, ...]:
+    """As torch_backend's, float32."""
+    outputs = tuple(_buffer(pred, shape) for shape in alignment_shapes(pred, whole))
+    tensors = [pred, target, weights, *outputs, *[None] * (6 - len(outputs))]
+    _launch(kernels.procrustes_forward, _TABLES[whole], pred, tensors, scaled)
+    return outputs
 
 
 def procrustes_backward(
