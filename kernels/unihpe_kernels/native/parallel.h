@@ -11,7 +11,7 @@
 // work(first, last) over pieces of [0, count) of `piece` each, on up to `threads` threads; a piece's place does not
 // depend on their number. Each thread works on a copy of `work`, with memory of its own.
 template <class Work>
-void in_pieces(int64_t count, int64_t piece, int threads, Work work) {
+void in_pieces(int64_t count, int64_t piece, int64_t threads, Work work) {
     std::atomic<int64_t> next{0};
     auto run = [&next, count, piece, work]() mutable {
         for (int64_t first; (first = next.fetch_add(piece)) < count;)
