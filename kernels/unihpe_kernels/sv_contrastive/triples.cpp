@@ -1,9 +1,10 @@
 // negatives="all" of three modalities: every triple (i, j, k) once in each direction, in registers.
 //
 // Gram matrices a = x_i.y_j, b = x_i.z_k, c = y_j.z_k lie one after the other, [3, ld, ld] with ld the batch n rounded up
-// to whole vectors of any CPU; what is beyond the batch must be zero. Lanes are consecutive k, and j is the innermost
-// loop: what belongs to i and k stays in registers. Scores lie in [1, sqrt(3)]; about the middle of that range exp2 needs
-// no running maximum.
+// to whole vectors of any CPU; what is beyond the batch is zero. Lanes are consecutive k, and j is the innermost loop:
+// what belongs to i and k stays in registers. Scores lie in [1, sqrt(3)]; about the middle of that range exp2 needs no
+// running maximum.
+#include <algorithm>
 #include <cmath>
 
 #include "native/parallel.h"
@@ -12,6 +13,7 @@
 namespace {
 
 constexpr float MIDDLE = 1.3660254f;
+constexpr float MIN_NORM = 1e-12f;
 constexpr int64_t MIDDLE_ROWS = 128;  // j whose part of a column of c, and of sums, the innermost cache holds
 
 struct Grams {
@@ -37,6 +39,18 @@ struct Logits {
     Lanes power(Lanes sigma) const { return exp2_in_range(at_most(sigma * scale + shift, splat(128))); }
 };
 
+// Of threads: no more than the work is worth.
+int64_t enough(int64_t threads, int64_t n) { return std::min(threads, 1 + n * n * n / 16384); }
+
+float dot(const float* a, const float* b, int64_t width) {
+    Lanes total{};
+    int64_t d = 0;
+    for (; d + LANES <= width; d += LANES) total += load(a + d) * load(b + d);
+    float rest = 0;
+    for (; d < width; ++d) rest += a[d] * b[d];
+    return sum(total) + rest;
+}
+
 template <class Use>
 void own_triples(const Grams& grams, Use use) {
     for (int64_t first = 0; first < grams.n; first += LANES) {
@@ -52,14 +66,59 @@ void own_triples(const Grams& grams, Use use) {
 
 }  // namespace
 
-// log2 of the sum of exp2(scale * sigma_1) over the triples of every i, j and k, [3, n], and sigma_1 of (i, i, i), [n].
-extern "C" void triple_sums(const float* all_grams, int64_t n, int64_t ld, float scale, int threads, float* log_sums,
-                            float* own_scores) {
+extern "C" {
+
+// Three times [n, width] -> unit rows, zero beyond the batch, [5, ld, width]: x, x, y, z, z, the first three by the last
+// three of which are all pairs; and inverse_norms [3, n], or null for rows that are taken as they are.
+void triple_units(const float* x, const float* y, const float* z, int64_t n, int64_t ld, int64_t width, float* units,
+                  float* inverse_norms) {
+    const float* const all_rows[3] = {x, y, z};
+    for (int64_t modality = 0; modality < 3; ++modality) {
+        float* const out = units + (modality + 1) * ld * width;
+        for (int64_t i = 0; i < n; ++i) {
+            const float* const row = all_rows[modality] + i * width;
+            float inverse = 1;
+            if (inverse_norms) {
+                const float norm = std::sqrt(dot(row, row, width));
+                inverse = norm < MIN_NORM ? 0 : 1 / norm;
+                inverse_norms[modality * n + i] = inverse;
+            }
+            for (int64_t d = 0; d < width; ++d) out[i * width + d] = row[d] * inverse;
+        }
+        std::fill(out + n * width, out + ld * width, 0.0f);
+    }
+    std::copy(units + ld * width, units + 2 * ld * width, units);
+    std::copy(units + 3 * ld * width, units + 4 * ld * width, units + 4 * ld * width);
+}
+
+// From left and right, the gradients of the Gram matrices times the last three of `units` and, transposed, times the
+// first three, [3, ld, width] each: those of the rows.
+void triple_rows_gradient(const float* units, const float* inverse_norms, const float* left, const float* right,
+                          int64_t n, int64_t ld, int64_t width, float* d_x, float* d_y, float* d_z) {
+    const int64_t size = ld * width;
+    float* const outs[3] = {d_x, d_y, d_z};
+    const float* const parts[3][2] = {{left, left + size}, {right, left + 2 * size}, {right + size, right + 2 * size}};
+    for (int64_t modality = 0; modality < 3; ++modality)
+        for (int64_t i = 0; i < n; ++i) {
+            const float *const one = parts[modality][0] + i * width, *const other = parts[modality][1] + i * width;
+            const float* const unit = units + (modality + 1) * size + i * width;
+            float* const out = outs[modality] + i * width;
+            for (int64_t d = 0; d < width; ++d) out[d] = one[d] + other[d];
+            if (!inverse_norms) continue;
+            const float along = dot(unit, out, width), inverse = inverse_norms[modality * n + i];
+            for (int64_t d = 0; d < width; ++d) out[d] = (out[d] - along * unit[d]) * inverse;
+        }
+}
+
+// log2 of the sum of exp2(scale * sigma_1) over the triples of every i, j and k, [3, n], and the losses [n].
+void triple_sums(const float* all_grams, int64_t n, int64_t ld, double exact_scale, int64_t threads, float* log_sums,
+                 float* sample_loss) {
+    const float scale = float(exact_scale);
     const Grams grams(all_grams, n, ld);
     const int64_t rows = rows_of_a_piece(n), pieces = (n + rows - 1) / rows;
     std::vector<double> sums_i(n), sums_jk(pieces * 2 * ld);
     std::vector<Lanes> memory_j(n), memory_k(ld / LANES);
-    in_pieces(n, rows, threads, [=, &grams, &sums_i, &sums_jk](int64_t first, int64_t last) mutable {
+    in_pieces_between_torch(n, rows, enough(threads, n), [=, &grams, &sums_i, &sums_jk](int64_t first, int64_t last) mutable {
         double* const sums_j = &sums_jk[first / rows * 2 * ld];
         double* const sums_k = sums_j + ld;
         Lanes* const by_j = memory_j.data();
@@ -97,31 +156,38 @@ extern "C" void triple_sums(const float* all_grams, int64_t n, int64_t ld, float
                 }
         }
     });
+    std::vector<double> losses(n);
     for (int64_t i = 0; i < n; ++i) {
         double by_j = 0, by_k = 0;
         for (int64_t piece = 0; piece < pieces; ++piece) {
             by_j += sums_jk[piece * 2 * ld + i];
             by_k += sums_jk[(piece * 2 + 1) * ld + i];
         }
-        const double back = double(MIDDLE) * scale;
-        log_sums[i] = float(std::log2(sums_i[i]) + back);
-        log_sums[n + i] = float(std::log2(by_j) + back);
-        log_sums[2 * n + i] = float(std::log2(by_k) + back);
+        const double all_sums[3] = {sums_i[i], by_j, by_k};
+        for (int64_t axis = 0; axis < 3; ++axis) {
+            const double log_sum = std::log2(all_sums[axis]) + double(MIDDLE) * scale;
+            log_sums[axis * n + i] = float(log_sum);
+            losses[i] += log_sum;
+        }
     }
-    own_triples(grams, [own_scores](int64_t first, int count, Lanes a, Lanes b, Lanes c) {
+    own_triples(grams, [=, &losses](int64_t first, int count, Lanes a, Lanes b, Lanes c) {
         const Lanes score = triple(a, b, c).sigma;
-        for (int lane = 0; lane < count; ++lane) own_scores[first + lane] = score[lane];
+        for (int lane = 0; lane < count; ++lane) {
+            const double loss = losses[first + lane] - 3 * double(scale) * score[lane];
+            sample_loss[first + lane] = float(loss * std::log(2.0));
+        }
     });
 }
 
-// Gradients of the Gram matrices, like them, zero before; returns the sum of scores times their gradient.
-// log_sums: of `triple_sums`. d_score [n]: what the softmax weights of a sample's anchors are multiplied with.
+// Gradients of the Gram matrices, like them, zero before; and the sum of scores times their gradient. log_sums: of
+// `triple_sums`. d_score [n]: what the softmax weights of a sample's anchors are multiplied with.
 //
 // A tile is some i and as many j with all k. A tile of d_a is of one tile alone, one of d_b of those with the same i, one
-// of d_c of those with the same j: of N x N tiles the p-th of i goes with j = i + p, so that no two of one p share anything,
-// and waits for the two of p - 1 that it shares with.
-extern "C" double triple_gradients(const float* all_grams, int64_t n, int64_t ld, float scale, int threads,
-                                   const float* log_sums, const float* d_score, float* d_grams) {
+// of d_c of those with the same j: of N x N tiles the p-th of i goes with j = i + p, so that no two of one p share
+// anything, and waits for the two of p - 1 that it shares with.
+void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exact_scale, int64_t threads,
+                      const float* log_sums, const float* d_score, float* d_grams, double* d_scale) {
+    const float scale = float(exact_scale);
     const Grams grams(all_grams, n, ld);
     float *const d_a = d_grams, *const d_b = d_a + ld * ld, *const d_c = d_b + ld * ld;
     std::vector<float> factors(3 * ld);
@@ -135,7 +201,7 @@ extern "C" double triple_gradients(const float* all_grams, int64_t n, int64_t ld
     std::vector<std::atomic<int64_t>> done(tiles);
     std::vector<double> d_scores(n);
     std::vector<Lanes> memory(rows);
-    in_pieces(tiles * tiles, 1, threads, [=, &grams, &done, &d_scores](int64_t tile, int64_t) mutable {
+    in_pieces_between_torch(tiles * tiles, 1, enough(threads, n), [=, &grams, &done, &d_scores](int64_t tile, int64_t) mutable {
         const int64_t turn = tile / tiles, tile_i = tile % tiles, tile_j = (tile_i + turn) % tiles;
         for (const int64_t other : {tile_i, (tile_i + 1) % tiles})
             while (done[other].load(std::memory_order_acquire) < turn) std::this_thread::yield();
@@ -180,13 +246,12 @@ extern "C" double triple_gradients(const float* all_grams, int64_t n, int64_t ld
             d_scores[i] += weight[lane] * t.sigma[lane];
         }
     });
-    double total = 0;
-    for (const double part : d_scores) total += part;
-    return total;
+    *d_scale = 0;
+    for (const double part : d_scores) *d_scale += part;
 }
 
 // sigma_1 [count] and its gradient for a, b and c [3, count] of triples [3, count], for tests.
-extern "C" void triple_scores(const float* triples, int64_t count, float* scores, float* gradients) {
+void triple_scores(const float* triples, int64_t count, float* scores, float* gradients) {
     for (int64_t first = 0; first < count; first += LANES) {
         const int used = int(count - first < LANES ? count - first : LANES);
         Lanes own[3] = {};
@@ -201,3 +266,5 @@ extern "C" void triple_scores(const float* triples, int64_t count, float* scores
         }
     }
 }
+
+}  // extern "C"
