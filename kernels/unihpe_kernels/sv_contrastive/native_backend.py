@@ -73,7 +73,7 @@ def backward(
 
 
 def _has_triples(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> bool:
-    return negatives == "all" and len(embeddings) == 3 and present is None and len(embeddings[0]) > 0
+    return negatives == "all" and len(embeddings) == 3 and present is None and embeddings[0].shape[0] > 0
 
 
 def _fits(scale: float, batch: int) -> bool:
