@@ -49,19 +49,21 @@ inline Lanes inverse_root(Lanes x) {
 inline Lanes at_least(Lanes x, Lanes floor) { return x < floor ? floor : x; }
 inline Lanes at_most(Lanes x, Lanes ceiling) { return x > ceiling ? ceiling : x; }
 
-// 2^x to 2 ulp for x in [-127, 128], NaN of NaN; 0 below -126.5, infinity above 127.5.
-inline Lanes exp2_in_range(Lanes x) {
+// 2^x to 2 ulp for x >= -127: 0 below -126.5, infinity above 127.5 (NaN for infinity itself), NaN for NaN.
+inline Lanes exp2_from_range(Lanes x) {
     constexpr float SHIFT = 12582912 + 127;  // 1.5 * 2^23: what is added to it is rounded to a whole number
     const Lanes shifted = x + SHIFT, part = x - (shifted - SHIFT);
+    const Bits most = Bits{} + (0x4b400000 + 255);  // the same sum for 128
+    const Bits exponent = ((Bits)shifted < most ? (Bits)shifted : most) << 23;
     Lanes power = part * 1.3276472e-3f + 9.675541e-3f;
     power = power * part + 5.550713e-2f;
     power = power * part + 2.4022120e-1f;
     power = power * part + 6.9314694e-1f;
     power = power * part + 1.0000001f;
-    return power * (Lanes)((Bits)shifted << 23);
+    return power * (Lanes)exponent;
 }
 
-inline Lanes exp2(Lanes x) { return exp2_in_range(at_most(at_least(x, splat(-127)), splat(128))); }
+inline Lanes exp2(Lanes x) { return exp2_from_range(at_least(x, splat(-127))); }
 
 inline Lanes absolute(Lanes x) { return (Lanes)((Bits)x & INT32_MAX); }
 inline Lanes with_sign(Lanes size, Lanes sign) {

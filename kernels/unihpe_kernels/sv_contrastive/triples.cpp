@@ -35,8 +35,7 @@ struct Logits {
         for (int64_t lane = n - k; lane < LANES; ++lane) scale[lane] = 0, shift[lane] = -127;
     }
 
-    // in range from below; rows that are no unit vectors may lead above it
-    Lanes power(Lanes sigma) const { return exp2_in_range(at_most(sigma * scale + shift, splat(128))); }
+    Lanes power(Lanes sigma) const { return exp2_from_range(sigma * scale + shift); }
 };
 
 // Of threads: no more than the work is worth.
