@@ -18,7 +18,7 @@ typedef int32_t Bits __attribute__((vector_size(4 * LANES)));
 constexpr float EPS = 1.1920929e-07f;   // of float32
 constexpr float TINY = 1.17549435e-38f;  // the smallest normal number
 
-inline Lanes splat(float value) { return Lanes{} + value; }
+inline Lanes splat(float value) { return value - Lanes{}; }
 
 inline Lanes load(const float* from) {
     Lanes value;
@@ -34,9 +34,36 @@ inline Lanes root(Lanes x) {
     return out;
 }
 
+// 1/sqrt(x) to 1 ulp in multiplications alone, which take less long than a square root and a division. Of what is smaller
+// than normal it is a finite number, of infinity NaN; x must not be negative.
+inline Lanes inverse_root(Lanes x) {
+    const Lanes guess = (Lanes)(0x5f370000 - ((Bits)x >> 1));
+    const Lanes h = 1.0f - (x * guess) * guess;  // within 0.071: 1/sqrt(1 - h) takes a short polynomial
+    Lanes series = h * 0.2781839f + 0.31386027f;
+    series = series * h + 0.3749883f;
+    series = series * h + 0.49999854f;
+    return guess * h * series + guess;
+}
+
 // A NaN in `x` stays one.
 inline Lanes at_least(Lanes x, Lanes floor) { return x < floor ? floor : x; }
 inline Lanes at_most(Lanes x, Lanes ceiling) { return x > ceiling ? ceiling : x; }
+
+// 2^x to 2 ulp for x >= -127: 0 below -126.5, infinity above 127.5 (NaN for infinity itself), NaN for NaN.
+inline Lanes exp2_from_range(Lanes x) {
+    constexpr float SHIFT = 12582912 + 127;  // 1.5 * 2^23: what is added to it is rounded to a whole number
+    const Lanes shifted = x + SHIFT, part = x - (shifted - SHIFT);
+    const Bits most = Bits{} + (0x4b400000 + 255);  // the same sum for 128
+    const Bits exponent = ((Bits)shifted < most ? (Bits)shifted : most) << 23;
+    Lanes power = part * 1.3276472e-3f + 9.675541e-3f;
+    power = power * part + 5.550713e-2f;
+    power = power * part + 2.4022120e-1f;
+    power = power * part + 6.9314694e-1f;
+    power = power * part + 1.0000001f;
+    return power * (Lanes)exponent;
+}
+
+inline Lanes exp2(Lanes x) { return exp2_from_range(at_least(x, splat(-127))); }
 
 inline Lanes absolute(Lanes x) { return (Lanes)((Bits)x & INT32_MAX); }
 inline Lanes with_sign(Lanes size, Lanes sign) {
@@ -44,7 +71,9 @@ inline Lanes with_sign(Lanes size, Lanes sign) {
 }
 
 inline float sum(Lanes x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; ++lane) total += x[lane];
-    return total;
+    float part[LANES];
+    store(part, x);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int lane = 0; lane < half; ++lane) part[lane] += part[lane + half];
+    return part[0];
 }

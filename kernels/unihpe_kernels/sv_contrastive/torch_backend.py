@@ -81,9 +81,9 @@ def forward(
             normalisers[modality, group.anchors] = log_sum
         sample_loss[group.anchors] = losses
         anchor_counts[group.anchors] = len(group.modalities)
-    inverse_total = _inverse_total(weights, anchor_counts, count, sample_loss)
+    mean = inverse_total(weights, anchor_counts, count, sample_loss)
     weighted = sample_loss if weights is None else weights.to(sample_loss.dtype) * sample_loss
-    return weighted.sum() * inverse_total, normalisers, sample_loss, saved
+    return weighted.sum() * mean, normalisers, sample_loss, saved
 
 
 def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
@@ -124,7 +124,7 @@ def backward(
         anchor_counts = torch.zeros_like(sample_loss)
         for group in groups:
             anchor_counts[group.anchors] = len(group.modalities)
-    grad = grad.to(sample_loss.dtype) * _inverse_total(weights, anchor_counts, count, sample_loss)
+    grad = grad.to(sample_loss.dtype) * inverse_total(weights, anchor_counts, count, sample_loss)
     d_weights = sample_loss - (count if anchor_counts is None else anchor_counts) * loss
     d_weights *= grad
     # [B]: d loss / d (log normaliser) of each anchor of the sample
@@ -469,17 +469,17 @@ def logit_scale(temperature: Tensor, like: Tensor) -> Tensor:
 
 
 def _sum_dtype(scale: Tensor, size: int) -> torch.dtype:
-    """float32 where the exponentials of [1, sqrt(3)] about its middle, and their sum over size^2, stay normal numbers.
-
-    That is from a temperature of 0.0055 up at size 4096; float64 then reaches down to 0.0006. A GPU is not asked.
-    """
-    if scale.device.type != "cpu":
-        return torch.float64
-    largest = scale.item() * (math.sqrt(3) - 1) / 2 + 2 * math.log2(max(size, 1))
-    return scale.dtype if largest < 120 else torch.float64
+    """float64 reaches down to a temperature of 0.0006. A GPU is not asked."""
+    return scale.dtype if scale.device.type == "cpu" and float32_holds(scale.item(), size) else torch.float64
 
 
-def _inverse_total(weights: Tensor | None, anchor_counts: Tensor | None, count: int, like: Tensor) -> Tensor | float:
+def float32_holds(scale: float, size: int) -> bool:
+    """Whether the exponentials of [1, sqrt(3)] about its middle, and their sum over size^2, stay normal numbers: from a
+    temperature of 0.0055 up at size 4096."""
+    return scale * (math.sqrt(3) - 1) / 2 + 2 * math.log2(max(size, 1)) < 120
+
+
+def inverse_total(weights: Tensor | None, anchor_counts: Tensor | None, count: int, like: Tensor) -> Tensor | float:
     """One over the total weight of all anchors; 0 where there is none. anchor_counts: [B], or None: all `count`."""
     if weights is None and anchor_counts is None:
         return 1 / (count * len(like)) if len(like) else 0.0
