@@ -34,9 +34,33 @@ inline Lanes root(Lanes x) {
     return out;
 }
 
+// 1/sqrt(x) to 1 ulp in multiplications alone: a vector's square root and division take many times as long. Of zero and
+// what is smaller than normal it is some number that makes x times it zero, of infinity NaN; x must not be negative.
+inline Lanes inverse_root(Lanes x) {
+    const Lanes guess = (Lanes)(0x5f370000 - ((Bits)x >> 1));
+    const Lanes h = 1.0f - (x * guess) * guess;  // within 0.071: 1/sqrt(1 - h) takes a short polynomial
+    Lanes series = h * 0.2781839f + 0.31386027f;
+    series = series * h + 0.3749883f;
+    series = series * h + 0.49999854f;
+    return guess * h * series + guess;
+}
+
 // A NaN in `x` stays one.
 inline Lanes at_least(Lanes x, Lanes floor) { return x < floor ? floor : x; }
 inline Lanes at_most(Lanes x, Lanes ceiling) { return x > ceiling ? ceiling : x; }
+
+// 2^x to 2 ulp: 0 below -126.5, infinity above 127.5, NaN of NaN.
+inline Lanes exp2(Lanes x) {
+    constexpr float SHIFT = 12582912 + 127;  // 1.5 * 2^23: what is added to it is rounded to a whole number
+    x = at_most(at_least(x, splat(-127)), splat(128));
+    const Lanes shifted = x + SHIFT, part = x - (shifted - SHIFT);
+    Lanes power = part * 1.3276472e-3f + 9.675541e-3f;
+    power = power * part + 5.550713e-2f;
+    power = power * part + 2.4022120e-1f;
+    power = power * part + 6.9314694e-1f;
+    power = power * part + 1.0000001f;
+    return power * (Lanes)((Bits)shifted << 23);
+}
 
 inline Lanes absolute(Lanes x) { return (Lanes)((Bits)x & INT32_MAX); }
 inline Lanes with_sign(Lanes size, Lanes sign) {
