@@ -27,13 +27,13 @@ struct Members<1> {
 
 template <>
 struct Pair<1> {
-    Lanes s, sigma;
+    Lanes s, inverse, sigma;
 
-    Pair(const Lanes (&products)[1], const Members<1>&) : s(products[0]), sigma(root(1.0f + absolute(s))) {}
+    Pair(const Lanes (&products)[1], const Members<1>&)
+        : s(products[0]), inverse(inverse_root(1.0f + absolute(s))), sigma((1.0f + absolute(s)) * inverse) {}
 
     void gradient(Lanes weight, const Members<1>&, Lanes (&d_products)[1], Lanes*) const {
-        const Lanes half = with_sign(splat(0.5f), s);
-        d_products[0] = (s == 0.0f ? splat(0) : half) * weight / sigma;
+        d_products[0] = s == 0.0f ? splat(0) : with_sign(0.5f * inverse, s) * weight;
     }
 };
 
@@ -51,17 +51,18 @@ struct Members<2> {
 
 template <>
 struct Pair<2> {
-    Triple triple;
+    Lanes a, b, c;
+    Triple of;
     Lanes sigma;
 
     Pair(const Lanes (&products)[2], const Members<2>& members)
-        : triple(products[0], products[1], members.inner), sigma(triple.sigma) {}
+        : a(products[0]), b(products[1]), c(members.inner), of(triple(a, b, c)), sigma(of.sigma) {}
 
     void gradient(Lanes weight, const Members<2>&, Lanes (&d_products)[2], Lanes* sums) const {
-        const auto [a, b, c] = triple.gradient();
-        d_products[0] = weight * a;
-        d_products[1] = weight * b;
-        *sums += weight * c;
+        const Lanes factor = slope(of, weight);
+        d_products[0] = (a * of.mu + b * c) * factor;
+        d_products[1] = (b * of.mu + a * c) * factor;
+        *sums += (c * of.mu + a * b) * factor;
     }
 };
 

@@ -5,18 +5,19 @@ blocks, and two blocks are set against each other both ways at once. A small bat
 forward pass keeps for the backward pass; beyond, memory is that of two blocks.
 """
 
-import ctypes
 import functools
 import math
 from collections.abc import Iterator
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unihpe_kernels import native
 from unihpe_kernels.sv_contrastive.scratch import scratch
+from unihpe_kernels.sv_contrastive.torch_backend import Pairs, TorchPairs
 
 SOURCE = Path(__file__).with_name("pairs.cpp")
 
@@ -41,51 +42,43 @@ _ARGUMENTS = {
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """None without a compiler."""
-    found = native.library(SOURCE)
-    if found is not None:
-        for name, types in _ARGUMENTS.items():
-            function = getattr(found, name)
-            function.argtypes, function.restype = types, c_int64 if name == "samples_size" else None
-    return found
+def _function(name: str) -> Any:
+    function = getattr(native.library(SOURCE), name)
+    function.argtypes, function.restype = _ARGUMENTS[name], c_int64 if name == "samples_size" else None
+    return function
 
 
-def suits(count: int, batch: int, scale: Tensor) -> bool:
-    """Whether float32 holds the exponentials without a running maximum: from a temperature of 0.005 up for three
+def make_pairs(rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor, saved: Tensor) -> Pairs:
+    """In C++ where float32 holds the exponentials without a running maximum: from a temperature of 0.005 up for three
     modalities and 1024 samples, of 0.012 up for eight."""
-    return scale.item() * (math.sqrt(count) - 1) / 2 + math.log2(max(batch, 1)) <= _LARGEST_EXPONENT
+    largest = scale.item() * (math.sqrt(len(rows)) - 1) / 2 + math.log2(columns.shape[1])
+    fits = scale.dtype == torch.float32 and largest <= _LARGEST_EXPONENT and native.library(SOURCE) is not None
+    return (NativePairs if fits else TorchPairs)(rows, columns, own, scale, saved)
 
 
-def kept_size(count: int, batch: int) -> int:
-    """Elements of `Pairs`' `kept` for rows that are the columns."""
+def saved_size(count: int, batch: int) -> int:
+    """Elements of `saved` for rows that are the columns."""
     size = _table_size(count, batch, batch)
     return size if size <= _MOST_KEPT else 0
 
 
-class Pairs:
-    """Anchors against samples, of unit rows.
+class NativePairs:
+    """As `TorchPairs`, of float32 on a CPU."""
 
-    rows [M, a, D]: the anchors'. columns [M, b, D]: of the samples of their tuples, the same tensor where those are the
-    same samples. own [a], int64: places of the anchors' samples among the columns; None where they are the same.
-    kept: what the forward pass leaves for the backward pass, of `kept_size`, or None.
-    """
-
-    def __init__(self, rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor, kept: Tensor | None) -> None:
+    def __init__(self, rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor, saved: Tensor) -> None:
         self._same = rows is columns
         self._count = len(rows)
-        self._kept = kept if kept is not None and kept.numel() else None
+        self._kept = saved if saved.numel() else None
         self._edge = columns.shape[1] if self._kept is not None else _edge(self._count, columns.shape[1])
         self._columns = self._blocks(columns)
         self._rows = self._columns if self._same else self._blocks(rows)
         self._own = torch.arange(rows.shape[1]) if own is None else own
         self._scale, self._middle = scale, (1 + math.sqrt(self._count)) / 2
         self._logit = scale.item(), self._middle
-        self._library, self._threads = library(), torch.get_num_threads()
+        self._threads = torch.get_num_threads()
         self._samples = [self._prepared(block) for block in self._columns]
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """log2 of the sum over every anchor's tuples [M, a] and the scores of the anchors' own tuples [a]."""
         sums = [block.new_zeros(block.shape[:2]) for block in self._rows]
         positives = [block.new_zeros(block.shape[1]) for block in self._rows]
         for i, j in self._pairs_of_blocks():
@@ -98,11 +91,6 @@ class Pairs:
         return log_sums, torch.cat(positives)
 
     def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Gradients of the rows, None where they are the columns, and of the columns; the sum of scores times their
-        gradient []. Those of the own tuples are among them.
-
-        d_score [a]: what the softmax weights of a sample's anchors are multiplied with.
-        """
         factors = self._blocks((self._scale * self._middle - log_sums).exp2_().mul_(d_score))
         d_scores = self._blocks(d_score[None])
         d_columns = [torch.zeros_like(block) for block in self._columns]
@@ -139,7 +127,7 @@ class Pairs:
 
     def _prepared(self, block: Tensor) -> Tensor:
         """A block's samples as members of tuples."""
-        size = self._library.samples_size(self._count, block.shape[1])
+        size = _function("samples_size")(self._count, block.shape[1])
         samples = block.new_empty(size)
         self._call("prepare_samples", block, *block.shape[1:], samples)
         return samples
@@ -177,7 +165,7 @@ class Pairs:
     def _call(self, name: str, *arguments: object) -> None:
         """Tensors are given by their addresses."""
         given = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
-        getattr(self._library, name)(self._count, *given, self._threads)
+        _function(name)(self._count, *given, self._threads)
 
 
 def _edge(count: int, batch: int) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.registration import below_autograd, define, library, register_autocast
-from unihpe_kernels.sv_contrastive import torch_backend
+from unihpe_kernels.sv_contrastive import native_backend, torch_backend
 
 
 def _sv_contrastive(
@@ -25,9 +25,9 @@ def _sv_contrastive(
     gradient, too, which else may come out as zero; autograd sets it.
     """
     module, arguments = _backend(backend), (embeddings, temperature, weights, present, negatives, normalize)
-    if module is torch_backend:
-        return torch_backend.forward(*arguments, learns_temperature)
-    return module.forward(*arguments)  # its backward pass computes that gradient
+    if backend == "triton":
+        return module.forward(*arguments)  # its backward pass computes that gradient
+    return module.forward(*arguments, learns_temperature)
 
 
 def _sv_contrastive_backward(
@@ -56,7 +56,7 @@ def _backend(name: str) -> Any:
         from unihpe_kernels.sv_contrastive import triton_backend  # not above: triton may be missing
 
         return triton_backend
-    return torch_backend
+    return native_backend if name == "native" else torch_backend
 
 
 sv_contrastive = define(_sv_contrastive)
