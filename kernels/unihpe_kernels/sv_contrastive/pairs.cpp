@@ -14,10 +14,11 @@
 
 namespace {
 
-constexpr int64_t PAIRS_PER_THREAD = 8192;  // a thread takes some 20 us to start
+constexpr float MIN_NORM = 1e-12f;
+constexpr int64_t PAIRS_PER_THREAD = 32768;  // a thread takes some 20 us to start
 
 int64_t blocks(int64_t count) { return (count + LANES - 1) / LANES; }
-int64_t until(int64_t begin, int64_t end) { return end - begin < LANES ? end - begin : LANES; }
+int until(int64_t begin, int64_t end) { return int(end - begin < LANES ? end - begin : LANES); }
 
 struct Tables {
     float *upper, *lower;
@@ -85,20 +86,20 @@ struct Square {
     }
 };
 
+// What is held for LANES samples at a time, by the modality m of the anchors: their members, and the sums for the
+// gradients of the members' own products.
 template <int COUNT>
-constexpr int SUMS = Members<COUNT - 1>::SUMS;
+struct Held {
+    using Of = Members<COUNT - 1>;
+    using Sums = Lanes[Of::SUMS];
 
-// LANES samples as members of the tuples of anchors of one modality.
-template <int COUNT>
-struct Samples {
-    Members<COUNT - 1> members;
-    Lanes d_inner[SUMS<COUNT>];  // gradients of the members' own products, as `Pair::gradient` adds them up
+    Of* const members;
+    Sums* const sums;
+    const int64_t samples;
+
+    Of& of(int m, int64_t j) const { return members[m * blocks(samples) + j / LANES]; }
+    Sums& sums_of(int m, int64_t j) const { return sums[m * blocks(samples) + j / LANES]; }
 };
-
-template <int COUNT>
-Samples<COUNT>* samples_of(void* samples, int m, int64_t j, int64_t count) {
-    return (Samples<COUNT>*)samples + m * blocks(count) + j / LANES;
-}
 
 template <int COUNT>
 Lanes products(const Lanes (&square)[COUNT - 1][LANES], int row, Lanes (&out)[COUNT - 1]) {
@@ -118,7 +119,7 @@ inline Bits counted() {
     return lanes;
 }
 
-inline Lanes first_lanes(Lanes x, int64_t count) { return counted() < (int32_t)count ? x : splat(0); }
+inline Lanes first_lanes(Lanes x, int count) { return counted() < count ? x : splat(0); }
 
 // work(std::integral_constant of count)
 template <class Work>
@@ -148,54 +149,79 @@ float dot(const float* a, const float* b, int64_t width) {
     return total;
 }
 
+struct Stack {
+    float* units;          // [COUNT, samples, width]
+    float* inverse_norms;  // [COUNT, samples], or null for rows that are taken to be of unit length
+    int64_t samples, width;
+
+    float* row(int m, int64_t j) const { return units + (m * samples + j) * width; }
+};
+
+void normalise(const Stack& stack, int m, int64_t j, const float* from) {
+    float* const to = stack.row(m, j);
+    float inverse = 1;
+    if (stack.inverse_norms) {
+        const float norm = std::sqrt(dot(from, from, stack.width));
+        inverse = norm < MIN_NORM ? 0 : 1 / norm;
+        stack.inverse_norms[m * stack.samples + j] = inverse;
+    }
+    for (int64_t k = 0; k < stack.width; ++k) to[k] = from[k] * inverse;
+}
+
 template <int COUNT>
-void prepare(const float* stack, int64_t count, int64_t width, void* out, int64_t j) {
+void prepare(const Stack& stack, const Held<COUNT>& held, int64_t j) {
     Lanes inner[COUNT][COUNT];
     for (int p = 0; p < COUNT; ++p)
         for (int q = 0; q <= p; ++q) inner[p][q] = inner[q][p] = splat(p == q);
-    const float* rows = stack + j * width;
-    for (int64_t lane = 0; lane < until(j, count); ++lane, rows += width)
+    for (int lane = 0; lane < until(j, stack.samples); ++lane)
         for (int p = 0; p < COUNT - 1; ++p)
             for (int q = p + 1; q < COUNT; ++q)
-                inner[p][q][lane] = inner[q][p][lane] = dot(rows + p * count * width, rows + q * count * width, width);
+                inner[p][q][lane] = inner[q][p][lane] =
+                    dot(stack.row(p, j + lane), stack.row(q, j + lane), stack.width);
     for (int m = 0; m < COUNT; ++m) {
         Lanes gram[COUNT - 1][COUNT - 1];
         for (int s = 0; s < COUNT - 1; ++s)
             for (int t = 0; t < COUNT - 1; ++t) gram[s][t] = inner[member(m, s)][member(m, t)];
-        Samples<COUNT> samples{Members<COUNT - 1>(gram), {}};
-        __builtin_memcpy((void*)samples_of<COUNT>(out, m, j, count), &samples, sizeof samples);
+        held.of(m, j) = Members<COUNT - 1>(gram);
     }
 }
 
+struct Own {
+    const int64_t* of;  // or null for anchors that are the samples
+    int64_t shift;
+
+    // The place of anchor i's sample among LANES samples from j on, or some number beyond.
+    uint64_t place(int64_t i, int64_t j) const { return (of ? of[i] : i) + shift - j; }
+};
+
 template <int COUNT>
-void add_sums(Tables tables, const Logit& logit, void* all_samples, int m, int64_t i, float* sums,
-              const int64_t* own, float* positives) {
-    const int64_t anchors = until(i, tables.anchors);
+void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held, const Own& own, int m, int64_t i,
+              float* sums, float* positives) {
+    const int anchors = until(i, tables.anchors);
     Lanes totals[LANES] = {};
     for (int64_t j = 0; j < tables.samples; j += LANES) {
-        const Members<COUNT - 1> members = samples_of<COUNT>(all_samples, m, j, tables.samples)->members;
+        const auto members = held.of(m, j);
         Square<COUNT> square;
         square.read(tables, m, i, j);
-        const int64_t inside = until(j, tables.samples);
+        const int inside = until(j, tables.samples);
         for (int row = 0; row < anchors; ++row) {
             Lanes s[COUNT - 1];
-            products<COUNT>(square.of, row, s);
+            for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
             const Lanes sigma = Pair<COUNT - 1>(s, members).sigma, exp = logit.exp(sigma);
             totals[row] += inside < LANES ? first_lanes(exp, inside) : exp;
-            if (own && m == 0 && own[i + row] >= j && own[i + row] < j + inside)
-                positives[i + row] = sigma[own[i + row] - j];
+            const uint64_t place = own.place(i + row, j);
+            if (m == 0 && place < (uint64_t)inside) positives[i + row] = sigma[place];
         }
     }
     for (int row = 0; row < anchors; ++row) sums[m * tables.anchors + i + row] += sum(totals[row]);
 }
 
 template <int COUNT>
-double add_gradients(Tables tables, Tables d_tables, const Logit& logit, void* all_samples, int m, int64_t j,
-                     const float* factors, const int64_t* own, const float* d_score) {
-    Samples<COUNT>* const samples = samples_of<COUNT>(all_samples, m, j, tables.samples);
-    const Members<COUNT - 1> members = samples->members;
-    Lanes d_inner[SUMS<COUNT>] = {};
-    const int64_t inside = until(j, tables.samples);
+double add_gradients(const Tables& tables, const Tables& d_tables, const Logit& logit, const Held<COUNT>& held,
+                     const Own& own, int m, int64_t j, const float* factors, const float* d_score) {
+    const auto members = held.of(m, j);
+    typename Held<COUNT>::Sums sums = {};
+    const int inside = until(j, tables.samples);
     double total = 0;
     for (int64_t i = 0; i < tables.anchors; i += LANES) {
         Square<COUNT> square;
@@ -203,45 +229,54 @@ double add_gradients(Tables tables, Tables d_tables, const Logit& logit, void* a
         Lanes scores = splat(0);
         for (int row = 0; row < until(i, tables.anchors); ++row) {
             Lanes s[COUNT - 1], d_s[COUNT - 1];
-            products<COUNT>(square.of, row, s);
+            for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
             const Pair<COUNT - 1> pair(s, members);
             Lanes weight = logit.exp(pair.sigma) * factors[m * tables.anchors + i + row];
             if (inside < LANES) weight = first_lanes(weight, inside);
-            if (own && own[i + row] >= j && own[i + row] < j + inside) weight[own[i + row] - j] -= d_score[i + row];
+            const uint64_t place = own.place(i + row, j);
+            if (place < (uint64_t)inside) weight[place] -= d_score[i + row];
             scores += weight * pair.sigma;
-            pair.gradient(weight, members, d_s, d_inner);
+            pair.gradient(weight, members, d_s, sums);
             for (int slot = 0; slot < COUNT - 1; ++slot) square.of[slot][row] = d_s[slot];
         }
         square.add_to(d_tables, m, i, j);
         total += sum(scores);
     }
-    for (int entry = 0; entry < SUMS<COUNT>; ++entry) samples->d_inner[entry] += d_inner[entry];
+    for (int entry = 0; entry < Members<COUNT - 1>::SUMS; ++entry) held.sums_of(m, j)[entry] += sums[entry];
     return total;
 }
 
-// d_stack += the gradients of the samples' own products times the other members.
+// Gradients of the samples' own products, and through the normalisation.
 template <int COUNT>
-void finish(const float* stack, int64_t count, int64_t width, void* all_samples, float* d_stack, int64_t j) {
+void finish(const Stack& stack, const Held<COUNT>& held, int64_t j, float* d_units, float* const* d_rows) {
     Lanes inner[COUNT][COUNT] = {};
-    for (int m = 0; m < COUNT; ++m) {
-        const auto samples = samples_of<COUNT>(all_samples, m, j, count);
-        Lanes d_inner[SUMS<COUNT>];
-        samples->members.of_own(samples->d_inner, d_inner);
-        const Lanes* next = d_inner;
+    for (int m = 0; m < COUNT && held.members; ++m) {
+        Lanes own[Members<COUNT - 1>::SUMS];
+        held.of(m, j).of_own(held.sums_of(m, j), own);
+        const Lanes* next = own;
         for (int s = 0; s < COUNT - 2; ++s)
-            for (int t = s + 1; t < COUNT - 1; ++t) inner[member(m, s)][member(m, t)] += *next++;
-    }
-    for (int p = 0; p < COUNT - 1; ++p)
-        for (int q = p + 1; q < COUNT; ++q) {
-            const float *rows_p = stack + (p * count + j) * width, *rows_q = stack + (q * count + j) * width;
-            float *d_p = d_stack + (p * count + j) * width, *d_q = d_stack + (q * count + j) * width;
-            for (int64_t lane = 0; lane < until(j, count); ++lane) {
-                const float factor = inner[p][q][lane];
-                for (int64_t k = lane * width; k < (lane + 1) * width; ++k) {
-                    d_p[k] += factor * rows_q[k];
-                    d_q[k] += factor * rows_p[k];
-                }
+            for (int t = s + 1; t < COUNT - 1; ++t, ++next) {
+                inner[member(m, s)][member(m, t)] += *next;
+                inner[member(m, t)][member(m, s)] += *next;
             }
+    }
+    const int64_t width = stack.width;
+    for (int lane = 0; lane < until(j, stack.samples); ++lane)
+        for (int p = 0; p < COUNT; ++p) {
+            float* const d_unit = d_units + (p * stack.samples + j + lane) * width;
+            for (int q = 0; q < COUNT && COUNT > 2 && held.members; ++q) {
+                if (q == p) continue;
+                const float factor = inner[p][q][lane], *const other = stack.row(q, j + lane);
+                for (int64_t k = 0; k < width; ++k) d_unit[k] += factor * other[k];
+            }
+            const float* const unit = stack.row(p, j + lane);
+            float along = 0, inverse = 1;
+            if (stack.inverse_norms) {
+                along = dot(unit, d_unit, width);
+                inverse = stack.inverse_norms[p * stack.samples + j + lane];
+            }
+            float* const d_row = d_rows[p] + (j + lane) * width;
+            for (int64_t k = 0; k < width; ++k) d_row[k] = (d_unit[k] - along * unit[k]) * inverse;
         }
 }
 
@@ -249,62 +284,66 @@ void finish(const float* stack, int64_t count, int64_t width, void* all_samples,
 
 extern "C" {
 
-// Floats that `prepare_samples` writes for `count` modalities of so many samples.
-int64_t samples_size(int count, int64_t samples) {
-    int64_t size = 0;
-    with_count(count, [&](auto c) { size = c * blocks(samples) * (int64_t)(sizeof(Samples<c>) / sizeof(float)); });
-    return size;
-}
-
-// stack [count, samples, width].
-void prepare_samples(int count, const float* stack, int64_t samples, int64_t width, void* out, int threads) {
+// Of `count` arrays [samples, width] at `rows`: units [count, samples, width] of length 1 and inverse_norms
+// [count, samples], or null for rows that are taken as they are; and, if not null, what `Held` has of them.
+void prepare_block(int count, const float* const* rows, int64_t samples, int64_t width, float* units,
+                   float* inverse_norms, void* members, int threads) {
+    const Stack stack{units, inverse_norms, samples, width};
     with_count(count, [&](auto c) {
-        in_pieces(blocks(samples), 1, enough(threads, samples * width), [=](int64_t first, int64_t) {
-            prepare<c>(stack, samples, width, out, first * LANES);
+        const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
+        in_pieces(blocks(samples), 1, enough(threads, samples * width), [=](int64_t block, int64_t) {
+            const int64_t first = block * LANES;
+            for (int m = 0; m < c; ++m)
+                for (int64_t j = first; j < first + until(first, samples); ++j)
+                    normalise(stack, m, j, rows[m] + j * width);
+            if (members) prepare<c>(stack, held, first);
         });
     });
 }
 
-// Adds every anchor's exponentials to sums [count, anchors]. own, or null: the place of each anchor's sample among the
-// tile's samples, whose score goes to `positives` [anchors].
+// Adds every anchor's exponentials to sums [count, anchors]. own [anchors] plus shift, or an anchor's place plus shift
+// where it is null: the place of its sample among the samples, if there; its score goes to positives [anchors].
 void paired_sums(int count, float* upper, float* lower, int64_t anchors, int64_t samples, float scale, float middle,
-                 void* of_samples, const int64_t* own, float* sums, float* positives, int threads) {
+                 void* members, const int64_t* own, int64_t shift, float* sums, float* positives, int threads) {
     const Tables tables{upper, lower, anchors, samples};
-    const Logit logit{scale, middle};
     with_count(count, [&](auto c) {
+        const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
         const int64_t strips = blocks(anchors);
         in_pieces(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
-            add_sums<c>(tables, logit, of_samples, first / strips, first % strips * LANES, sums, own, positives);
+            add_sums<c>(tables, {scale, middle}, held, {own, shift}, first / strips, first % strips * LANES, sums,
+                        positives);
         });
     });
 }
 
-// Adds the gradients of the tables to d_upper and d_lower, which may be one, and of the members' own products to
-// `of_samples`. factors [count, anchors]: what the exponentials are multiplied with. own, as above: there d_score is
-// taken off. totals [count, blocks of samples]: sums of scores times their gradient, added to.
+// Adds the gradients of the tables to d_upper and d_lower, which may be one, and those of the members' own products to
+// `own_sums`. factors [count, anchors]: what the exponentials are multiplied with. d_score [anchors]: what is taken off
+// at the own samples. totals [count, blocks of samples]: sums of scores times their gradient, added to.
 void paired_gradients(int count, float* upper, float* lower, float* d_upper, float* d_lower, int64_t anchors,
-                      int64_t samples, float scale, float middle, void* of_samples, const int64_t* own,
-                      const float* factors, const float* d_score, double* totals, int threads) {
+                      int64_t samples, float scale, float middle, void* members, const int64_t* own, int64_t shift,
+                      void* own_sums, const float* factors, const float* d_score, double* totals, int threads) {
     const Tables tables{upper, lower, anchors, samples}, d_tables{d_upper, d_lower, anchors, samples};
-    const Logit logit{scale, middle};
     with_count(count, [&](auto c) {
+        const Held<c> held{(typename Held<c>::Of*)members, (typename Held<c>::Sums*)own_sums, samples};
         const int64_t parts = blocks(samples);
         // one modality after the other: in one table two anchors' modalities meet
         for (int m = 0; m < c; ++m)
             in_pieces(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
-                totals[m * parts + first] += add_gradients<c>(tables, d_tables, logit, of_samples, m, first * LANES,
-                                                              factors, own, d_score);
+                totals[m * parts + first] += add_gradients<c>(tables, d_tables, {scale, middle}, held, {own, shift}, m,
+                                                              first * LANES, factors, d_score);
             });
     });
 }
 
-// Adds to d_stack [count, samples, width] what `paired_gradients` left in `of_samples`.
-void finish_samples(int count, const float* stack, int64_t samples, int64_t width, void* of_samples, float* d_stack,
-                    int threads) {
+// d_rows: `count` arrays [samples, width] for the gradients of `prepare_block`'s rows, from those of the units, which
+// are overwritten, and own_sums. members: null, and own_sums, of those that are members of no tuple.
+void finish_block(int count, float* units, float* inverse_norms, int64_t samples, int64_t width, void* members,
+                  void* own_sums, float* d_units, float* const* d_rows, int threads) {
+    const Stack stack{units, inverse_norms, samples, width};
     with_count(count, [&](auto c) {
-        in_pieces(blocks(samples), 1, enough(threads, samples * width), [=](int64_t first, int64_t) {
-            finish<c>(stack, samples, width, of_samples, d_stack, first * LANES);
-        });
+        const Held<c> held{(typename Held<c>::Of*)members, (typename Held<c>::Sums*)own_sums, samples};
+        in_pieces(blocks(samples), 1, enough(threads, samples * width),
+                  [=](int64_t block, int64_t) { finish<c>(stack, held, block * LANES, d_units, d_rows); });
     });
 }
 

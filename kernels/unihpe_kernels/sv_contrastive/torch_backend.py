@@ -70,7 +70,7 @@ def forward(
         anchor_counts = torch.zeros_like(sample_loss)
     for group in _modality_sets(present, count, batch, units.device):
         rows, columns, own = _select(units, group)
-        if _has_triples(len(rows), negatives):
+        if has_triples(len(rows), negatives):
             triples = _TripleLoss(saved, len(rows[0]), width, scale)
             log_sums, positives = triples.forward(rows, learns_temperature)
             if group.anchors is None:
@@ -78,7 +78,7 @@ def forward(
         else:
             own_saved = saved if group.anchors is None else saved[:0]
             log_sums, positives = engine.pairs(rows, columns, own, scale, own_saved).forward()
-        losses = torch.addcmul(log_sums, positives, scale, value=-1).sum(0).div_(LOG2_E)
+        losses = sample_losses(log_sums, positives, scale)
         if anchor_counts is None:
             normalisers, sample_loss = log_sums, losses
             continue
@@ -86,20 +86,18 @@ def forward(
             normalisers[modality, group.anchors] = log_sum
         sample_loss[group.anchors] = losses
         anchor_counts[group.anchors] = len(group.modalities)
-    inverse_total = _inverse_total(weights, anchor_counts, count, sample_loss)
-    weighted = sample_loss if weights is None else weights.to(sample_loss.dtype) * sample_loss
-    return weighted.sum() * inverse_total, normalisers, sample_loss, saved
+    return mean_loss(sample_loss, weights, anchor_counts, count), normalisers, sample_loss, saved
 
 
 def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str, engine: "Engine | None" = None) -> int:
     """Elements that `forward` hands to `backward`: how many is a matter of the shapes alone."""
     batch, width = embeddings[0].shape
-    if _has_triples(len(embeddings), negatives):
+    if has_triples(len(embeddings), negatives):
         return _TripleLoss.saved_size(batch, width)
-    return (engine or TORCH).saved_of_pairs(len(embeddings), batch) if present is None else 0
+    return (engine or TORCH).saved_of_pairs(len(embeddings), batch, width) if present is None else 0
 
 
-def _has_triples(count: int, negatives: str) -> bool:
+def has_triples(count: int, negatives: str) -> bool:
     return negatives == "all" and count == 3
 
 
@@ -122,7 +120,7 @@ def backward(
     count, (batch, width) = len(embeddings), embeddings[0].shape
     dense_triples = None
     scale = logit_scale(temperature, sample_loss)
-    if present is None and batch and _has_triples(count, negatives):
+    if present is None and batch and has_triples(count, negatives):
         dense_triples = _TripleLoss(saved, batch, width, scale)
         units, inverse_norms = dense_triples.units, dense_triples.inverse_norms if normalize else None
     else:
@@ -133,13 +131,7 @@ def backward(
         anchor_counts = torch.zeros_like(sample_loss)
         for group in groups:
             anchor_counts[group.anchors] = len(group.modalities)
-    grad = grad.to(sample_loss.dtype) * _inverse_total(weights, anchor_counts, count, sample_loss)
-    d_weights = sample_loss - (count if anchor_counts is None else anchor_counts) * loss
-    d_weights *= grad
-    # [B]: d loss / d (log normaliser) of each anchor of the sample
-    d_logits = grad.expand(batch) if weights is None else weights.to(sample_loss.dtype) * grad
-    d_score = d_logits * (scale / LOG2_E)  # over the temperature
-
+    d_score, d_weights = mean_gradients(grad, loss, sample_loss, weights, anchor_counts, count, scale)
     if dense_triples is not None:
         d_units, d_scores = dense_triples.backward(normalisers, d_score)
     else:
@@ -150,10 +142,12 @@ def backward(
             anchors = slice(None) if group.anchors is None else group.anchors
             pool = slice(None) if group.pool is None else group.pool
             log_sums = normalisers[list(group.modalities)][:, anchors]
-            if _has_triples(len(rows), negatives):
+            d_rows: Sequence[Tensor] | None
+            d_columns: Sequence[Tensor]
+            if has_triples(len(rows), negatives):
                 triples = _TripleLoss(saved, len(rows[0]), width, scale)
-                d_columns, d_group = triples.backward(log_sums, d_score[anchors])
                 d_rows = None
+                d_columns, d_group = triples.backward(log_sums, d_score[anchors])
             else:
                 own_saved = saved if group.anchors is None else saved[:0]
                 pairs = engine.pairs(rows, columns, own, scale, own_saved)
@@ -171,9 +165,41 @@ def backward(
         d_units = torch.addcmul(d_units, units, along, value=-1)
         factors = zip(d_units, inverse_norms, dtypes, strict=True)
         d_embeddings = [(d_unit * inverse).to(dtype) for d_unit, inverse, dtype in factors]
-    d_temperature = -d_scores.to(scale.dtype) * (scale / LOG2_E)
-    d_weights_dtype = weights.dtype if weights is not None else sample_loss.dtype
-    return [*d_embeddings, d_temperature.to(temperature.dtype), d_weights.to(d_weights_dtype)]
+    return [*d_embeddings, temperature_gradient(d_scores, scale, temperature), d_weights]
+
+
+def sample_losses(log_sums: Tensor, positives: Tensor, scale: Tensor) -> Tensor:
+    """[B], from log2 of the normalisers [M, B] and the samples' own scores [B]."""
+    return torch.addcmul(log_sums, positives, scale, value=-1).sum(0).div_(LOG2_E)
+
+
+def mean_loss(sample_loss: Tensor, weights: Tensor | None, anchor_counts: Tensor | None, count: int) -> Tensor:
+    """[]. anchor_counts: as for `_inverse_total`."""
+    weighted = sample_loss if weights is None else weights.to(sample_loss.dtype) * sample_loss
+    return weighted.sum() * _inverse_total(weights, anchor_counts, count, sample_loss)
+
+
+def mean_gradients(
+    grad: Tensor,
+    loss: Tensor,
+    sample_loss: Tensor,
+    weights: Tensor | None,
+    anchor_counts: Tensor | None,
+    count: int,
+    scale: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What the softmax weights of every sample's anchors are multiplied with [B], and the gradient of the weights."""
+    grad = grad.to(sample_loss.dtype) * _inverse_total(weights, anchor_counts, count, sample_loss)
+    d_weights = (sample_loss - (count if anchor_counts is None else anchor_counts) * loss).mul_(grad)
+    # [B]: d loss / d (log normaliser) of each anchor of the sample
+    d_logits = grad.expand_as(sample_loss) if weights is None else weights.to(sample_loss.dtype) * grad
+    d_score = d_logits * (scale / LOG2_E)  # over the temperature
+    return d_score, d_weights if weights is None else d_weights.to(weights.dtype)
+
+
+def temperature_gradient(d_scores: Tensor, scale: Tensor, temperature: Tensor) -> Tensor:
+    """[], from the sum of scores times their gradient."""
+    return (-d_scores.to(scale.dtype) * (scale / LOG2_E)).to(temperature.dtype)
 
 
 class Pairs(Protocol):
@@ -182,7 +208,7 @@ class Pairs(Protocol):
     def forward(self) -> tuple[Tensor, Tensor]:
         """log2 of the sum over every anchor's tuples [M, a] and the scores of the anchors' own tuples [a]."""
 
-    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[Sequence[Tensor] | None, Sequence[Tensor], Tensor]:
         """Gradients of the rows, or None where they are the columns and so are their gradients, and of the columns; and
         the sum of scores times their gradient. d_score [a]: as for `TripleSlab.factors`."""
 
@@ -197,12 +223,13 @@ class TorchPairs:
         self._saved.zero_()  # an output must be the same every time
         return paired_normalisers(self._rows, self._columns, self._scale), Positives(self._rows).scores
 
-    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
         d_rows, d_columns, total = paired_backward(self._rows, self._columns, self._scale, log_sums, d_score)
         positives, count = Positives(self._rows), len(self._rows)
         total -= count * torch.dot(d_score, positives.scores)
-        d_own = positives.backward(d_score * -count)
-        return torch.stack(d_rows).add_(torch.stack(d_own)), torch.stack(d_columns), total
+        for d_row, d_positive in zip(d_rows, positives.backward(d_score * -count), strict=True):
+            d_row += d_positive
+        return d_rows, d_columns, total
 
 
 class Positives:
@@ -461,13 +488,13 @@ def paired_backward(
 
 
 class Engine(NamedTuple):
-    """pairs: makes `Pairs`, of the arguments of TorchPairs. saved_of_pairs: of M and B, what it leaves in `saved`."""
+    """pairs: makes `Pairs`, of the arguments of TorchPairs. saved_of_pairs: of M, B and D, what it leaves in `saved`."""
 
     pairs: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor], Pairs]
-    saved_of_pairs: Callable[[int, int], int]
+    saved_of_pairs: Callable[[int, int, int], int]
 
 
-TORCH = Engine(TorchPairs, lambda count, batch: 0)
+TORCH = Engine(TorchPairs, lambda count, batch, width: 0)
 
 
 def unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor | None]:
