@@ -23,8 +23,8 @@ def forward(
         return torch_backend.forward(
             embeddings, temperature, weights, present, negatives, normalize, learns_temperature, _ENGINE
         )
-    saved = scale.new_empty(saved_size(embeddings, present, negatives))
-    rows = [embedding.to(scale.dtype) for embedding in embeddings]
+    rows = [embedding.float() for embedding in embeddings]
+    saved = rows[0].new_empty(saved_size(embeddings, present, negatives))
     log_sums, positives = NativePairs(rows, rows, None, scale, normalize, saved).forward()
     sample_loss = torch_backend.sample_losses(log_sums, positives, scale)
     return torch_backend.mean_loss(sample_loss, weights, None, len(embeddings)), log_sums, sample_loss, saved
@@ -49,7 +49,7 @@ def backward(
         given = (grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved)
         return torch_backend.backward(*given, negatives, normalize, _ENGINE)
     d_score, d_weights = torch_backend.mean_gradients(grad, loss, sample_loss, weights, None, len(embeddings), scale)
-    rows = [embedding.to(scale.dtype) for embedding in embeddings]
+    rows = [embedding.float() for embedding in embeddings]
     _, d_rows, d_scores = NativePairs(rows, rows, None, scale, normalize, saved).backward(normalisers, d_score)
     d_embeddings = [d_row.to(embedding.dtype) for d_row, embedding in zip(d_rows, embeddings, strict=True)]
     return [*d_embeddings, torch_backend.temperature_gradient(d_scores, scale, temperature), d_weights]
@@ -62,23 +62,24 @@ def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str)
 
 def _scale_of_pairs(
     embeddings: list[Tensor], temperature: Tensor, present: Tensor | None, negatives: str
-) -> Tensor | None:
+) -> float | None:
     """The scale of the logits if all is done in C++, from the embeddings to their gradients."""
     count, batch = len(embeddings), len(embeddings[0])
     if present is not None or has_triples(count, negatives) or batch == 0:
         return None
-    dtype = torch.float64 if embeddings[0].dtype == torch.float64 else torch.float32
-    scale = LOG2_E / temperature.to(dtype)
-    return scale if native_pairs.suits(count, batch, scale) else None
+    scale = (LOG2_E / temperature.double()).item()
+    dtype = torch.promote_types(embeddings[0].dtype, torch.float32)
+    return scale if native_pairs.suits(count, batch, scale, dtype) else None
 
 
 def _make_pairs(rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor, saved: Tensor) -> Pairs:
     """Of unit rows, for a set of modalities."""
-    if not native_pairs.suits(len(rows), columns.shape[1], scale):
+    scale_number = scale.item()
+    if not native_pairs.suits(len(rows), columns.shape[1], scale_number, scale.dtype):
         return TorchPairs(rows, columns, own, scale, saved)
     all_columns = columns.unbind()
     all_rows = all_columns if rows is columns else rows.unbind()
-    return NativePairs(all_rows, all_columns, own, scale, False, saved[:0])
+    return NativePairs(all_rows, all_columns, own, scale_number, False, saved[:0])
 
 
 _ENGINE = torch_backend.Engine(_make_pairs, native_pairs.saved_size)

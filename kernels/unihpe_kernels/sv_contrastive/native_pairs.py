@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ _VECTOR = 16
 # With exponents about the middle of the scores' range, exponentials and their sum are normal numbers up to this one.
 _LARGEST_EXPONENT = 120
 
-_TABLES, _PART, _OWN = [c_void_p] * 2, [c_int64, c_int64, c_float, c_float, c_void_p], [c_void_p, c_int64]
+_TABLES, _PART, _OWN = [c_void_p] * 2, [*[c_int64] * 4, c_float, c_float, c_void_p], [c_void_p, c_int64]
 _ARGUMENTS = {
     "prepare_block": [c_int, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_int],
     "paired_sums": [c_int, *_TABLES, *_PART, *_OWN, c_void_p, c_void_p, c_int],
@@ -38,11 +38,11 @@ _ARGUMENTS = {
 }
 
 
-def suits(count: int, batch: int, scale: Tensor) -> bool:
+def suits(count: int, batch: int, scale: float, dtype: torch.dtype) -> bool:
     """Whether C++ can do it: float32 must hold the exponentials without a running maximum, as it does from a
     temperature of 0.005 up for three modalities and 1024 samples, of 0.012 up for eight."""
-    largest = scale.item() * (math.sqrt(count) - 1) / 2 + math.log2(max(batch, 1))
-    return scale.dtype == torch.float32 and largest <= _LARGEST_EXPONENT and native.library(SOURCE) is not None
+    largest = abs(scale) * (math.sqrt(count) - 1) / 2 + math.log2(max(batch, 1))
+    return dtype == torch.float32 and largest <= _LARGEST_EXPONENT and native.library(SOURCE) is not None
 
 
 def saved_size(count: int, batch: int, width: int) -> int:
@@ -65,34 +65,29 @@ class NativePairs:
         rows: Sequence[Tensor],
         columns: Sequence[Tensor],
         own: Tensor | None,
-        scale: Tensor,
+        scale: float,
         normalize: bool,
         saved: Tensor,
     ) -> None:
-        self._count, self._same, self._own, self._scale = len(rows), rows is columns, own, scale
-        self._normalize = normalize
-        self._middle = (1 + math.sqrt(self._count)) / 2
-        self._logit = scale.item(), self._middle
-        self._threads = torch.get_num_threads()
-        batch = len(columns[0])
-        kept = _table_size(self._count, batch, batch)
-        self._store, self._kept = saved.split([saved.numel() - kept, kept]) if saved.numel() else (None, None)
+        self._count, self._same, self._own = len(rows), rows is columns, own
+        self._normalize, self._threads = normalize, torch.get_num_threads()
+        self._logit = scale, (1 + math.sqrt(self._count)) / 2
+        self._shift = self._logit[0] * self._logit[1]
+        self._anchors, batch = len(rows[0]), len(columns[0])
+        self._kept = saved if saved.numel() else None
         self._edge = _edge(self._count, batch) if self._kept is None else batch
-        self._column_rows = self._cut(columns)
-        self._row_rows = self._column_rows if self._same else self._cut(rows)
+        self._cut_columns = self._cut([column.contiguous() for column in columns])
+        self._cut_rows = self._cut_columns if self._same else self._cut([row.contiguous() for row in rows])
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """log2 of the sum over every anchor's tuples [M, a] and the scores of the anchors' own tuples [a]."""
         self._make_blocks(new=True)
-        sums = [block.units.new_zeros(block.units.shape[:2]) for block in self._rows]
-        positives = [block.units.new_zeros(block.units.shape[1]) for block in self._rows]
+        sums, positives = self._cut_rows[0][0].new_zeros(self._count + 1, self._anchors).split([self._count, 1])
         for i, j in self._pairs_of_blocks():
             tables = self._products(i, j, new=True)
             for row, column, turn in self._ways(i, j):
-                part = self._part(row, column)
-                self._call("paired_sums", *_turned(tables, turn), *part, sums[row], positives[row])
-        log_sums = torch.cat(sums, 1).log2_().add_(self._scale * self._middle)
-        return log_sums, torch.cat(positives)
+                self._call("paired_sums", *_turned(tables, turn), *self._part(row, column), sums, positives)
+        return sums.log2_().add_(self._shift), positives[0]
 
     def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
         """Gradients of the rows, None where they are the columns, and of the columns; the sum of scores times their
@@ -102,14 +97,14 @@ class NativePairs:
         """
         new = self._kept is None
         self._make_blocks(new)
-        factors = (self._scale * self._middle - log_sums).exp2_().mul_(d_score)
-        of_rows = zip(factors.split(self._edge, 1), d_score.split(self._edge), strict=True)
-        factors_of_rows = [(factor.contiguous(), d.contiguous()) for factor, d in of_rows]
-        d_columns = [torch.zeros_like(block.units) for block in self._columns]
-        d_rows = d_columns if self._same else [torch.zeros_like(block.units) for block in self._rows]
+        factors = (self._shift - log_sums).exp2_().mul_(d_score)
+        d_score = d_score.contiguous()
+        for block in {id(block): block for block in (*self._rows, *self._columns)}.values():
+            block.d_units = torch.zeros_like(block.units)
         # by samples, and added up in one order whoever computed them
-        totals = [log_sums.new_zeros(self._count, d.shape[1], dtype=torch.float64) for d in d_columns]
-        own_sums = [d.new_zeros(self._count * _SUMS[self._count] * _whole(d.shape[1])) for d in d_columns]
+        sizes = [self._count * _whole(block.size) for block in self._columns]
+        totals = log_sums.new_zeros(sum(sizes), dtype=torch.float64).split(sizes)
+        own_sums = log_sums.new_zeros(sum(sizes) * _SUMS[self._count]).split([n * _SUMS[self._count] for n in sizes])
         for i, j in self._pairs_of_blocks():
             tables, d_tables = self._products(i, j, new), self._tables("d_products", i, j)
             for d_table in d_tables:
@@ -121,59 +116,52 @@ class NativePairs:
                     *_turned(d_tables, turn),
                     *self._part(row, column),
                     own_sums[column],
-                    *factors_of_rows[row],
+                    factors,
+                    d_score,
                     totals[column],
                 )
-            units_i, units_j = self._rows[i].units, self._columns[j].units
-            _add_gradients(d_tables[0], units_i, units_j, d_rows[i], d_columns[j])
-            if len(d_tables) > 1:
-                _add_gradients(d_tables[1], units_j, units_i, d_columns[j], d_rows[i])
-        return (
-            None if self._same else self._finish(self._rows, d_rows, None),
-            self._finish(self._columns, d_columns, own_sums),
-            torch.cat(totals, 1).sum(),
-        )
+            sides = (self._rows[i], self._columns[j]), (self._columns[j], self._rows[i])
+            for d_table, side in zip(d_tables, sides, strict=False):
+                _add_gradients(d_table, *side)
+        d_rows = None if self._same else self._finish(self._rows, [None] * len(self._rows))
+        return d_rows, self._finish(self._columns, own_sums), torch.cat(totals).sum()
 
-    def _cut(self, rows: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        return list(zip(*(row.contiguous().split(self._edge) for row in rows), strict=True))
+    def _cut(self, rows: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        if len(rows[0]) <= self._edge:
+            return [rows]
+        return list(zip(*(row.split(self._edge) for row in rows), strict=True))
 
     def _make_blocks(self, new: bool) -> None:
-        self._columns = [self._block(rows, new, as_members=True) for rows in self._column_rows]
+        self._columns = [self._block(rows, new, as_members=True) for rows in self._cut_columns]
         if self._same:
             self._rows = self._columns
         else:
-            self._rows = [self._block(rows, new, as_members=False) for rows in self._row_rows]
+            self._rows = [self._block(rows, new, as_members=False) for rows in self._cut_rows]
 
-    def _block(self, rows: tuple[Tensor, ...], new: bool, as_members: bool) -> "_Block":
-        sizes = _block_sizes(self._count, *rows[0].shape)
-        store = rows[0].new_empty(sum(sizes)) if self._store is None else self._store
+    def _block(self, rows: Sequence[Tensor], new: bool, as_members: bool) -> "_Block":
+        (size, width), sizes = rows[0].shape, _block_sizes(self._count, *rows[0].shape)
+        store = rows[0].new_empty(sum(sizes)) if self._kept is None else self._kept[: sum(sizes)]
         members, units, inverse_norms = store.split(sizes)
-        block = _Block(
-            units.view(self._count, *rows[0].shape),
-            inverse_norms if self._normalize else None,
-            members if as_members else None,
-        )
+        inverse_norms = inverse_norms if self._normalize else None
+        block = _Block(size, units.view(-1, width), inverse_norms, members if as_members else None)
         if new:
-            self._call("prepare_block", _pointers(rows), *rows[0].shape, *block)
+            self._call("prepare_block", _pointers(rows), size, width, block.units, inverse_norms, block.members)
         return block
 
-    def _finish(self, blocks: "list[_Block]", d_blocks: list[Tensor], own_sums: list[Tensor] | None) -> list[Tensor]:
+    def _finish(self, blocks: "list[_Block]", own_sums: Sequence[Tensor | None]) -> list[Tensor]:
         """Gradients of the rows from those of the units of all blocks."""
-        size, width = sum(d.shape[1] for d in d_blocks), d_blocks[0].shape[2]
-        d_rows = [d_blocks[0].new_empty(size, width) for _ in range(self._count)]
-        cut = self._cut(d_rows)
-        for n, (block, d_block) in enumerate(zip(blocks, d_blocks, strict=True)):
-            sums = None if own_sums is None else own_sums[n]
-            shape = block.units.shape[1:]
+        units = blocks[0].units
+        d_rows = [units.new_empty(sum(block.size for block in blocks), units.shape[1]) for _ in range(self._count)]
+        for block, rows, sums in zip(blocks, self._cut(d_rows), own_sums, strict=True):
             self._call(
                 "finish_block",
                 block.units,
                 block.inverse_norms,
-                *shape,
+                *rows[0].shape,
                 block.members,
                 sums,
-                d_block,
-                _pointers(cut[n]),
+                block.d_units,
+                _pointers(rows),
             )
         return d_rows
 
@@ -188,24 +176,31 @@ class NativePairs:
 
     def _part(self, row: int, column: int) -> tuple:
         """What the functions of pairs.cpp want to know of a block of anchors against one of samples."""
+        anchors, samples = self._rows[row], self._columns[column]
         first = row * self._edge
         own, shift = (None, first) if self._own is None else (self._own[first:], 0)
-        sizes = self._rows[row].units.shape[1], self._columns[column].units.shape[1]
-        return *sizes, *self._logit, self._columns[column].members, own, shift - column * self._edge
+        sizes = anchors.size, samples.size, first, self._anchors
+        return *sizes, *self._logit, samples.members, own, shift - column * self._edge
 
-    def _tables(self, name: str, i: int, j: int) -> list[Tensor]:
+    def _tables(self, name: str, i: int, j: int) -> Sequence[Tensor]:
         """Work memory for the table of rows i by columns j and, unless it is the same one, of columns j by rows i."""
-        size = _table_size(self._count, self._rows[i].units.shape[1], self._columns[j].units.shape[1])
+        size = _table_size(self._count, self._rows[i].size, self._columns[j].size)
         number = 1 if self._same and i == j else 2
-        return list(scratch(name, (number, size), self._scale.dtype, self._scale.device))
+        units = self._columns[j].units
+        return scratch(name, (number, size), units.dtype, units.device).unbind()
 
-    def _products(self, i: int, j: int, new: bool) -> list[Tensor]:
-        tables = self._tables("products", i, j) if self._kept is None else [self._kept]
+    def _products(self, i: int, j: int, new: bool) -> Sequence[Tensor]:
+        rows, columns = self._rows[i], self._columns[j]
+        if self._kept is None:
+            tables = self._tables("products", i, j)
+        else:
+            tables = [self._kept[-_table_size(self._count, rows.size, columns.size) :]]
         if new:
-            sides = self._rows[i].units, self._columns[j].units
-            for table, (rows, columns) in zip(tables, (sides, sides[::-1]), strict=False):
-                for m, part in enumerate(_parts(table, rows, columns)):
-                    torch.mm(rows[m], columns[m + 1 :].flatten(0, 1).T, out=part)
+            for table, (left, right) in zip(tables, ((rows, columns), (columns, rows)), strict=False):
+                for part, of_left, later in zip(
+                    _parts(table, left, right), left.by_modality, right.later, strict=False
+                ):
+                    torch.mm(of_left, later.t(), out=part)
         return tables
 
     def _call(self, name: str, *arguments: object) -> None:
@@ -214,12 +209,24 @@ class NativePairs:
         _function(name)(self._count, *given, self._threads)
 
 
-class _Block(NamedTuple):
+class _Block:
     """Consecutive samples."""
 
-    units: Tensor  # [M, n, D]
-    inverse_norms: Tensor | None  # [M n]; None where rows are taken to be of unit length
-    members: Tensor | None  # what pairs.cpp holds of them as members of tuples; None of those that are anchors alone
+    def __init__(self, size: int, units: Tensor, inverse_norms: Tensor | None, members: Tensor | None) -> None:
+        """units: [M n, D]. inverse_norms: [M n]; None where rows are taken to be of unit length. members: what
+        pairs.cpp holds of the samples as members of tuples; None of those that are anchors alone."""
+        self.size, self.units, self.inverse_norms, self.members = size, units, inverse_norms, members
+        self.by_modality, self.later = self._split(units)
+        self.d_units: Tensor
+
+    def _split(self, units: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
+        """Rows of each modality, and of all that come after it."""
+        by_modality = units.split(self.size)
+        later = [units[n * self.size :] for n in range(1, len(by_modality) - 1)]
+        return by_modality, [*later, by_modality[-1]]
+
+    def d_split(self) -> tuple[Sequence[Tensor], list[Tensor]]:
+        return self._split(self.d_units)
 
 
 # Numbers that pairs.cpp holds of a sample and an anchor's modality: of the members, and for the gradients of their own
@@ -247,22 +254,24 @@ def _table_size(count: int, rows: int, columns: int) -> int:
     return count * (count - 1) // 2 * rows * columns
 
 
-def _parts(table: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tensor]:
+def _parts(table: Tensor, rows: "_Block", columns: "_Block") -> list[Tensor]:
     """For each modality m of the rows but the last, its products [rows, (later modalities) columns]."""
-    (count, size, _), width = rows.shape, columns.shape[1]
-    sizes = [size * later * width for later in range(count - 1, 0, -1)]
-    return (part.view(size, -1) for part in table.split(sizes))
+    if len(rows.by_modality) == 2:
+        return [table.view(rows.size, columns.size)]
+    sizes = [rows.size * len(later) for later in columns.later]
+    return [part.view(rows.size, -1) for part in table.split(sizes)]
 
 
-def _turned(tables: list[Tensor], turn: bool) -> tuple[Tensor, Tensor]:
+def _turned(tables: Sequence[Tensor], turn: bool) -> tuple[Tensor, Tensor]:
     """The upper and the lower table, as pairs.cpp calls them."""
     return (tables[-1], tables[0]) if turn else (tables[0], tables[-1])
 
 
-def _add_gradients(d_table: Tensor, rows: Tensor, columns: Tensor, d_rows: Tensor, d_columns: Tensor) -> None:
+def _add_gradients(d_table: Tensor, rows: "_Block", columns: "_Block") -> None:
+    d_rows, d_later = rows.d_split()[0], columns.d_split()[1]
     for m, part in enumerate(_parts(d_table, rows, columns)):
-        d_rows[m].addmm_(part, columns[m + 1 :].flatten(0, 1))
-        d_columns[m + 1 :].flatten(0, 1).addmm_(part.T, rows[m])
+        d_rows[m].addmm_(part, columns.later[m])
+        d_later[m].addmm_(part.t(), rows.by_modality[m])
 
 
 def _pointers(rows: Sequence[Tensor]) -> Any:

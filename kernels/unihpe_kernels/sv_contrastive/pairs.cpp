@@ -25,6 +25,13 @@ struct Tables {
     int64_t anchors, samples;
 };
 
+// Arrays by anchors go over those of all tiles.
+struct All {
+    int64_t first, anchors;
+
+    int64_t place(int m, int64_t i) const { return m * anchors + first + i; }
+};
+
 // Of the member at `slot` of an anchor of modality m.
 constexpr int member(int m, int slot) { return slot + (slot >= m); }
 
@@ -195,8 +202,8 @@ struct Own {
 };
 
 template <int COUNT>
-void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held, const Own& own, int m, int64_t i,
-              float* sums, float* positives) {
+void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held, const All& all, const Own& own,
+              int m, int64_t i, float* sums, float* positives) {
     const int anchors = until(i, tables.anchors);
     Lanes totals[LANES] = {};
     for (int64_t j = 0; j < tables.samples; j += LANES) {
@@ -210,15 +217,16 @@ void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held,
             const Lanes sigma = Pair<COUNT - 1>(s, members).sigma, exp = logit.exp(sigma);
             totals[row] += inside < LANES ? first_lanes(exp, inside) : exp;
             const uint64_t place = own.place(i + row, j);
-            if (m == 0 && place < (uint64_t)inside) positives[i + row] = sigma[place];
+            if (m == 0 && place < (uint64_t)inside) positives[all.place(0, i + row)] = sigma[place];
         }
     }
-    for (int row = 0; row < anchors; ++row) sums[m * tables.anchors + i + row] += sum(totals[row]);
+    for (int row = 0; row < anchors; ++row) sums[all.place(m, i + row)] += sum(totals[row]);
 }
 
 template <int COUNT>
 double add_gradients(const Tables& tables, const Tables& d_tables, const Logit& logit, const Held<COUNT>& held,
-                     const Own& own, int m, int64_t j, const float* factors, const float* d_score) {
+                     const All& all, const Own& own, int m, int64_t j, const float* factors,
+                     const float* d_score) {
     const auto members = held.of(m, j);
     typename Held<COUNT>::Sums sums = {};
     const int inside = until(j, tables.samples);
@@ -231,10 +239,10 @@ double add_gradients(const Tables& tables, const Tables& d_tables, const Logit& 
             Lanes s[COUNT - 1], d_s[COUNT - 1];
             for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
             const Pair<COUNT - 1> pair(s, members);
-            Lanes weight = logit.exp(pair.sigma) * factors[m * tables.anchors + i + row];
+            Lanes weight = logit.exp(pair.sigma) * factors[all.place(m, i + row)];
             if (inside < LANES) weight = first_lanes(weight, inside);
             const uint64_t place = own.place(i + row, j);
-            if (place < (uint64_t)inside) weight[place] -= d_score[i + row];
+            if (place < (uint64_t)inside) weight[place] -= d_score[all.place(0, i + row)];
             scores += weight * pair.sigma;
             pair.gradient(weight, members, d_s, sums);
             for (int slot = 0; slot < COUNT - 1; ++slot) square.of[slot][row] = d_s[slot];
@@ -301,26 +309,29 @@ void prepare_block(int count, const float* const* rows, int64_t samples, int64_t
     });
 }
 
-// Adds every anchor's exponentials to sums [count, anchors]. own [anchors] plus shift, or an anchor's place plus shift
-// where it is null: the place of its sample among the samples, if there; its score goes to positives [anchors].
-void paired_sums(int count, float* upper, float* lower, int64_t anchors, int64_t samples, float scale, float middle,
-                 void* members, const int64_t* own, int64_t shift, float* sums, float* positives, int threads) {
+// Adds every anchor's exponentials to sums [count, all anchors], of which the tile's come after first_anchor. own
+// [anchors] plus shift, or an anchor's place plus shift where it is null: the place of its sample among the samples, if
+// there; its score goes to positives [all anchors].
+void paired_sums(int count, float* upper, float* lower, int64_t anchors, int64_t samples, int64_t first_anchor,
+                 int64_t all_anchors, float scale, float middle, void* members, const int64_t* own, int64_t shift,
+                 float* sums, float* positives, int threads) {
     const Tables tables{upper, lower, anchors, samples};
     with_count(count, [&](auto c) {
         const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
         const int64_t strips = blocks(anchors);
         in_pieces(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
-            add_sums<c>(tables, {scale, middle}, held, {own, shift}, first / strips, first % strips * LANES, sums,
+            add_sums<c>(tables, {scale, middle}, held, {first_anchor, all_anchors}, {own, shift}, first / strips, first % strips * LANES, sums,
                         positives);
         });
     });
 }
 
 // Adds the gradients of the tables to d_upper and d_lower, which may be one, and those of the members' own products to
-// `own_sums`. factors [count, anchors]: what the exponentials are multiplied with. d_score [anchors]: what is taken off
-// at the own samples. totals [count, blocks of samples]: sums of scores times their gradient, added to.
+// `own_sums`. factors [count, all anchors]: what the exponentials are multiplied with. d_score [all anchors]: what is
+// taken off at the own samples. totals [count, blocks of samples]: sums of scores times their gradient, added to.
 void paired_gradients(int count, float* upper, float* lower, float* d_upper, float* d_lower, int64_t anchors,
-                      int64_t samples, float scale, float middle, void* members, const int64_t* own, int64_t shift,
+                      int64_t samples, int64_t first_anchor, int64_t all_anchors, float scale, float middle,
+                      void* members, const int64_t* own, int64_t shift,
                       void* own_sums, const float* factors, const float* d_score, double* totals, int threads) {
     const Tables tables{upper, lower, anchors, samples}, d_tables{d_upper, d_lower, anchors, samples};
     with_count(count, [&](auto c) {
@@ -329,7 +340,7 @@ void paired_gradients(int count, float* upper, float* lower, float* d_upper, flo
         // one modality after the other: in one table two anchors' modalities meet
         for (int m = 0; m < c; ++m)
             in_pieces(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
-                totals[m * parts + first] += add_gradients<c>(tables, d_tables, {scale, middle}, held, {own, shift}, m,
+                totals[m * parts + first] += add_gradients<c>(tables, d_tables, {scale, middle}, held, {first_anchor, all_anchors}, {own, shift}, m,
                                                               first * LANES, factors, d_score);
             });
     });

@@ -143,7 +143,7 @@ def backward(
             pool = slice(None) if group.pool is None else group.pool
             log_sums = normalisers[list(group.modalities)][:, anchors]
             d_rows: Sequence[Tensor] | None
-            d_columns: Sequence[Tensor]
+            d_columns: Sequence[Tensor] | Tensor
             if has_triples(len(rows), negatives):
                 triples = _TripleLoss(saved, len(rows[0]), width, scale)
                 d_rows = None
@@ -168,9 +168,9 @@ def backward(
     return [*d_embeddings, temperature_gradient(d_scores, scale, temperature), d_weights]
 
 
-def sample_losses(log_sums: Tensor, positives: Tensor, scale: Tensor) -> Tensor:
+def sample_losses(log_sums: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:
     """[B], from log2 of the normalisers [M, B] and the samples' own scores [B]."""
-    return torch.addcmul(log_sums, positives, scale, value=-1).sum(0).div_(LOG2_E)
+    return (log_sums - positives * scale).sum(0).div_(LOG2_E)
 
 
 def mean_loss(sample_loss: Tensor, weights: Tensor | None, anchor_counts: Tensor | None, count: int) -> Tensor:
@@ -186,7 +186,7 @@ def mean_gradients(
     weights: Tensor | None,
     anchor_counts: Tensor | None,
     count: int,
-    scale: Tensor,
+    scale: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
     """What the softmax weights of every sample's anchors are multiplied with [B], and the gradient of the weights."""
     grad = grad.to(sample_loss.dtype) * _inverse_total(weights, anchor_counts, count, sample_loss)
@@ -197,9 +197,9 @@ def mean_gradients(
     return d_score, d_weights if weights is None else d_weights.to(weights.dtype)
 
 
-def temperature_gradient(d_scores: Tensor, scale: Tensor, temperature: Tensor) -> Tensor:
+def temperature_gradient(d_scores: Tensor, scale: Tensor | float, temperature: Tensor) -> Tensor:
     """[], from the sum of scores times their gradient."""
-    return (-d_scores.to(scale.dtype) * (scale / LOG2_E)).to(temperature.dtype)
+    return (d_scores * (-scale / LOG2_E)).to(temperature.dtype)
 
 
 class Pairs(Protocol):
@@ -488,7 +488,7 @@ def paired_backward(
 
 
 class Engine(NamedTuple):
-    """pairs: makes `Pairs`, of the arguments of TorchPairs. saved_of_pairs: of M, B and D, what it leaves in `saved`."""
+    """pairs: makes `Pairs`, of the arguments of TorchPairs. saved_of_pairs: of M, B, D: what it leaves in `saved`."""
 
     pairs: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor], Pairs]
     saved_of_pairs: Callable[[int, int, int], int]
