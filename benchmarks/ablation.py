@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import provenance
-from unihpe_fast.config import PRESETS, Config
+from unihpe_fast.config import Config
 from unihpe_fast.fileio import write_text
+from unihpe_fast.presets import PRESETS
 
 VARIANTS = {
     "none": {"singular_value": 0.0, "pairwise": 0.0},

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.provenance import provenance
-from unihpe_fast.config import PRESETS, Config
+from unihpe_fast.config import Config
 from unihpe_fast.data.loader import mean_pose, train_batches, val_batches
 from unihpe_fast.data.types import Batch
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.engine.trainer import Trainer, learning_rate
 from unihpe_fast.fileio import write_text
+from unihpe_fast.presets import PRESETS
 from unihpe_kernels import mpjpe, pa_mpjpe
 
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers import paired_svdvals_of_stacks
-from unihpe_fast.config import PRESETS, Config, ImageEncoderConfig, RunConfig
+from unihpe_fast.config import Config, ImageEncoderConfig, RunConfig
 from unihpe_fast.data.loader import train_batches
 from unihpe_fast.data.types import Batch
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.engine.trainer import Trainer
+from unihpe_fast.presets import PRESETS
 
 # name -> torch.compile's mode ("off": eager), and whether the contrastive term is the naive one
 VARIANTS: dict[str, tuple[str, bool]] = {

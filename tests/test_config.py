@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from unihpe_fast.config import (
-    PRESETS,
     AugmentConfig,
     Config,
     ConfigError,
@@ -14,6 +13,7 @@ from unihpe_fast.config import (
     read_config,
     to_yaml,
 )
+from unihpe_fast.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

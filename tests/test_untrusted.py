@@ -14,11 +14,12 @@ import torch
 
 from tests.engine.tiny import tiny
 from unihpe_fast import evaluate, train
-from unihpe_fast.config import PRESETS, ImageEncoderConfig, to_yaml
+from unihpe_fast.config import ImageEncoderConfig, to_yaml
 from unihpe_fast.engine.checkpoint import CONFIG, METRICS, WEIGHTS, save_weights
 from unihpe_fast.models.image_encoder import ImageEncoder
 from unihpe_fast.models.unihpe import UniHPE
 from unihpe_fast.plots import MetricsError, read_metrics
+from unihpe_fast.presets import PRESETS
 
 PACKAGE = Path(__file__).parents[1] / "unihpe_fast"
 

@@ -1,4 +1,4 @@
-"""Every option of a run, as nested dataclasses, and the named presets."""
+"""Every option of a run, as nested dataclasses, and what is allowed together."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,7 +153,7 @@ class RunConfig:
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
-    backend: Literal["auto", "torch", "triton"] = "auto"
+    backend: Literal["auto", "triton", "native", "torch"] = "auto"
     """of the kernels"""
     shard: Literal["ddp", "fsdp"] = "ddp"
     """among several processes: the model whole on each, or divided among them with its gradients and moments"""
@@ -329,118 +329,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-_SMALL_IMAGE = ImageEncoderConfig(
-    backbone="resnet10t", backbone_args={"channels": "[32, 64, 128, 256]", "stem_width": "16"}
-)
-_HRNET_W32 = ImageEncoderConfig("hrnet_w32", {"feature_location": "''"}, fuse_width=256)
-_HRNET_W48 = ImageEncoderConfig("hrnet_w48", {"feature_location": "''"}, fuse_width=256)
-
-PRESETS: dict[str, Config] = {
-    # minutes on two CPU cores, no file needed
-    "synthetic": Config(
-        data=DataConfig(image_size=64, augment=AugmentConfig(rotate=10, scale=0.1, shift=0.03, color=0.1, noise=0.005)),
-        model=ModelConfig(image=_SMALL_IMAGE),
-        optim=OptimConfig(steps=1400),
-    ),
-    "cmu-lifting": Config(
-        data=DataConfig(
-            train=("cmu-train.h5",),
-            val=("cmu-val.h5",),
-            image_size=0,
-            batch_size=256,
-            val_batch_size=1024,
-            val_samples=0,
-            # proportions far from the few training subjects': without, unseen ones cost up to 20 mm; but the size of a
-            # person cannot be seen, so varying it as much only blurs the answer
-            augment=AugmentConfig(rotate=5, turn=True, bone_scale=0.2, body_scale=0.02, noise=0.005),
-        ),
-        model=ModelConfig(modalities=("pose2d", "pose3d")),
-        optim=OptimConfig(steps=9000),
-    ),
-    "cmu-images": Config(
-        data=DataConfig(
-            train=("cmu-train.h5",),
-            val=("cmu-val.h5",),
-            image_size=64,
-            val_samples=2048,
-            augment=AugmentConfig(rotate=15, scale=0.1, shift=0.03, color=0.1, noise=0.005),
-        ),
-        model=ModelConfig(image=_SMALL_IMAGE),
-        optim=OptimConfig(steps=1800),
-    ),
-    # the 2D detections of VideoPose3D's files, or their ground truth, to 3D. Batch size, learning rate and mirroring as
-    # the only augmentation: VideoPose3D (Pavllo et al. 2019); 1024 channels: SimpleBaseline (Martinez et al. 2017);
-    # AdamW, its schedule, 40 epochs of 1.56 M frames and the decoder: ours
-    "h36m-lifting": Config(
-        data=DataConfig(
-            train=("h36m-train.h5",),
-            val=("h36m-val.h5",),
-            image_size=0,
-            batch_size=1024,
-            val_batch_size=4096,
-            val_samples=20_000,
-            workers=4,
-        ),
-        model=ModelConfig(
-            modalities=("pose2d", "pose3d"),
-            width=512,
-            pose2d=PoseEncoderConfig(width=1024, depth=3, dropout=0.1),
-            pose3d=PoseEncoderConfig(width=512, depth=2),
-            decoder=DecoderConfig(width=1024),
-        ),
-        optim=OptimConfig(steps=60_000, warmup=1000),
-    ),
-    # the paper's backbones; for a GPU. What its text gives beyond the backbone was not at hand: the rest is ours
-    "hrnet-w32": Config(
-        data=DataConfig(
-            image_size=256,
-            workers=8,
-            augment=AugmentConfig(rotate=30, scale=0.2, shift=0.05, color=0.2, noise=0.005, missing=0.02),
-        ),
-        model=ModelConfig(width=512, image=_HRNET_W32),
-        optim=OptimConfig(steps=20000, lr=5e-4, warmup=1000),
-    ),
-    "hrnet-w48": Config(
-        data=DataConfig(
-            image_size=256,
-            workers=8,
-            augment=AugmentConfig(rotate=30, scale=0.2, shift=0.05, color=0.2, noise=0.005, missing=0.02),
-        ),
-        model=ModelConfig(width=512, image=_HRNET_W48),
-        optim=OptimConfig(steps=20000, lr=5e-4, warmup=1000),
-    ),
-    # HRNet-w48: the paper (UniHPE-w48). Input of 256 px and rotation and scale: HRNet's for MPII (Sun et al. 2019); the
-    # rest, 12 epochs of every fifth frame among it: ours. Better begun from weights: --model.image.pretrained True
-    "h36m-w48": Config(
-        data=DataConfig(
-            train=("h36m-train.h5",),
-            val=("h36m-val.h5",),
-            image_size=256,
-            val_samples=8192,
-            workers=8,
-            augment=AugmentConfig(rotate=30, scale=0.25, shift=0.05, color=0.2, noise=0.005, missing=0.02),
-        ),
-        model=ModelConfig(width=512, image=_HRNET_W48),
-        optim=OptimConfig(steps=60_000, lr=5e-4, warmup=1000, ema=0.999),
-        run=RunConfig(eval_every=10_000, checkpoint_every=1000),
-    ),
-    # h36m-w48 with other people and places. Shares of the files: SPIN's (Kolotouros et al. 2019), 30 % Human3.6M, 10 %
-    # MPI-INF-3DHP, 60 % in the wild; rotation and scale for COCO: HRNet's; the rest: ours
-    "mixed-w48": Config(
-        data=DataConfig(
-            train=("h36m-train.h5", "mpi-inf-3dhp-train.h5", "coco-train.h5", "mpii-train.h5"),
-            val=("h36m-val.h5",),
-            train_weights=(0.3, 0.1, 0.4, 0.2),
-            image_size=256,
-            val_samples=8192,
-            workers=8,
-            augment=AugmentConfig(rotate=30, scale=0.25, shift=0.05, color=0.2, noise=0.005, missing=0.02),
-            augment_for={"coco-train.h5": "{rotate: 45, scale: 0.35}"},
-        ),
-        model=ModelConfig(width=512, image=_HRNET_W48),
-        optim=OptimConfig(steps=100_000, lr=5e-4, warmup=1000, ema=0.999),
-        run=RunConfig(eval_every=10_000, checkpoint_every=1000),
-    ),
-}

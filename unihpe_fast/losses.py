@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from unihpe_fast.collectives import Group, Rows, global_means
 from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
+from unihpe_kernels.checks import Backend
 
 if TYPE_CHECKING:
     from unihpe_fast.config import LossConfig
     from unihpe_fast.models.unihpe import Outputs
 
-Backend = Literal["auto", "torch", "triton"]
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
 # finite, so that a row without any candidate gives a gradient of 0 and not NaN
 MASKED_LOGIT = -1e9
@@ -49,8 +49,8 @@ class SingularValueContrastiveLoss(nn.Module):
     """`unihpe_kernels.singular_value_contrastive_loss` with a temperature that is learned.
 
     temperature: start value, in [0.01, 1]. negatives: "paired", or "all" for two or three modalities. normalize:
-    L2-normalise the embeddings. backend: "auto", "torch" or "triton". group: a torch.distributed process group, whose
-    ranks each hold a part of the batch.
+    L2-normalise the embeddings. backend: "auto", "triton", "native" or "torch". group: a torch.distributed process
+    group, whose ranks each hold a part of the batch.
     The loss is blind to the sign of a whole modality: train it together with a pairwise term (`PairwiseInfoNCE`), as
     UniHPR's two steps do.
     Source: UniHPE (arXiv 2311.16477), UniHPR (arXiv 2510.19078).

@@ -11,13 +11,14 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from unihpe_fast.config import PRESETS, Config, ConfigError, check, check_resumed, read_config
+from unihpe_fast.config import Config, ConfigError, check, check_resumed, read_config
 from unihpe_fast.data.store import StoreError
 from unihpe_fast.engine.checkpoint import CONFIG, JOB, CheckpointError
 from unihpe_fast.engine.distributed import restarts, session, torchrun_job
 from unihpe_fast.engine.faults import RunError, Stopped, failed
 from unihpe_fast.engine.loop import train
 from unihpe_fast.engine.report import print_report
+from unihpe_fast.presets import PRESETS
 
 USAGE = f"""Train UniHPE. The presets: {", ".join(PRESETS)} (the default: synthetic, which needs no file).
 

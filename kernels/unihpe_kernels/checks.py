@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Backend = Literal["auto", "triton", "torch"]
+from unihpe_kernels import native
+
+Backend = Literal["auto", "triton", "native", "torch"]
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -21,6 +23,15 @@ TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
     "pa_mpjpe": (torch.float32, torch.bfloat16, torch.float16),
     "svd3x3": (torch.float32, torch.bfloat16, torch.float16),
 }
+
+# Operations that have C++ for a CPU, which takes the same dtypes, and the files that it is in.
+NATIVE_SOURCES: dict[str, tuple[str, ...]] = {
+    "singular_value_contrastive_loss": ("sv_contrastive/triples.cpp", "sv_contrastive/pairs.cpp"),
+    "procrustes": ("procrustes/poses.cpp",),
+    "pa_mpjpe": ("procrustes/poses.cpp",),
+    "svd3x3": ("small_linalg/svd3x3.cpp",),
+}
+NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # Read once: triton itself fixes the interpreter when the kernel modules are imported.
 _TRITON_FOUND = importlib.util.find_spec("triton") is not None
@@ -61,24 +72,30 @@ def check_tensor(
         raise ValueError(f"{name} must be on {like.device} with the other arguments, got {value.device}")
 
 
-def check_backend(backend: str, tensor: Tensor, op: str) -> Literal["triton", "torch"]:
+def check_backend(backend: Backend, tensor: Tensor, op: str) -> Literal["triton", "native", "torch"]:
     """Resolve `backend` for an operation on `tensor`: the backend that will run.
 
-    "auto" is Triton for CUDA tensors where the operation has kernels for their dtype, torch otherwise.
+    "auto" is Triton for CUDA tensors and C++ for CPU tensors, where the operation has them for their dtype and they can
+    run; torch otherwise.
 
     Raises:
-        ValueError: the name is unknown, or "triton" was asked for and cannot run; the message says why.
+        ValueError: the name is unknown, or the one that was asked for cannot run; the message says why.
     """
     if backend == "torch":
         return "torch"
-    if backend not in ("auto", "triton"):
-        raise ValueError(f'backend must be "auto", "triton" or "torch", got {backend!r}')
-    obstacle = _triton_obstacle(tensor, op)
-    if obstacle is None and (backend == "triton" or tensor.device.type == "cuda"):
-        return "triton"
+    if backend == "auto":
+        if tensor.device.type == "cuda" and _triton_obstacle(tensor, op) is None:
+            return "triton"
+        return "native" if tensor.device.type == "cpu" and _native_obstacle(tensor, op) is None else "torch"
     if backend == "triton":
-        raise ValueError(f'backend="triton" cannot run {op}: {obstacle}; use backend="torch" or "auto"')
-    return "torch"
+        obstacle = _triton_obstacle(tensor, op)
+    elif backend == "native":
+        obstacle = _native_obstacle(tensor, op)
+    else:
+        raise ValueError(f'backend must be "auto", "triton", "native" or "torch", got {backend!r}')
+    if obstacle is not None:
+        raise ValueError(f'backend="{backend}" cannot run {op}: {obstacle}; use backend="torch" or "auto"')
+    return backend
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
@@ -97,6 +114,17 @@ def _triton_obstacle(tensor: Tensor, op: str) -> str | None:
     if tensor.device.type != "cuda" and not (_TRITON_INTERPRETED and tensor.device.type == "cpu"):
         return f"Triton needs CUDA tensors (or TRITON_INTERPRET=1 set before the import), got {tensor.device.type}"
     return None
+
+
+def _native_obstacle(tensor: Tensor, op: str) -> str | None:
+    sources = NATIVE_SOURCES.get(op)
+    if sources is None:
+        return "it has no C++ in this version"
+    if tensor.device.type != "cpu":
+        return f"C++ needs CPU tensors, got {tensor.device.type}"
+    if tensor.dtype not in NATIVE_DTYPES:
+        return f"its C++ takes {', '.join(str(d) for d in NATIVE_DTYPES)}, got {tensor.dtype}"
+    return native.obstacle(*sources)
 
 
 def _show(shape: tuple[object, ...]) -> str:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 KERNELS = Path(__file__).parents[2] / "kernels"
-HEAVY = ("timm", "h5py", "cv2", "scipy", "matplotlib", "unihpe_fast", "torchvision", "tyro")
+HEAVY = ("timm", "h5py", "cv2", "scipy", "matplotlib", "unihpe_fast", "torchvision", "tyro", "torch._dynamo")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,9 @@ from tests.kernels.pose_cases import (
 )
 from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe, procrustes
 from unihpe_kernels.procrustes import reference
-from unihpe_kernels.small_linalg import chunks
+from unihpe_kernels.small_linalg import lanes
+
+pytestmark = pytest.mark.usefixtures("cpu_backend")
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +286,7 @@ def test_batch_shapes(batch):
 def test_chunks_join_without_a_seam(monkeypatch):
     pred, target = pose_pairs(100)
     whole = pa_mpjpe(pred, target), *procrustes(pred, target)
-    monkeypatch.setattr(chunks, "CHUNK", 7)
+    monkeypatch.setattr(lanes, "CHUNK", 7)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     for got, expected in zip((pa_mpjpe(pred, target), *procrustes(pred, target)), whole, strict=True):
         torch.testing.assert_close(got, expected)

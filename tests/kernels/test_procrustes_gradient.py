@@ -15,7 +15,10 @@ from tests.kernels.pose_cases import (
     reference_gradients,
 )
 from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe, procrustes
+from unihpe_kernels.checks import check_backend
 from unihpe_kernels.procrustes import op, reference
+
+pytestmark = pytest.mark.usefixtures("cpu_backend")
 
 
 def leaves(*tensors):
@@ -202,19 +205,20 @@ def test_second_derivative_is_refused():
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_opcheck(dtype, weighted):
+    backend = check_backend("auto", torch.empty(0, dtype=dtype), "procrustes")
     pred, target = leaves(*(points.to(dtype) for points in pose_pairs(3, 5)))
     weights = torch.rand(3, 5, generator=generator(0)).to(dtype) if weighted else None
-    torch.library.opcheck(op.pa_mpjpe, (pred, target, weights, True, True, "torch"))
-    torch.library.opcheck(op.pa_mpjpe, (pred, target.detach(), weights, True, False, "torch"))
-    torch.library.opcheck(op.procrustes, (pred, target, weights, True, "torch"))
+    torch.library.opcheck(op.pa_mpjpe, (pred, target, weights, True, True, backend))
+    torch.library.opcheck(op.pa_mpjpe, (pred, target.detach(), weights, True, False, backend))
+    torch.library.opcheck(op.procrustes, (pred, target, weights, True, backend))
     with torch.no_grad():
-        error, d_pred, _ = op.pa_mpjpe(pred, target, weights, True, True, "torch")
-        similarity = op.procrustes(pred, target, weights, True, "torch")
+        error, d_pred, _ = op.pa_mpjpe(pred, target, weights, True, True, backend)
+        similarity = op.procrustes(pred, target, weights, True, backend)
         rotation, scale, _ = similarity
-    torch.library.opcheck(op.pa_mpjpe_backward, (torch.ones_like(error), d_pred, pred.detach(), "torch"))
+    torch.library.opcheck(op.pa_mpjpe_backward, (torch.ones_like(error), d_pred, pred.detach(), backend))
     grads = tuple(torch.ones_like(part) for part in similarity)
     inputs = (pred.detach(), target.detach(), weights)
-    torch.library.opcheck(op.procrustes_backward, (*grads, *inputs, rotation, scale, True, True, False, "torch"))
+    torch.library.opcheck(op.procrustes_backward, (*grads, *inputs, rotation, scale, True, True, False, backend))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

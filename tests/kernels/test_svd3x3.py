@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from unihpe_kernels import svd3x3
+from unihpe_kernels.checks import check_backend
 from unihpe_kernels.small_linalg import lanes, svd3x3_torch
 from unihpe_kernels.small_linalg.polar import polar
 from unihpe_kernels.small_linalg.svd3x3 import _svd3x3, _svd3x3_backward
+
+pytestmark = pytest.mark.usefixtures("cpu_backend")
 
 # relative to the largest singular value; in float64 the same number of roundings
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 4e-15}
@@ -259,9 +262,10 @@ def test_second_derivative_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_opcheck(dtype):
     a = gaussian(4).to(dtype).requires_grad_()
-    torch.library.opcheck(_svd3x3, (a, "torch"))
+    backend = check_backend("auto", a, "svd3x3")
+    torch.library.opcheck(_svd3x3, (a, backend))
     parts = svd3x3(a.detach())
-    torch.library.opcheck(_svd3x3_backward, (*(torch.ones_like(part) for part in parts), *parts, dtype, "torch"))
+    torch.library.opcheck(_svd3x3_backward, (*(torch.ones_like(part) for part in parts), *parts, dtype, backend))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -10,7 +10,8 @@ import torch
 
 from unihpe_fast.config import ConfigError, RunConfig
 from unihpe_fast.engine.distributed import local_rank
-from unihpe_fast.losses import Backend
+from unihpe_kernels import native
+from unihpe_kernels.checks import Backend
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ def _backend(wanted: Backend, device: torch.device) -> tuple[Backend, str]:
         return wanted, "asked for"
     if device.type == "cuda":
         return "auto", "CUDA tensors: the fastest that the kernels have"
-    return "torch", "CPU tensors"
+    if native.compiler() is None:
+        return "torch", "CPU tensors, and no C++ compiler is found"
+    return "auto", "CPU tensors: C++ where there is some, compiled at its first use"
 
 
 def choose_runtime(config: RunConfig) -> Runtime:

@@ -20,9 +20,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 # Not -ffast-math: NaN and infinity must stay what they are. The two flags in its place say that nobody reads errno or
 # the floating point exceptions, without which comparisons and square roots are not done in vectors.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
@@ -40,50 +41,68 @@ def compiler() -> list[str] | None:
     return None
 
 
-def obstacle(source: Path) -> str | None:
-    """Why the library of `source` cannot be used, or None. Compiles it if that has not been done."""
-    return _load(source)[1] or None
+def obstacle(*sources: str) -> str | None:
+    """Why the libraries of these sources cannot be used, or None. Compiles what has not been compiled."""
+    return next((reason for reason in map(_reason, sources) if reason), None)
+
+
+# torch.compiler.assume_constant_result, which imports half of torch: nothing of it is traced
+obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def call(source: str, name: str, *arguments: Tensor | float | None) -> None:
+    """Call a function of a source for which there is no obstacle: tensors go by the address of their first element,
+    None as null, integers as int64_t and other numbers as double."""
+    function = getattr(_library(source), name)
+    function.restype = None
+    function(*map(_argument, arguments))
+
+
+def single(tensor: Tensor) -> Tensor:
+    """In float32, contiguous."""
+    return tensor.to(torch.float32).contiguous()
+
+
+def _argument(value: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if value is None:
+        return ctypes.c_void_p()
+    return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_double(value)
 
 
 @functools.cache
-def library(source: Path) -> ctypes.CDLL | None:
-    """The compiled `source`; None where it cannot be compiled, with a warning if there is a compiler that failed."""
-    loaded, reason = _load(source)
-    if loaded is None and compiler() is not None:
-        warnings.warn(f"{reason}; plain torch is used instead, which is slower", RuntimeWarning, stacklevel=2)
-    return loaded
-
-
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Of the first element of a contiguous tensor; null for None."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-@functools.cache
-def _load(source: Path) -> tuple[ctypes.CDLL | None, str]:
+def _reason(source: str) -> str:
     command = compiler()
     if command is None:
-        return None, "no C++ compiler is found (UNIHPE_KERNELS_CXX or CXX may name one)"
+        return "no C++ compiler is found (the environment's UNIHPE_KERNELS_CXX or CXX may name one)"
     try:
-        return _compiled(source, command), ""
+        _library(source)
     except subprocess.CalledProcessError as error:
-        return None, f"{command[0]} cannot compile {source.name}: {error.stderr.strip()[-2000:]}"
+        reason = f"{command[0]} cannot compile {source}: {error.stderr.strip()[-2000:]}"
     except (OSError, subprocess.TimeoutExpired) as error:
-        return None, f"{source.name} cannot be compiled: {error}"
+        reason = f"{source} cannot be compiled: {error}"
+    else:
+        return ""
+    warnings.warn(f"{reason}; plain torch is slower on a CPU", RuntimeWarning, stacklevel=2)
+    return reason
 
 
-def _compiled(source: Path, command: Sequence[str]) -> ctypes.CDLL:
-    texts = [path.read_text() for path in (source, *sorted(_HERE.parent.glob("*/*.h")))]
+@functools.cache
+def _library(source: str) -> ctypes.CDLL:
+    command, path = compiler(), Path(_PACKAGE, source)
+    assert command is not None
+    texts = [file.read_text() for file in (path, *sorted(_PACKAGE.glob("*/*.h")))]
     version = _run([*command, "--version"])
     key = hashlib.sha256("\0".join([*texts, version, repr((command, _FLAGS)), _cpu()]).encode()).hexdigest()[:20]
-    name = f"{source.stem}-{key}.so"
+    name = f"{path.stem}-{key}.so"
     try:
         folder = _cache()
         if not (folder / name).exists():
-            _compile(source, command, folder, name)
-    except OSError:  # nothing can be written there: for this process alone, in a folder that nobody else can write to
+            _compile(path, command, folder, name)
+    except (OSError, RuntimeError):  # no home, or nothing can be written there: for this process alone
         with tempfile.TemporaryDirectory(prefix="unihpe_kernels-") as own:
-            _compile(source, command, Path(own), name)
+            _compile(path, command, Path(own), name)
             return ctypes.CDLL(str(Path(own, name)))
     return ctypes.CDLL(str(folder / name))
 
@@ -92,7 +111,7 @@ def _compile(source: Path, command: Sequence[str], folder: Path, name: str) -> N
     """Written beside, then renamed: other processes see the whole file or none."""
     with tempfile.TemporaryDirectory(dir=folder) as part:
         out = Path(part, name)
-        _run([*command, *_FLAGS, *_tuning(), "-I", str(_HERE.parent), "-o", str(out), str(source), "-pthread"])
+        _run([*command, *_FLAGS, *_tuning(), "-I", str(_PACKAGE), "-o", str(out), str(source), "-pthread"])
         os.replace(out, folder / name)
 
 

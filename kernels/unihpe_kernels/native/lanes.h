@@ -18,7 +18,7 @@ typedef int32_t Bits __attribute__((vector_size(4 * LANES)));
 constexpr float EPS = 1.1920929e-07f;   // of float32
 constexpr float TINY = 1.17549435e-38f;  // the smallest normal number
 
-inline Lanes splat(float value) { return Lanes{} + value; }
+inline Lanes splat(float value) { return value - Lanes{}; }
 
 inline Lanes load(const float* from) {
     Lanes value;
@@ -34,8 +34,8 @@ inline Lanes root(Lanes x) {
     return out;
 }
 
-// 1/sqrt(x) to 1 ulp in multiplications alone: a vector's square root and division take many times as long. Of zero and
-// what is smaller than normal it is some number that makes x times it zero, of infinity NaN; x must not be negative.
+// 1/sqrt(x) to 1 ulp in multiplications alone, which take less long than a square root and a division. Of what is smaller
+// than normal it is a finite number, of infinity NaN; x must not be negative.
 inline Lanes inverse_root(Lanes x) {
     const Lanes guess = (Lanes)(0x5f370000 - ((Bits)x >> 1));
     const Lanes h = 1.0f - (x * guess) * guess;  // within 0.071: 1/sqrt(1 - h) takes a short polynomial
@@ -49,10 +49,9 @@ inline Lanes inverse_root(Lanes x) {
 inline Lanes at_least(Lanes x, Lanes floor) { return x < floor ? floor : x; }
 inline Lanes at_most(Lanes x, Lanes ceiling) { return x > ceiling ? ceiling : x; }
 
-// 2^x to 2 ulp: 0 below -126.5, infinity above 127.5, NaN of NaN.
-inline Lanes exp2(Lanes x) {
+// 2^x to 2 ulp for x in [-127, 128], NaN of NaN; 0 below -126.5, infinity above 127.5.
+inline Lanes exp2_in_range(Lanes x) {
     constexpr float SHIFT = 12582912 + 127;  // 1.5 * 2^23: what is added to it is rounded to a whole number
-    x = at_most(at_least(x, splat(-127)), splat(128));
     const Lanes shifted = x + SHIFT, part = x - (shifted - SHIFT);
     Lanes power = part * 1.3276472e-3f + 9.675541e-3f;
     power = power * part + 5.550713e-2f;
@@ -62,13 +61,17 @@ inline Lanes exp2(Lanes x) {
     return power * (Lanes)((Bits)shifted << 23);
 }
 
+inline Lanes exp2(Lanes x) { return exp2_in_range(at_most(at_least(x, splat(-127)), splat(128))); }
+
 inline Lanes absolute(Lanes x) { return (Lanes)((Bits)x & INT32_MAX); }
 inline Lanes with_sign(Lanes size, Lanes sign) {
     return (Lanes)(((Bits)size & INT32_MAX) | ((Bits)sign & INT32_MIN));
 }
 
 inline float sum(Lanes x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; ++lane) total += x[lane];
-    return total;
+    float part[LANES];
+    store(part, x);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int lane = 0; lane < half; ++lane) part[lane] += part[lane + half];
+    return part[0];
 }

@@ -51,7 +51,7 @@ def procrustes(
         target: Y, of the shape of pred; its dtype may differ.
         weights: [..., J], floating point or bool, not negative; a joint of weight 0 is not looked at and may be NaN.
         scale: False holds s at 1.
-        backend: "auto", "torch" or "triton".
+        backend: "auto", "triton", "native" or "torch".
 
     Returns:
         Similarity(rotation [..., 3, 3], scale [...], translation [..., 3]): float64 if an input is, else float32. A NaN

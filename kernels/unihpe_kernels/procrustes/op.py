@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unihpe_kernels.procrustes import torch_backend
+from unihpe_kernels.procrustes import native_backend, torch_backend
 from unihpe_kernels.registration import define, differentiate, library, register_autocast
 from unihpe_kernels.small_linalg.lanes import compute_dtype
 
@@ -20,7 +20,7 @@ def _backend(name: str) -> Any:
         from unihpe_kernels.procrustes import triton_backend  # not above: triton may be missing
 
         return triton_backend
-    return torch_backend
+    return native_backend if name == "native" else torch_backend
 
 
 def _procrustes(

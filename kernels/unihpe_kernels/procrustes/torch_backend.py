@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unihpe_kernels.small_linalg.chunks import for_each_chunk
 from unihpe_kernels.small_linalg.lanes import (
     axial,
     compute_dtype,
     dot,
+    for_each_chunk,
     from_lanes,
     matvec,
     outer_sum,
@@ -50,7 +50,7 @@ def pa_mpjpe_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """[N, J, 3] twice, [N, J] -> error [N] and its gradients in pred and target, [N, J, 3]; [0] where not needed."""
     error = pred.new_empty(pred.shape[0], dtype=compute_dtype(pred, target, weights))
-    d_pred, d_target = _empty_gradients(pred, target, needs, error.dtype)
+    d_pred, d_target = empty_gradients(pred, target, needs, error.dtype)
 
     def work(part: slice) -> None:
         pair = _pair(pred, target, weights, part)
@@ -115,7 +115,7 @@ def procrustes_backward(
     needs: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the similarities -> gradients in pred and target, [N, J, 3]; [0] where not needed."""
-    d_pred, d_target = _empty_gradients(pred, target, needs)
+    d_pred, d_target = empty_gradients(pred, target, needs)
 
     def work(part: slice) -> None:
         pair = _pair(pred, target, weights, part)
@@ -195,7 +195,7 @@ def _squared_lengths(vectors: Tensor) -> Tensor:
     return (x * x).addcmul_(y, y).addcmul_(z, z)
 
 
-def _empty_gradients(
+def empty_gradients(
     pred: Tensor, target: Tensor, needs: tuple[bool, bool], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
     d_pred, d_target = (

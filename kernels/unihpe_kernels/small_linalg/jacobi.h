@@ -1,27 +1,7 @@
 // One-sided Jacobi (Hestenes 1958) for 3x3 matrices, one in each lane: the numerics of jacobi.py.
 #pragma once
 
-#include "native/lanes.h"
-
-struct Vector {
-    Lanes x, y, z;
-};
-
-inline Vector operator+(Vector a, Vector b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
-inline Vector operator-(Vector a, Vector b) { return {a.x - b.x, a.y - b.y, a.z - b.z}; }
-inline Vector operator*(Vector a, Lanes b) { return {a.x * b, a.y * b, a.z * b}; }
-inline Lanes dot(Vector a, Vector b) { return a.x * b.x + a.y * b.y + a.z * b.z; }
-inline Vector cross(Vector a, Vector b) {
-    return {a.y * b.z - a.z * b.y, a.z * b.x - a.x * b.z, a.x * b.y - a.y * b.x};
-}
-
-// Columns.
-struct Matrix {
-    Vector a, b, c;
-};
-
-inline Vector operator*(const Matrix& m, Vector v) { return m.a * v.x + m.b * v.y + m.c * v.z; }
-inline Vector transposed_times(const Matrix& m, Vector v) { return {dot(m.a, v), dot(m.b, v), dot(m.c, v)}; }
+#include "small_linalg/vectors.h"
 
 // A V = U S. v, u: right-handed and orthonormal, u to rounding whatever A is. s: s.x >= s.y >= |s.z| to rounding;
 // s.z < 0 where det A < 0. A zero matrix has u = v = I.
@@ -54,10 +34,6 @@ inline void rotate(Column& p, Column& q) {
     p.v = p.v * cos - q.v * sin;
     q.a = q.a * cos + was.a * sin;
     q.v = q.v * cos + was.v * sin;
-}
-
-inline Vector choose(Bits mask, Vector a, Vector b) {
-    return {mask ? a.x : b.x, mask ? a.y : b.y, mask ? a.z : b.z};
 }
 
 // Put the longer column first, by a quarter turn, which leaves V a rotation.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.checks import Backend, check_backend, check_tensor
-from unihpe_kernels.small_linalg import svd3x3_torch
+from unihpe_kernels.small_linalg import svd3x3_native, svd3x3_torch
 
 
 def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
@@ -26,7 +26,7 @@ def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Ten
 
     Args:
         a: [..., 3, 3], any strides; float32, float64, bfloat16 or float16.
-        backend: "auto", "torch" or "triton".
+        backend: "auto", "triton", "native" or "torch".
 
     Returns:
         U [..., 3, 3], S [..., 3] descending and not negative, Vh [..., 3, 3]; float64 for float64 input, else float32.
@@ -62,7 +62,7 @@ def _backend(name: str) -> Any:
         from unihpe_kernels.small_linalg import svd3x3_kernels  # not above: triton may be missing
 
         return svd3x3_kernels
-    return svd3x3_torch
+    return svd3x3_native if name == "native" else svd3x3_torch
 
 
 @_svd3x3.register_fake

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from unihpe_kernels.small_linalg.chunks import for_each_chunk
 from unihpe_kernels.small_linalg.jacobi import jacobi_frame
-from unihpe_kernels.small_linalg.lanes import compute_dtype, from_lanes, to_lanes
+from unihpe_kernels.small_linalg.lanes import compute_dtype, for_each_chunk, from_lanes, to_lanes
 
 
 def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from unihpe_kernels.checks import Backend
 from unihpe_kernels.sv_contrastive.arguments import check_arguments, warn_of_many_triples
-from unihpe_kernels.sv_contrastive.group.loss import loss_over_group
 from unihpe_kernels.sv_contrastive.op import sv_contrastive
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def singular_value_contrastive_loss(
             torch.compile breaks at the loss. A GPU is synchronised with present=, with four modalities or more, and by
             a group that has no CPU backend (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are
             sent as they are.
-        backend: "auto", "torch" or "triton".
+        backend: "auto", "triton", "native" or "torch".
 
     Returns:
         The loss, a tensor []: float64 for float64 embeddings, else float32; also under autocast. Inner products follow
@@ -85,6 +84,8 @@ def singular_value_contrastive_loss(
     """
     check = functools.partial(check_arguments, embeddings, temperature, negatives, weights, present, normalize, backend)
     if group is not None and torch.distributed.get_world_size(group) != 1:
+        from unihpe_kernels.sv_contrastive.group.loss import loss_over_group  # it brings torch's compiler: a second
+
         return loss_over_group(group, check)
     given = check()
     batch = given.embeddings[0].shape[0]

@@ -36,7 +36,7 @@ class Arguments(NamedTuple):
         dtype = torch.promote_types(first.dtype, torch.float32)
         return torch.full((), self.temperature, dtype=dtype, device=first.device)
 
-    def resolve_backend(self, batch: int) -> Literal["triton", "torch"]:
+    def resolve_backend(self, batch: int) -> Literal["triton", "native", "torch"]:
         """The backend that will run, for tuples from `batch` samples."""
         resolved = check_backend(self.backend, self.embeddings[0], "singular_value_contrastive_loss")
         if resolved == "torch" or not self.has_triples() or isinstance(self.temperature, Tensor):

@@ -13,8 +13,7 @@
 #include "native/lanes.h"
 
 struct Triple {
-    Lanes sigma, inverse;  // sigma_1 and 1/sigma_1
-    Lanes mu, v, over_m;   // 1/m
+    Lanes sigma, mu, v, over_m;  // over_m: 1/m
 };
 
 inline Triple triple(Lanes a, Lanes b, Lanes c) {
@@ -24,16 +23,15 @@ inline Triple triple(Lanes a, Lanes b, Lanes c) {
     const Lanes d1 = a2 * over_m - 1.0f, d2 = b2 * over_m - 1.0f, sum = d1 + d2, product = d1 * d2;
     const Lanes low = sum * product + (sum * sum - product);  // 1 - X^2
     const Lanes top = (a * b * over_m) * (c * over_r) + 1.0f;
-    const Lanes square = top * top + low, twice_s = square * inverse_root(square);
-    Lanes v = twice_s * 1.8787861e-5f - 1.9867833e-4f;
-    v = v * twice_s + 1.0267750e-3f;
-    v = v * twice_s - 3.8133604e-3f;
-    v = v * twice_s + 1.3235656e-2f;
-    v = v * twice_s - 5.5528582e-2f;
-    v = v * twice_s + 5.7734833e-1f;
-    v = v * twice_s;
-    const Lanes r = m * over_r, mu = r * v + r, eigenvalue = mu + 1.0f, inverse = inverse_root(eigenvalue);
-    return {eigenvalue * inverse, inverse, mu, v, over_m};
+    const Lanes twice_s = root(top * top + low);
+    Lanes slope = twice_s * 1.8787861e-5f - 1.9867833e-4f;
+    slope = slope * twice_s + 1.0267750e-3f;
+    slope = slope * twice_s - 3.8133604e-3f;
+    slope = slope * twice_s + 1.3235656e-2f;
+    slope = slope * twice_s - 5.5528582e-2f;
+    slope = slope * twice_s + 5.7734833e-1f;
+    const Lanes r = m * over_r, f = slope * twice_s + 1.0f;
+    return {root(r * f + 1.0f), r * f, slope * twice_s, over_m};
 }
 
 // What (a mu + b c, b mu + a c, c mu + a b) is to be multiplied with for weight * d sigma_1/d(a, b, c). Divided by the
@@ -41,5 +39,5 @@ inline Triple triple(Lanes a, Lanes b, Lanes c) {
 // rounding could carry them out of there, what is added to the gap keeps them in.
 inline Lanes slope(const Triple& t, Lanes weight) {
     const Lanes gap = t.v * (t.v + 2.0f) + 4 * EPS;  // (3 mu^2 - 3 m)/(3 m)
-    return weight * t.inverse * (t.over_m * (1.0f / 3)) / gap;
+    return weight * (t.over_m * (1.0f / 3)) / (gap * t.sigma);
 }

@@ -1,9 +1,14 @@
-"""The loss of float32 CPU tensors, and of those that are computed in float32, with its inner loops in C++."""
+"""The loss on a CPU with its inner loops in C++, in float32: the same functions as `torch_backend`.
+
+That backend does what has no C++: the masks of `present`, and temperatures so small that float32 cannot hold the
+exponentials.
+"""
 
 import torch
 from torch import Tensor
 
-from unihpe_kernels.sv_contrastive import native_pairs, torch_backend
+from unihpe_kernels.native import single
+from unihpe_kernels.sv_contrastive import native_pairs, native_triples, torch_backend
 from unihpe_kernels.sv_contrastive.native_pairs import NativePairs
 from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, Pairs, TorchPairs, has_triples
 
@@ -17,17 +22,31 @@ def forward(
     normalize: bool,
     learns_temperature: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As torch_backend's."""
-    scale = _scale_of_pairs(embeddings, temperature, present, negatives)
-    if scale is None:
+    """As `torch_backend.forward`."""
+    count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
+    if not _is_dense(embeddings, present) or not (triples or native_pairs.fits(count, len(embeddings[0]), scale)):
         return torch_backend.forward(
             embeddings, temperature, weights, present, negatives, normalize, learns_temperature, _ENGINE
         )
-    rows = [embedding.float() for embedding in embeddings]
-    saved = rows[0].new_empty(saved_size(embeddings, present, negatives))
-    log_sums, positives = NativePairs(rows, rows, None, scale, normalize, saved).forward()
-    sample_loss = torch_backend.sample_losses(log_sums, positives, scale)
-    return torch_backend.mean_loss(sample_loss, weights, None, len(embeddings)), log_sums, sample_loss, saved
+    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
+        loss, log_sums, sample_loss, _ = _exact_forward(embeddings, temperature, weights, normalize)
+        saved = log_sums.new_zeros(saved_size(embeddings, present, negatives), dtype=torch.float32)
+        return loss.float(), log_sums.float(), sample_loss.float(), saved
+    if triples:
+        log_sums, sample_loss, saved = native_triples.forward(embeddings, scale, normalize)
+    else:
+        rows = [single(embedding) for embedding in embeddings]
+        saved = rows[0].new_empty(saved_size(embeddings, present, negatives))
+        log_sums, positives = NativePairs(rows, rows, None, scale, normalize, saved).forward()
+        sample_loss = torch_backend.sample_losses(log_sums, positives, scale)
+    return torch_backend.mean_loss(sample_loss, weights, None, count), log_sums, sample_loss, saved
+
+
+def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
+    """As `torch_backend.saved_size`."""
+    if _is_dense(embeddings, present) and has_triples(len(embeddings), negatives):
+        return native_triples.saved_size(*embeddings[0].shape)
+    return torch_backend.saved_size(embeddings, present, negatives, _ENGINE)
 
 
 def backward(
@@ -43,43 +62,59 @@ def backward(
     negatives: str,
     normalize: bool,
 ) -> list[Tensor]:
-    """As torch_backend's."""
-    scale = _scale_of_pairs(embeddings, temperature, present, negatives)
-    if scale is None:
+    """As `torch_backend.backward`."""
+    count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
+    if not _is_dense(embeddings, present) or not (triples or native_pairs.fits(count, len(embeddings[0]), scale)):
         given = (grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved)
         return torch_backend.backward(*given, negatives, normalize, _ENGINE)
-    d_score, d_weights = torch_backend.mean_gradients(grad, loss, sample_loss, weights, None, len(embeddings), scale)
-    rows = [embedding.float() for embedding in embeddings]
-    _, d_rows, d_scores = NativePairs(rows, rows, None, scale, normalize, saved).backward(normalisers, d_score)
+    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
+        return _exact_backward(grad, embeddings, temperature, weights, normalize)
+    d_score, d_weights = torch_backend.mean_gradients(grad, loss, sample_loss, weights, None, count, scale)
+    if triples:
+        d_rows, d_scores = native_triples.backward(embeddings, saved, normalisers, d_score, scale, normalize)
+    else:
+        rows = [single(embedding) for embedding in embeddings]
+        _, d_rows, d_scores = NativePairs(rows, rows, None, scale, normalize, saved).backward(normalisers, d_score)
     d_embeddings = [d_row.to(embedding.dtype) for d_row, embedding in zip(d_rows, embeddings, strict=True)]
     return [*d_embeddings, torch_backend.temperature_gradient(d_scores, scale, temperature), d_weights]
 
 
-def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
-    """As torch_backend's."""
-    return torch_backend.saved_size(embeddings, present, negatives, _ENGINE)
+def _is_dense(embeddings: list[Tensor], present: Tensor | None) -> bool:
+    return present is None and len(embeddings[0]) > 0
 
 
-def _scale_of_pairs(
-    embeddings: list[Tensor], temperature: Tensor, present: Tensor | None, negatives: str
-) -> float | None:
-    """The scale of the logits if all is done in C++, from the embeddings to their gradients."""
-    count, batch = len(embeddings), len(embeddings[0])
-    if present is not None or has_triples(count, negatives) or batch == 0:
-        return None
-    scale = (LOG2_E / temperature.double()).item()
-    dtype = torch.promote_types(embeddings[0].dtype, torch.float32)
-    return scale if native_pairs.suits(count, batch, scale, dtype) else None
+def _scale(temperature: Tensor) -> float:
+    return (LOG2_E / temperature.double()).item()
 
 
 def _make_pairs(rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor, saved: Tensor) -> Pairs:
     """Of unit rows, for a set of modalities."""
-    scale_number = scale.item()
-    if not native_pairs.suits(len(rows), columns.shape[1], scale_number, scale.dtype):
+    number = scale.item()
+    if not native_pairs.fits(len(rows), columns.shape[1], number):
         return TorchPairs(rows, columns, own, scale, saved)
     all_columns = columns.unbind()
     all_rows = all_columns if rows is columns else rows.unbind()
-    return NativePairs(all_rows, all_columns, own, scale_number, False, saved[:0])
+    return NativePairs(all_rows, all_columns, own, number, False, saved[:0])
 
 
 _ENGINE = torch_backend.Engine(_make_pairs, native_pairs.saved_size)
+
+
+def _exact_forward(
+    embeddings: list[Tensor], temperature: Tensor, weights: Tensor | None, normalize: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    doubles = [embedding.double() for embedding in embeddings]
+    return torch_backend.forward(doubles, temperature, weights, None, "all", normalize)
+
+
+def _exact_backward(
+    grad: Tensor, embeddings: list[Tensor], temperature: Tensor, weights: Tensor | None, normalize: bool
+) -> list[Tensor]:
+    outputs = _exact_forward(embeddings, temperature, weights, normalize)
+    doubles = [embedding.double() for embedding in embeddings]
+    *gradients, d_temperature, d_weights = torch_backend.backward(
+        grad, doubles, temperature, weights, None, *outputs, "all", normalize
+    )
+    like = [*embeddings, temperature]
+    outs = [gradient.to(other.dtype) for gradient, other in zip([*gradients, d_temperature], like, strict=True)]
+    return [*outs, d_weights.float() if weights is None else d_weights]

@@ -5,20 +5,16 @@ blocks, and two blocks are set against each other both ways at once. A small bat
 keeps all of it for the backward pass; beyond, memory is that of two blocks.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
-from ctypes import c_float, c_int, c_int64, c_void_p
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from unihpe_kernels import native
+from unihpe_kernels.native import call
 from unihpe_kernels.sv_contrastive.scratch import scratch
 
-SOURCE = Path(__file__).with_name("pairs.cpp")
+SOURCE = "sv_contrastive/pairs.cpp"
 
 # Inner products in a table: the most that the forward pass keeps; those of two blocks, which have two tables and two of
 # gradients, for the cache to hold.
@@ -29,20 +25,11 @@ _VECTOR = 16
 # With exponents about the middle of the scores' range, exponentials and their sum are normal numbers up to this one.
 _LARGEST_EXPONENT = 120
 
-_TABLES, _PART, _OWN = [c_void_p] * 2, [*[c_int64] * 4, c_float, c_float, c_void_p], [c_void_p, c_int64]
-_ARGUMENTS = {
-    "prepare_block": [c_int, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_int],
-    "paired_sums": [c_int, *_TABLES, *_PART, *_OWN, c_void_p, c_void_p, c_int],
-    "paired_gradients": [c_int, *_TABLES, *_TABLES, *_PART, *_OWN, *[c_void_p] * 4, c_int],
-    "finish_block": [c_int, c_void_p, c_void_p, c_int64, c_int64, *[c_void_p] * 4, c_int],
-}
 
-
-def suits(count: int, batch: int, scale: float, dtype: torch.dtype) -> bool:
-    """Whether C++ can do it: float32 must hold the exponentials without a running maximum, as it does from a
-    temperature of 0.005 up for three modalities and 1024 samples, of 0.012 up for eight."""
-    largest = abs(scale) * (math.sqrt(count) - 1) / 2 + math.log2(max(batch, 1))
-    return dtype == torch.float32 and largest <= _LARGEST_EXPONENT and native.library(SOURCE) is not None
+def fits(count: int, batch: int, scale: float) -> bool:
+    """Whether float32 holds the exponentials without a running maximum: from a temperature of 0.005 up for three
+    modalities and 1024 samples, of 0.012 up for eight."""
+    return abs(scale) * (math.sqrt(count) - 1) / 2 + math.log2(max(batch, 1)) <= _LARGEST_EXPONENT
 
 
 def saved_size(count: int, batch: int, width: int) -> int:
@@ -145,7 +132,7 @@ class NativePairs:
         inverse_norms = inverse_norms if self._normalize else None
         block = _Block(size, units.view(-1, width), inverse_norms, members if as_members else None)
         if new:
-            self._call("prepare_block", _pointers(rows), size, width, block.units, inverse_norms, block.members)
+            self._call("prepare_block", size, width, block.units, inverse_norms, block.members, *self._all(rows))
         return block
 
     def _finish(self, blocks: "list[_Block]", own_sums: Sequence[Tensor | None]) -> list[Tensor]:
@@ -155,15 +142,19 @@ class NativePairs:
         for block, rows, sums in zip(blocks, self._cut(d_rows), own_sums, strict=True):
             self._call(
                 "finish_block",
+                *rows[0].shape,
                 block.units,
                 block.inverse_norms,
-                *rows[0].shape,
                 block.members,
                 sums,
                 block.d_units,
-                _pointers(rows),
+                *self._all(rows),
             )
         return d_rows
+
+    def _all(self, rows: Sequence[Tensor]) -> list[Tensor | None]:
+        """Eight, as C++ takes them."""
+        return [*rows, *[None] * (8 - len(rows))]
 
     def _pairs_of_blocks(self) -> Iterator[tuple[int, int]]:
         for j in range(len(self._columns)):
@@ -203,10 +194,8 @@ class NativePairs:
                     torch.mm(of_left, later.t(), out=part)
         return tables
 
-    def _call(self, name: str, *arguments: object) -> None:
-        """Tensors are given by their addresses."""
-        given = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
-        _function(name)(self._count, *given, self._threads)
+    def _call(self, name: str, *arguments: Tensor | float | None) -> None:
+        call(SOURCE, name, self._count, self._threads, *arguments)
 
 
 class _Block:
@@ -272,14 +261,3 @@ def _add_gradients(d_table: Tensor, rows: "_Block", columns: "_Block") -> None:
     for m, part in enumerate(_parts(d_table, rows, columns)):
         d_rows[m].addmm_(part, columns.later[m])
         d_later[m].addmm_(part.t(), rows.by_modality[m])
-
-
-def _pointers(rows: Sequence[Tensor]) -> Any:
-    return (c_void_p * len(rows))(*(row.data_ptr() for row in rows))
-
-
-@functools.cache
-def _function(name: str) -> Any:
-    function = getattr(native.library(SOURCE), name)
-    function.argtypes, function.restype = _ARGUMENTS[name], None
-    return function

@@ -6,6 +6,8 @@
 // anchor's modality; `lower`, rows samples and columns anchors, for those that come before it. Both are read and written
 // in squares of LANES x LANES, which turns the lower ones round.
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <type_traits>
 
@@ -15,7 +17,7 @@
 namespace {
 
 constexpr float MIN_NORM = 1e-12f;
-constexpr int64_t PAIRS_PER_THREAD = 32768;  // a thread takes some 20 us to start
+constexpr int64_t PAIRS_PER_THREAD = 4096;
 
 int64_t blocks(int64_t count) { return (count + LANES - 1) / LANES; }
 int until(int64_t begin, int64_t end) { return int(end - begin < LANES ? end - begin : LANES); }
@@ -130,7 +132,7 @@ inline Lanes first_lanes(Lanes x, int count) { return counted() < count ? x : sp
 
 // work(std::integral_constant of count)
 template <class Work>
-void with_count(int count, Work work) {
+void with_count(int64_t count, Work work) {
     switch (count) {
         case 2: return work(std::integral_constant<int, 2>());
         case 3: return work(std::integral_constant<int, 3>());
@@ -142,10 +144,7 @@ void with_count(int count, Work work) {
     }
 }
 
-int enough(int threads, int64_t pairs) {
-    const int64_t useful = pairs / PAIRS_PER_THREAD;
-    return useful < threads ? (int)useful : threads;
-}
+int64_t enough(int64_t threads, int64_t pairs) { return std::min(threads, 1 + pairs / PAIRS_PER_THREAD); }
 
 float dot(const float* a, const float* b, int64_t width) {
     Lanes sums = splat(0);
@@ -294,12 +293,15 @@ extern "C" {
 
 // Of `count` arrays [samples, width] at `rows`: units [count, samples, width] of length 1 and inverse_norms
 // [count, samples], or null for rows that are taken as they are; and, if not null, what `Held` has of them.
-void prepare_block(int count, const float* const* rows, int64_t samples, int64_t width, float* units,
-                   float* inverse_norms, void* members, int threads) {
+void prepare_block(int64_t count, int64_t threads, int64_t samples, int64_t width, float* units,
+                   float* inverse_norms, void* members, const float* row_0, const float* row_1, const float* row_2,
+                   const float* row_3, const float* row_4, const float* row_5, const float* row_6,
+                   const float* row_7) {
+    const std::array<const float*, 8> rows{row_0, row_1, row_2, row_3, row_4, row_5, row_6, row_7};
     const Stack stack{units, inverse_norms, samples, width};
     with_count(count, [&](auto c) {
         const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
-        in_pieces(blocks(samples), 1, enough(threads, samples * width), [=](int64_t block, int64_t) {
+        in_pieces_between_torch(blocks(samples), 1, enough(threads, samples * width), [=](int64_t block, int64_t) {
             const int64_t first = block * LANES;
             for (int m = 0; m < c; ++m)
                 for (int64_t j = first; j < first + until(first, samples); ++j)
@@ -312,16 +314,17 @@ void prepare_block(int count, const float* const* rows, int64_t samples, int64_t
 // Adds every anchor's exponentials to sums [count, all anchors], of which the tile's come after first_anchor. own
 // [anchors] plus shift, or an anchor's place plus shift where it is null: the place of its sample among the samples, if
 // there; its score goes to positives [all anchors].
-void paired_sums(int count, float* upper, float* lower, int64_t anchors, int64_t samples, int64_t first_anchor,
-                 int64_t all_anchors, float scale, float middle, void* members, const int64_t* own, int64_t shift,
-                 float* sums, float* positives, int threads) {
+void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int64_t anchors, int64_t samples,
+                 int64_t first_anchor, int64_t all_anchors, double scale, double middle, void* members, const int64_t* own, int64_t shift,
+                 float* sums, float* positives) {
     const Tables tables{upper, lower, anchors, samples};
+    const Logit logit{(float)scale, (float)middle};
+    const All all{first_anchor, all_anchors};
     with_count(count, [&](auto c) {
         const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
         const int64_t strips = blocks(anchors);
-        in_pieces(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
-            add_sums<c>(tables, {scale, middle}, held, {first_anchor, all_anchors}, {own, shift}, first / strips, first % strips * LANES, sums,
-                        positives);
+        in_pieces_between_torch(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
+            add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, first % strips * LANES, sums, positives);
         });
     });
 }
@@ -329,18 +332,20 @@ void paired_sums(int count, float* upper, float* lower, int64_t anchors, int64_t
 // Adds the gradients of the tables to d_upper and d_lower, which may be one, and those of the members' own products to
 // `own_sums`. factors [count, all anchors]: what the exponentials are multiplied with. d_score [all anchors]: what is
 // taken off at the own samples. totals [count, blocks of samples]: sums of scores times their gradient, added to.
-void paired_gradients(int count, float* upper, float* lower, float* d_upper, float* d_lower, int64_t anchors,
-                      int64_t samples, int64_t first_anchor, int64_t all_anchors, float scale, float middle,
-                      void* members, const int64_t* own, int64_t shift,
-                      void* own_sums, const float* factors, const float* d_score, double* totals, int threads) {
+void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower, float* d_upper, float* d_lower,
+                      int64_t anchors, int64_t samples, int64_t first_anchor, int64_t all_anchors, double scale,
+                      double middle, void* members, const int64_t* own, int64_t shift, void* own_sums,
+                      const float* factors, const float* d_score, double* totals) {
     const Tables tables{upper, lower, anchors, samples}, d_tables{d_upper, d_lower, anchors, samples};
+    const Logit logit{(float)scale, (float)middle};
+    const All all{first_anchor, all_anchors};
     with_count(count, [&](auto c) {
         const Held<c> held{(typename Held<c>::Of*)members, (typename Held<c>::Sums*)own_sums, samples};
         const int64_t parts = blocks(samples);
         // one modality after the other: in one table two anchors' modalities meet
         for (int m = 0; m < c; ++m)
-            in_pieces(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
-                totals[m * parts + first] += add_gradients<c>(tables, d_tables, {scale, middle}, held, {first_anchor, all_anchors}, {own, shift}, m,
+            in_pieces_between_torch(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
+                totals[m * parts + first] += add_gradients<c>(tables, d_tables, logit, held, all, {own, shift}, m,
                                                               first * LANES, factors, d_score);
             });
     });
@@ -348,13 +353,15 @@ void paired_gradients(int count, float* upper, float* lower, float* d_upper, flo
 
 // d_rows: `count` arrays [samples, width] for the gradients of `prepare_block`'s rows, from those of the units, which
 // are overwritten, and own_sums. members: null, and own_sums, of those that are members of no tuple.
-void finish_block(int count, float* units, float* inverse_norms, int64_t samples, int64_t width, void* members,
-                  void* own_sums, float* d_units, float* const* d_rows, int threads) {
+void finish_block(int64_t count, int64_t threads, int64_t samples, int64_t width, float* units, float* inverse_norms,
+                  void* members, void* own_sums, float* d_units, float* row_0, float* row_1, float* row_2,
+                  float* row_3, float* row_4, float* row_5, float* row_6, float* row_7) {
+    const std::array<float*, 8> d_rows{row_0, row_1, row_2, row_3, row_4, row_5, row_6, row_7};
     const Stack stack{units, inverse_norms, samples, width};
     with_count(count, [&](auto c) {
         const Held<c> held{(typename Held<c>::Of*)members, (typename Held<c>::Sums*)own_sums, samples};
-        in_pieces(blocks(samples), 1, enough(threads, samples * width),
-                  [=](int64_t block, int64_t) { finish<c>(stack, held, block * LANES, d_units, d_rows); });
+        in_pieces_between_torch(blocks(samples), 1, enough(threads, samples * width),
+                  [=](int64_t block, int64_t) { finish<c>(stack, held, block * LANES, d_units, d_rows.data()); });
     });
 }
 

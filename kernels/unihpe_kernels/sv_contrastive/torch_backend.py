@@ -174,9 +174,9 @@ def sample_losses(log_sums: Tensor, positives: Tensor, scale: Tensor | float) ->
 
 
 def mean_loss(sample_loss: Tensor, weights: Tensor | None, anchor_counts: Tensor | None, count: int) -> Tensor:
-    """[]. anchor_counts: as for `_inverse_total`."""
+    """[]. anchor_counts: as for `inverse_total`."""
     weighted = sample_loss if weights is None else weights.to(sample_loss.dtype) * sample_loss
-    return weighted.sum() * _inverse_total(weights, anchor_counts, count, sample_loss)
+    return weighted.sum() * inverse_total(weights, anchor_counts, count, sample_loss)
 
 
 def mean_gradients(
@@ -189,7 +189,7 @@ def mean_gradients(
     scale: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
     """What the softmax weights of every sample's anchors are multiplied with [B], and the gradient of the weights."""
-    grad = grad.to(sample_loss.dtype) * _inverse_total(weights, anchor_counts, count, sample_loss)
+    grad = grad.to(sample_loss.dtype) * inverse_total(weights, anchor_counts, count, sample_loss)
     d_weights = (sample_loss - (count if anchor_counts is None else anchor_counts) * loss).mul_(grad)
     # [B]: d loss / d (log normaliser) of each anchor of the sample
     d_logits = grad.expand_as(sample_loss) if weights is None else weights.to(sample_loss.dtype) * grad
@@ -545,17 +545,17 @@ def logit_scale(temperature: Tensor, like: Tensor) -> Tensor:
 
 
 def _sum_dtype(scale: Tensor, size: int) -> torch.dtype:
-    """float32 where the exponentials of [1, sqrt(3)] about its middle, and their sum over size^2, stay normal numbers.
-
-    That is from a temperature of 0.0055 up at size 4096; float64 then reaches down to 0.0006. A GPU is not asked.
-    """
-    if scale.device.type != "cpu":
-        return torch.float64
-    largest = scale.item() * (math.sqrt(3) - 1) / 2 + 2 * math.log2(max(size, 1))
-    return scale.dtype if largest < 120 else torch.float64
+    """float64 reaches down to a temperature of 0.0006. A GPU is not asked."""
+    return scale.dtype if scale.device.type == "cpu" and float32_holds(scale.item(), size) else torch.float64
 
 
-def _inverse_total(weights: Tensor | None, anchor_counts: Tensor | None, count: int, like: Tensor) -> Tensor | float:
+def float32_holds(scale: float, size: int) -> bool:
+    """Whether the exponentials of [1, sqrt(3)] about its middle, and their sum over size^2, stay normal numbers: from a
+    temperature of 0.0055 up at size 4096."""
+    return scale * (math.sqrt(3) - 1) / 2 + 2 * math.log2(max(size, 1)) < 120
+
+
+def inverse_total(weights: Tensor | None, anchor_counts: Tensor | None, count: int, like: Tensor) -> Tensor | float:
     """One over the total weight of all anchors; 0 where there is none. anchor_counts: [B], or None: all `count`."""
     if weights is None and anchor_counts is None:
         return 1 / (count * len(like)) if len(like) else 0.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Header = dict[str, int | float | str]
 _HEADER = 16  # numbers
-_WORDS = (*map(str, FLOATING), "paired", "all", "auto", "torch", "triton", "a tensor", "True", "False")
+_WORDS = (*map(str, FLOATING), "paired", "all", "auto", "triton", "native", "torch", "a tensor", "True", "False")
 
 
 class Wire:
