@@ -80,7 +80,7 @@ def backward(
 
 
 def _is_dense(embeddings: list[Tensor], present: Tensor | None) -> bool:
-    return present is None and len(embeddings[0]) > 0
+    return present is None and embeddings[0].shape[0] > 0
 
 
 def _scale(temperature: Tensor) -> float:

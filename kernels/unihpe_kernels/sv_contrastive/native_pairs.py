@@ -129,10 +129,15 @@ class NativePairs:
         (size, width), sizes = rows[0].shape, _block_sizes(self._count, *rows[0].shape)
         store = rows[0].new_empty(sum(sizes)) if self._kept is None else self._kept[: sum(sizes)]
         members, units, inverse_norms = store.split(sizes)
-        inverse_norms = inverse_norms if self._normalize else None
-        block = _Block(size, units.view(-1, width), inverse_norms, members if as_members else None)
+        if new and self._kept is not None:  # an output must be the same every time, also where nothing is written
+            if size % _VECTOR:
+                members.zero_()
+            if not self._normalize:
+                inverse_norms.zero_()
+        norms = inverse_norms if self._normalize else None
+        block = _Block(size, units.view(-1, width), norms, members if as_members else None)
         if new:
-            self._call("prepare_block", size, width, block.units, inverse_norms, block.members, *self._all(rows))
+            self._call("prepare_block", size, width, block.units, norms, block.members, *self._all(rows))
         return block
 
     def _finish(self, blocks: "list[_Block]", own_sums: Sequence[Tensor | None]) -> list[Tensor]:

@@ -3,8 +3,8 @@
 // Modality p of one side and q of the other have the inner products of place p < q in a table
 // [p: rows, q: COUNT - 1 - p, columns], one p after the other, so that a table of p is one matrix product and its
 // gradient two. A tile has two of them: `upper`, rows anchors and columns samples, for members that come after the
-// anchor's modality; `lower`, rows samples and columns anchors, for those that come before it. Both are read and written
-// in squares of LANES x LANES, which turns the lower ones round.
+// anchor's modality; `lower`, rows samples and columns anchors, for those that come before it. Both are read and
+// written in squares of LANES x LANES, which turns the lower ones round.
 
 #include <algorithm>
 #include <array>
@@ -315,8 +315,8 @@ void prepare_block(int64_t count, int64_t threads, int64_t samples, int64_t widt
 // [anchors] plus shift, or an anchor's place plus shift where it is null: the place of its sample among the samples, if
 // there; its score goes to positives [all anchors].
 void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int64_t anchors, int64_t samples,
-                 int64_t first_anchor, int64_t all_anchors, double scale, double middle, void* members, const int64_t* own, int64_t shift,
-                 float* sums, float* positives) {
+                 int64_t first_anchor, int64_t all_anchors, double scale, double middle, void* members,
+                 const int64_t* own, int64_t shift, float* sums, float* positives) {
     const Tables tables{upper, lower, anchors, samples};
     const Logit logit{(float)scale, (float)middle};
     const All all{first_anchor, all_anchors};
@@ -324,7 +324,8 @@ void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int
         const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
         const int64_t strips = blocks(anchors);
         in_pieces_between_torch(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
-            add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, first % strips * LANES, sums, positives);
+            const int64_t i = first % strips * LANES;
+            add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, i, sums, positives);
         });
     });
 }
