@@ -69,12 +69,13 @@ class NativePairs:
     def forward(self) -> tuple[Tensor, Tensor]:
         """log2 of the sum over every anchor's tuples [M, a] and the scores of the anchors' own tuples [a]."""
         self._make_blocks(new=True)
-        sums, positives = self._cut_rows[0][0].new_zeros(self._count + 1, self._anchors).split([self._count, 1])
+        results = self._cut_rows[0][0].new_zeros(self._count + 1, self._anchors)
+        sums, positives = results[:-1], results[-1]
         for i, j in self._pairs_of_blocks():
             tables = self._products(i, j, new=True)
             for row, column, turn in self._ways(i, j):
                 self._call("paired_sums", *_turned(tables, turn), *self._part(row, column), sums, positives)
-        return sums.log2_().add_(self._shift), positives[0]
+        return sums.log2_().add_(self._shift), positives
 
     def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
         """Gradients of the rows, None where they are the columns, and of the columns; the sum of scores times their
@@ -90,8 +91,8 @@ class NativePairs:
             block.d_units = torch.zeros_like(block.units)
         # by samples, and added up in one order whoever computed them
         sizes = [self._count * _whole(block.size) for block in self._columns]
-        totals = log_sums.new_zeros(sum(sizes), dtype=torch.float64).split(sizes)
-        own_sums = log_sums.new_zeros(sum(sizes) * _SUMS[self._count]).split([n * _SUMS[self._count] for n in sizes])
+        totals = [log_sums.new_zeros(size, dtype=torch.float64) for size in sizes]
+        own_sums = [log_sums.new_zeros(size * _SUMS[self._count]) for size in sizes]
         for i, j in self._pairs_of_blocks():
             tables, d_tables = self._products(i, j, new), self._tables("d_products", i, j)
             for d_table in d_tables:
@@ -111,7 +112,7 @@ class NativePairs:
             for d_table, side in zip(d_tables, sides, strict=False):
                 _add_gradients(d_table, *side)
         d_rows = None if self._same else self._finish(self._rows, [None] * len(self._rows))
-        return d_rows, self._finish(self._columns, own_sums), torch.cat(totals).sum()
+        return d_rows, self._finish(self._columns, own_sums), torch.stack([total.sum() for total in totals]).sum()
 
     def _cut(self, rows: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         if len(rows[0]) <= self._edge:
@@ -128,7 +129,7 @@ class NativePairs:
     def _block(self, rows: Sequence[Tensor], new: bool, as_members: bool) -> "_Block":
         (size, width), sizes = rows[0].shape, _block_sizes(self._count, *rows[0].shape)
         store = rows[0].new_empty(sum(sizes)) if self._kept is None else self._kept[: sum(sizes)]
-        members, units, inverse_norms = store.split(sizes)
+        members, units, inverse_norms = store.split_with_sizes(sizes)
         if new and self._kept is not None:  # an output must be the same every time, also where nothing is written
             if size % _VECTOR:
                 members.zero_()
@@ -215,7 +216,7 @@ class _Block:
 
     def _split(self, units: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
         """Rows of each modality, and of all that come after it."""
-        by_modality = units.split(self.size)
+        by_modality = units.view(-1, self.size, units.shape[1]).unbind()
         later = [units[n * self.size :] for n in range(1, len(by_modality) - 1)]
         return by_modality, [*later, by_modality[-1]]
 
@@ -253,7 +254,7 @@ def _parts(table: Tensor, rows: "_Block", columns: "_Block") -> list[Tensor]:
     if len(rows.by_modality) == 2:
         return [table.view(rows.size, columns.size)]
     sizes = [rows.size * len(later) for later in columns.later]
-    return [part.view(rows.size, -1) for part in table.split(sizes)]
+    return [part.view(rows.size, -1) for part in table.split_with_sizes(sizes)]
 
 
 def _turned(tables: Sequence[Tensor], turn: bool) -> tuple[Tensor, Tensor]:
