@@ -18,6 +18,9 @@ from unihpe_kernels.sv_contrastive.closed_form import TripleTile
 # "all" of 3 at 7 samples: 343 tuples, in several tiles when the tile is made small; 11 wide and 3 wide (fewer than M)
 CASES = [("all", 2, 7, 11), ("all", 3, 7, 11), ("all", 3, 5, 2)] + [("paired", m, 7, 11) for m in range(2, 9)]
 CASES += [("paired", 5, 5, 3)]
+# float64 is the torch backend's either way
+pytestmark = pytest.mark.usefixtures("cpu_backend")
+
 KINDS = [("all", 2), ("all", 3), ("paired", 2), ("paired", 3), ("paired", 4)]
 
 

@@ -13,6 +13,8 @@ from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive import scratch
 from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
 
+pytestmark = pytest.mark.usefixtures("cpu_backend")
+
 OPTIONS = [
     {"negatives": "all"},
     {"negatives": "paired"},
@@ -21,25 +23,29 @@ OPTIONS = [
 ]
 
 
-def operator_arguments(options, dtype=torch.float32, grad=True, count=3):
+def operator_arguments(options, backend, dtype=torch.float32, grad=True, count=3):
     embeddings = [e.requires_grad_(grad) for e in random_embeddings(count, 7, 5, dtype)]
     weights = options.get("weights")
     if weights is not None:
         weights = weights.clone().requires_grad_(grad)
     temperature = torch.tensor(0.1, requires_grad=grad)
-    return embeddings, temperature, weights, options.get("present"), options["negatives"], True, "torch"
+    return embeddings, temperature, weights, options.get("present"), options["negatives"], True, backend
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_opcheck(options, dtype):
-    check_operators(operator_arguments(options, dtype), operator_arguments(options, dtype, grad=False))
+def test_opcheck(options, dtype, cpu_backend):
+    backend = "torch" if dtype == torch.float64 else cpu_backend
+    check_operators(
+        operator_arguments(options, backend, dtype), operator_arguments(options, backend, dtype, grad=False)
+    )
 
 
 @pytest.mark.parametrize(("negatives", "count"), [("all", 2), ("paired", 2), ("paired", 5)])
-def test_opcheck_of_other_counts(negatives, count):
+def test_opcheck_of_other_counts(negatives, count, cpu_backend):
     options = {"negatives": negatives}
-    check_operators(operator_arguments(options, count=count), operator_arguments(options, grad=False, count=count))
+    with_grad, without = (operator_arguments(options, cpu_backend, grad=grad, count=count) for grad in (True, False))
+    check_operators(with_grad, without)
 
 
 def check_operators(arguments_with_grad, arguments):
@@ -54,6 +60,7 @@ def check_operators(arguments_with_grad, arguments):
 @pytest.mark.parametrize("autocast", [False, True])
 def test_full_graph_matches_eager(options, autocast):
     """Compiled as part of a model, with gradients of every leaf; other batch sizes must not compile again."""
+    torch._dynamo.reset()  # the same lines count as recompiled for every backend
     compiles = []
 
     def backend(graph, inputs):

@@ -1,13 +1,21 @@
 """sigma_1 and its gradient by the closed form and by the arrowhead solver, where eigenvalues meet."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unihpe_kernels import native
+from unihpe_kernels.sv_contrastive import native_triples
 from unihpe_kernels.sv_contrastive.closed_form import Operand, TripleTile
 from unihpe_kernels.sv_contrastive.scorers import ArrowheadScorer, ClosedFormScorer
 
+needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
+
+HARD = ["uniform", "of unit vectors", "small", "near double", "near aligned", "one large"]
 SIGMA_TOLERANCE = {torch.float32: 5e-7, torch.float64: 3e-15}
 # |d sigma_1 / d a| sigma_1 is the product of two entries of a unit vector, at most 1/2; two roundings on top
 RATIO_BOUND = {torch.float32: 0.5 + 2.4e-7, torch.float64: 0.5 + 4.5e-16}
@@ -34,8 +42,15 @@ def by_eigenvalues(triples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
     return sigma, torch.stack([x * y, x * z, y * z], 1) / sigma[:, None], values[:, 2] - values[:, 1]
 
 
-def check_triples(triples: torch.Tensor) -> None:
-    sigma, gradients = closed_form(triples)
+def native_closed_form(triples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `closed_form`, by C++."""
+    sigma, gradients = torch.full((len(triples),), torch.nan), torch.full((3, len(triples)), torch.nan)
+    native.call(native_triples.SOURCE, "triple_scores", triples.T.contiguous(), len(triples), sigma, gradients)
+    return sigma, gradients.T
+
+
+def check_triples(triples: torch.Tensor, method: Callable[..., Any] = closed_form) -> None:
+    sigma, gradients = method(triples)
     exact, exact_gradients, gap = by_eigenvalues(triples)
     assert (sigma.double() - exact).abs().max() <= SIGMA_TOLERANCE[triples.dtype]
     assert gradients.isfinite().all()
@@ -73,17 +88,37 @@ def spread(kind: str, count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", ["uniform", "of unit vectors", "small", "near double", "near aligned", "one large"])
+@pytest.mark.parametrize("kind", HARD)
 def test_closed_form_of_hard_triples(kind, dtype):
     check_triples(spread(kind, 200_000, torch.Generator().manual_seed(0)).to(dtype))
 
 
+@pytest.mark.parametrize("kind", HARD)
+@needs_compiler
+def test_native_closed_form_of_hard_triples(kind):
+    check_triples(spread(kind, 200_003, torch.Generator().manual_seed(0)).float(), native_closed_form)
+
+
+@needs_compiler
+def test_native_closed_form_of_next_to_nothing():
+    """Of nothing no gradient, of a NaN NaN, and neither reaches its neighbours."""
+    triples = torch.tensor([[0.0, 0.0, 0.0], [torch.nan, 0.1, 0.2], [1e-12, 2e-13, -3e-13], [1e-30, 1e-30, 1e-30]])
+    sigma, gradients = native_closed_form(triples)
+    assert torch.equal(sigma[[0, 2, 3]], torch.ones(3))
+    assert sigma[1].isnan()
+    assert torch.equal(gradients[0], torch.zeros(3))
+    assert gradients[1].isnan().all()
+    torch.testing.assert_close(gradients[2].double(), by_eigenvalues(triples[2:3] * 1e9)[1][0], rtol=1e-3, atol=0)
+    assert gradients[3].isfinite().all()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["uniform", "of unit vectors", "small", "near double", "near aligned", "one large"])
-def test_closed_form_of_ten_million_triples(kind):
+@pytest.mark.parametrize("method", [closed_form, pytest.param(native_closed_form, marks=needs_compiler)])
+@pytest.mark.parametrize("kind", HARD)
+def test_closed_form_of_ten_million_triples(kind, method):
     generator = torch.Generator().manual_seed(1)
     for _ in range(17):
-        check_triples(spread(kind, 100_000, generator).float())
+        check_triples(spread(kind, 100_000, generator).float(), method)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

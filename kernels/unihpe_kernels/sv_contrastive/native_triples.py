@@ -37,7 +37,10 @@ def forward(embeddings: list[Tensor], scale: float, normalize: bool) -> tuple[Te
     batch, width = rows[0].shape
     flat = rows[0].new_empty(saved_size(batch, width))
     saved = Saved.of(flat, batch, width)
-    norms = saved.inverse_norms if normalize else saved.inverse_norms.zero_() and None
+    norms: Tensor | None = saved.inverse_norms
+    if not normalize:
+        saved.inverse_norms.zero_()  # an output must be the same every time
+        norms = None
     call(SOURCE, "triple_units", *rows, batch, _padded(batch), width, saved.units, norms)
     torch.bmm(saved.units[:3], saved.units[2:].mT, out=saved.grams)
     log_sums, sample_loss = flat.new_empty(3, batch), flat.new_empty(batch)
