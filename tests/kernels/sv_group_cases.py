@@ -30,7 +30,7 @@ class Case:
     ring: bool = False
     even: bool = False
     sizes: tuple[int, ...] | None = None
-    backend: str = "auto"
+    backend: str = "torch"  # what a group has on a CPU, so that it rounds as one process does
 
     def split(self, ranks: int) -> tuple[int, ...]:
         return self.sizes or (EVEN if self.even else UNEVEN)[ranks]
@@ -66,8 +66,6 @@ def whole(case: Case, ranks: int) -> dict[str, Any]:
 def compute(arguments: dict[str, Any], group: Any = None, factor: float = 1) -> Result:
     """The loss and its gradients, those of factor x loss."""
     arguments = dict(arguments)
-    if group is None and arguments["backend"] == "auto":
-        arguments["backend"] = "torch"  # what a group computes with on a CPU, so that roundings are alike
     embeddings = [e.detach().requires_grad_() for e in arguments.pop("embeddings")]
     for name in ("temperature", "weights"):
         if isinstance(arguments[name], Tensor):
