@@ -1,7 +1,7 @@
 """The loss on a CPU with its inner loops in C++, in float32: the same functions as `torch_backend`.
 
-That backend does what has no C++: the masks of `present`, and temperatures so small that float32 cannot hold the
-exponentials.
+With `present` that backend forms the sets of modalities, of which the pairs are done here. It does all of triples with
+`present`, and of temperatures so small that float32 cannot hold the exponentials.
 """
 
 import torch
