@@ -30,7 +30,7 @@ class Case:
     ring: bool = False
     even: bool = False
     sizes: tuple[int, ...] | None = None
-    backend: str = "auto"
+    backend: str = "torch"  # what a group has on a CPU, so that it rounds as one process does
 
     def split(self, ranks: int) -> tuple[int, ...]:
         return self.sizes or (EVEN if self.even else UNEVEN)[ranks]

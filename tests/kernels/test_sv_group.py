@@ -218,7 +218,7 @@ def other_embeddings(count=3, width=9, dtype=torch.float64):
         ({"negatives": "all"}, "negatives must be the same .* got paired, all, paired"),
         ({"normalize": False}, "normalize must be the same .* got True, False, True"),
         ({"temperature": 0.2}, "temperature must be the same .* got a tensor, 0.2, a tensor"),
-        ({"backend": "torch"}, "backend must be the same .* got auto, torch, auto"),
+        ({"backend": "auto"}, "backend must be the same .* got torch, auto, torch"),
         (
             {"requires_grad": False, "temperature": torch.tensor(0.1, dtype=torch.float64)},
             "whether a gradient is needed must be the same",

@@ -1,13 +1,16 @@
 """The loss on a CPU with its inner loops in C++, in float32: the same functions as `torch_backend`.
 
-That backend does what has no C++, and "all" of temperatures so small that float32 cannot hold the exponentials.
+With `present` that backend forms the sets of modalities, of which the pairs are done here. It does all of triples with
+`present`, and of temperatures so small that float32 cannot hold the exponentials.
 """
 
 import torch
 from torch import Tensor
 
-from unihpe_kernels.sv_contrastive import native_triples, torch_backend
-from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
+from unihpe_kernels.native import single
+from unihpe_kernels.sv_contrastive import native_pairs, native_triples, torch_backend
+from unihpe_kernels.sv_contrastive.native_pairs import NativePairs
+from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, Pairs, TorchPairs, has_triples
 
 
 def forward(
@@ -20,25 +23,30 @@ def forward(
     learns_temperature: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `torch_backend.forward`."""
-    if not _has_triples(embeddings, present, negatives):
+    count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
+    if not _is_dense(embeddings, present) or not (triples or native_pairs.fits(count, len(embeddings[0]), scale)):
         return torch_backend.forward(
-            embeddings, temperature, weights, present, negatives, normalize, learns_temperature
+            embeddings, temperature, weights, present, negatives, normalize, learns_temperature, _ENGINE
         )
-    scale = LOG2_E / temperature.item()
-    if not _fits(scale, len(embeddings[0])):
+    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
         loss, log_sums, sample_loss, _ = _exact_forward(embeddings, temperature, weights, normalize)
         saved = log_sums.new_zeros(saved_size(embeddings, present, negatives), dtype=torch.float32)
         return loss.float(), log_sums.float(), sample_loss.float(), saved
-    log_sums, sample_loss, saved = native_triples.forward(embeddings, scale, normalize)
-    weighted = sample_loss if weights is None else weights.float() * sample_loss
-    return weighted.sum() * torch_backend.inverse_total(weights, None, 3, sample_loss), log_sums, sample_loss, saved
+    if triples:
+        log_sums, sample_loss, saved = native_triples.forward(embeddings, scale, normalize)
+    else:
+        rows = [single(embedding) for embedding in embeddings]
+        saved = rows[0].new_empty(saved_size(embeddings, present, negatives))
+        log_sums, positives = NativePairs(rows, rows, None, scale, normalize, saved).forward()
+        sample_loss = torch_backend.sample_losses(log_sums, positives, scale)
+    return torch_backend.mean_loss(sample_loss, weights, None, count), log_sums, sample_loss, saved
 
 
 def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
     """As `torch_backend.saved_size`."""
-    if _has_triples(embeddings, present, negatives):
+    if _is_dense(embeddings, present) and has_triples(len(embeddings), negatives):
         return native_triples.saved_size(*embeddings[0].shape)
-    return torch_backend.saved_size(embeddings, present, negatives)
+    return torch_backend.saved_size(embeddings, present, negatives, _ENGINE)
 
 
 def backward(
@@ -55,29 +63,41 @@ def backward(
     normalize: bool,
 ) -> list[Tensor]:
     """As `torch_backend.backward`."""
-    if not _has_triples(embeddings, present, negatives):
-        return torch_backend.backward(
-            grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved, negatives, normalize
-        )
-    scale = LOG2_E / temperature.item()
-    if not _fits(scale, len(embeddings[0])):
+    count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
+    if not _is_dense(embeddings, present) or not (triples or native_pairs.fits(count, len(embeddings[0]), scale)):
+        given = (grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved)
+        return torch_backend.backward(*given, negatives, normalize, _ENGINE)
+    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
         return _exact_backward(grad, embeddings, temperature, weights, normalize)
-    grad = grad * torch_backend.inverse_total(weights, None, 3, sample_loss)
-    d_weights = (sample_loss - 3 * loss) * grad
-    d_logits = grad.expand(len(sample_loss)) if weights is None else weights.float() * grad
-    d_score = d_logits * (scale / LOG2_E)
-    gradients, d_scores = native_triples.backward(embeddings, saved, normalisers, d_score, scale, normalize)
-    d_temperature = d_scores * (-scale / LOG2_E)
-    d_weights_dtype = sample_loss.dtype if weights is None else weights.dtype
-    return [*gradients, d_temperature.to(temperature.dtype), d_weights.to(d_weights_dtype)]
+    d_score, d_weights = torch_backend.mean_gradients(grad, loss, sample_loss, weights, None, count, scale)
+    if triples:
+        d_rows, d_scores = native_triples.backward(embeddings, saved, normalisers, d_score, scale, normalize)
+    else:
+        rows = [single(embedding) for embedding in embeddings]
+        _, d_rows, d_scores = NativePairs(rows, rows, None, scale, normalize, saved).backward(normalisers, d_score)
+    d_embeddings = [d_row.to(embedding.dtype) for d_row, embedding in zip(d_rows, embeddings, strict=True)]
+    return [*d_embeddings, torch_backend.temperature_gradient(d_scores, scale, temperature), d_weights]
 
 
-def _has_triples(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> bool:
-    return negatives == "all" and len(embeddings) == 3 and present is None and embeddings[0].shape[0] > 0
+def _is_dense(embeddings: list[Tensor], present: Tensor | None) -> bool:
+    return present is None and embeddings[0].shape[0] > 0
 
 
-def _fits(scale: float, batch: int) -> bool:
-    return torch_backend.float32_holds(scale, batch)
+def _scale(temperature: Tensor) -> float:
+    return (LOG2_E / temperature.double()).item()
+
+
+def _make_pairs(rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor, saved: Tensor) -> Pairs:
+    """Of unit rows, for a set of modalities."""
+    number = scale.item()
+    if not native_pairs.fits(len(rows), columns.shape[1], number):
+        return TorchPairs(rows, columns, own, scale, saved)
+    all_columns = columns.unbind()
+    all_rows = all_columns if rows is columns else rows.unbind()
+    return NativePairs(all_rows, all_columns, own, number, False, saved[:0])
+
+
+_ENGINE = torch_backend.Engine(_make_pairs, native_pairs.saved_size)
 
 
 def _exact_forward(

@@ -53,7 +53,7 @@ def forward(embeddings: list[Tensor], scale: float, normalize: bool) -> tuple[Te
 def backward(
     embeddings: list[Tensor], flat: Tensor, log_sums: Tensor, d_score: Tensor, scale: float, normalize: bool
 ) -> tuple[list[Tensor], Tensor]:
-    """Gradients of the embeddings, and the sum of scores times their gradient [], float64.
+    """Gradients of the embeddings in float32, and the sum of scores times their gradient [], float64.
 
     d_score [B]: what the softmax weights of a sample's anchors are multiplied with.
     """
@@ -68,7 +68,7 @@ def backward(
     gradients = [flat.new_empty(batch, width) for _ in embeddings]
     norms = saved.inverse_norms if normalize else None
     call(SOURCE, "triple_rows_gradient", saved.units, norms, left, right, batch, ld, width, *gradients)
-    return [d.to(embedding.dtype) for d, embedding in zip(gradients, embeddings, strict=True)], d_scores
+    return gradients, d_scores
 
 
 def _padded(batch: int) -> int:

@@ -8,8 +8,9 @@ On a GPU this is the fallback for what has no kernel (float64), and it synchroni
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -52,28 +53,32 @@ def forward(
     negatives: str,
     normalize: bool,
     learns_temperature: bool = True,
+    engine: "Engine | None" = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the loss [], log2 of every anchor's normaliser [M, B], the loss of every sample summed over its anchors
-    [B], and what `backward` takes over, [saved_size]. learns_temperature: False where its gradient is not wanted."""
+    [B], and what `backward` takes over, [saved_size]. learns_temperature: False where its gradient is not wanted.
+    engine: None for plain torch; the same for `saved_size` and `backward`."""
+    engine = engine or TORCH
     units, inverse_norms = unit_rows(embeddings, present, normalize)
     scale = logit_scale(temperature, units)
     count, batch, width = units.shape
     # with `present` some of it may stay unused
     new = units.new_empty if present is None else units.new_zeros
-    saved = new(saved_size(embeddings, present, negatives))
+    saved = new(saved_size(embeddings, present, negatives, engine))
     normalisers, sample_loss, anchor_counts = units.new_zeros(count, batch), units.new_zeros(batch), None
     if present is not None:
         anchor_counts = torch.zeros_like(sample_loss)
     for group in _modality_sets(present, count, batch, units.device):
-        rows, columns = _select(units, group)
-        if _has_triples(len(rows), negatives):
+        rows, columns, own = _select(units, group)
+        if has_triples(len(rows), negatives):
             triples = _TripleLoss(saved, len(rows[0]), width, scale)
             log_sums, positives = triples.forward(rows, learns_temperature)
             if group.anchors is None:
                 triples.inverse_norms.copy_(inverse_norms if inverse_norms is not None else torch.ones_like(scale))
         else:
-            log_sums, positives = paired_normalisers(rows, columns, scale), Positives(rows).scores
-        losses = torch.addcmul(log_sums, positives, scale, value=-1).sum(0).div_(LOG2_E)
+            own_saved = saved if group.anchors is None else saved[:0]
+            log_sums, positives = engine.pairs(rows, columns, own, scale, own_saved).forward()
+        losses = sample_losses(log_sums, positives, scale)
         if anchor_counts is None:
             normalisers, sample_loss = log_sums, losses
             continue
@@ -81,18 +86,18 @@ def forward(
             normalisers[modality, group.anchors] = log_sum
         sample_loss[group.anchors] = losses
         anchor_counts[group.anchors] = len(group.modalities)
-    mean = inverse_total(weights, anchor_counts, count, sample_loss)
-    weighted = sample_loss if weights is None else weights.to(sample_loss.dtype) * sample_loss
-    return weighted.sum() * mean, normalisers, sample_loss, saved
+    return mean_loss(sample_loss, weights, anchor_counts, count), normalisers, sample_loss, saved
 
 
-def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
+def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str, engine: "Engine | None" = None) -> int:
     """Elements that `forward` hands to `backward`: how many is a matter of the shapes alone."""
     batch, width = embeddings[0].shape
-    return _TripleLoss.saved_size(batch, width) if _has_triples(len(embeddings), negatives) else 0
+    if has_triples(len(embeddings), negatives):
+        return _TripleLoss.saved_size(batch, width)
+    return (engine or TORCH).saved_of_pairs(len(embeddings), batch, width) if present is None else 0
 
 
-def _has_triples(count: int, negatives: str) -> bool:
+def has_triples(count: int, negatives: str) -> bool:
     return negatives == "all" and count == 3
 
 
@@ -108,12 +113,14 @@ def backward(
     saved: Tensor,
     negatives: str,
     normalize: bool,
+    engine: "Engine | None" = None,
 ) -> list[Tensor]:
     """Gradients of the M embeddings, of the temperature and of the weights ([B], also where those are None)."""
+    engine = engine or TORCH
     count, (batch, width) = len(embeddings), embeddings[0].shape
     dense_triples = None
     scale = logit_scale(temperature, sample_loss)
-    if present is None and batch and _has_triples(count, negatives):
+    if present is None and batch and has_triples(count, negatives):
         dense_triples = _TripleLoss(saved, batch, width, scale)
         units, inverse_norms = dense_triples.units, dense_triples.inverse_norms if normalize else None
     else:
@@ -124,38 +131,30 @@ def backward(
         anchor_counts = torch.zeros_like(sample_loss)
         for group in groups:
             anchor_counts[group.anchors] = len(group.modalities)
-    grad = grad.to(sample_loss.dtype) * inverse_total(weights, anchor_counts, count, sample_loss)
-    d_weights = sample_loss - (count if anchor_counts is None else anchor_counts) * loss
-    d_weights *= grad
-    # [B]: d loss / d (log normaliser) of each anchor of the sample
-    d_logits = grad.expand(batch) if weights is None else weights.to(sample_loss.dtype) * grad
-    d_score = d_logits * (scale / LOG2_E)  # over the temperature
-
+    d_score, d_weights = mean_gradients(grad, loss, sample_loss, weights, anchor_counts, count, scale)
     if dense_triples is not None:
         d_units, d_scores = dense_triples.backward(normalisers, d_score)
     else:
         d_units = torch.zeros_like(units)
         d_scores = torch.zeros((), dtype=torch.float64, device=grad.device)  # sum of scores times their gradient
         for group in groups:
-            rows, columns = _select(units, group)
+            rows, columns, own = _select(units, group)
             anchors = slice(None) if group.anchors is None else group.anchors
             pool = slice(None) if group.pool is None else group.pool
             log_sums = normalisers[list(group.modalities)][:, anchors]
+            d_rows: Sequence[Tensor] | None
             d_columns: Sequence[Tensor] | Tensor
-            d_rows: Sequence[Tensor]
-            if _has_triples(len(rows), negatives):
+            if has_triples(len(rows), negatives):
                 triples = _TripleLoss(saved, len(rows[0]), width, scale)
+                d_rows = None
                 d_columns, d_group = triples.backward(log_sums, d_score[anchors])
-                d_rows = []
             else:
-                d_rows, d_columns, d_group = paired_backward(rows, columns, scale, log_sums, d_score[anchors])
-                positives = Positives(rows)
-                d_group -= len(rows) * torch.dot(d_score[anchors], positives.scores)
-                for d_row, d_positive in zip(d_rows, positives.backward(d_score[anchors] * -len(rows)), strict=True):
-                    d_row += d_positive
+                own_saved = saved if group.anchors is None else saved[:0]
+                pairs = engine.pairs(rows, columns, own, scale, own_saved)
+                d_rows, d_columns, d_group = pairs.backward(log_sums, d_score[anchors])
             d_scores += d_group
             for index, parts in ((pool, d_columns), (anchors, d_rows)):
-                for modality, part in zip(group.modalities, parts, strict=False):
+                for modality, part in zip(group.modalities, () if parts is None else parts, strict=False):
                     d_units[modality][index] += part
 
     dtypes = [embedding.dtype for embedding in embeddings]
@@ -166,17 +165,79 @@ def backward(
         d_units = torch.addcmul(d_units, units, along, value=-1)
         factors = zip(d_units, inverse_norms, dtypes, strict=True)
         d_embeddings = [(d_unit * inverse).to(dtype) for d_unit, inverse, dtype in factors]
-    d_temperature = -d_scores.to(scale.dtype) * (scale / LOG2_E)
-    d_weights_dtype = weights.dtype if weights is not None else sample_loss.dtype
-    return [*d_embeddings, d_temperature.to(temperature.dtype), d_weights.to(d_weights_dtype)]
+    return [*d_embeddings, temperature_gradient(d_scores, scale, temperature), d_weights]
+
+
+def sample_losses(log_sums: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:
+    """[B], from log2 of the normalisers [M, B] and the samples' own scores [B]."""
+    return (log_sums - positives * scale).sum(0).div_(LOG2_E)
+
+
+def mean_loss(sample_loss: Tensor, weights: Tensor | None, anchor_counts: Tensor | None, count: int) -> Tensor:
+    """[]. anchor_counts: as for `inverse_total`."""
+    weighted = sample_loss if weights is None else weights.to(sample_loss.dtype) * sample_loss
+    return weighted.sum() * inverse_total(weights, anchor_counts, count, sample_loss)
+
+
+def mean_gradients(
+    grad: Tensor,
+    loss: Tensor,
+    sample_loss: Tensor,
+    weights: Tensor | None,
+    anchor_counts: Tensor | None,
+    count: int,
+    scale: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """What the softmax weights of every sample's anchors are multiplied with [B], and the gradient of the weights."""
+    grad = grad.to(sample_loss.dtype) * inverse_total(weights, anchor_counts, count, sample_loss)
+    d_weights = (sample_loss - (count if anchor_counts is None else anchor_counts) * loss).mul_(grad)
+    # [B]: d loss / d (log normaliser) of each anchor of the sample
+    d_logits = grad.expand_as(sample_loss) if weights is None else weights.to(sample_loss.dtype) * grad
+    d_score = d_logits * (scale / LOG2_E)  # over the temperature
+    return d_score, d_weights if weights is None else d_weights.to(weights.dtype)
+
+
+def temperature_gradient(d_scores: Tensor, scale: Tensor | float, temperature: Tensor) -> Tensor:
+    """[], from the sum of scores times their gradient."""
+    return (d_scores * (-scale / LOG2_E)).to(temperature.dtype)
+
+
+class Pairs(Protocol):
+    """ "paired" over anchors' rows [M, a, D] and samples' columns [M, b, D], of unit length."""
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """log2 of the sum over every anchor's tuples [M, a] and the scores of the anchors' own tuples [a]."""
+
+    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[Sequence[Tensor] | None, Sequence[Tensor], Tensor]:
+        """Gradients of the rows, or None where they are the columns and so are their gradients, and of the columns; and
+        the sum of scores times their gradient. d_score [a]: as for `TripleSlab.factors`."""
+
+
+class TorchPairs:
+    def __init__(self, rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor, saved: Tensor) -> None:
+        """own [a]: the places of the rows' samples among the columns, or None where rows and columns are the same.
+        saved: what `forward` may leave for `backward`."""
+        self._rows, self._columns, self._scale, self._saved = rows.unbind(), columns.unbind(), scale, saved
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        self._saved.zero_()  # an output must be the same every time
+        return paired_normalisers(self._rows, self._columns, self._scale), Positives(self._rows).scores
+
+    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
+        d_rows, d_columns, total = paired_backward(self._rows, self._columns, self._scale, log_sums, d_score)
+        positives, count = Positives(self._rows), len(self._rows)
+        total -= count * torch.dot(d_score, positives.scores)
+        for d_row, d_positive in zip(d_rows, positives.backward(d_score * -count), strict=True):
+            d_row += d_positive
+        return d_rows, d_columns, total
 
 
 class Positives:
     """sigma_1 of each sample's own stack."""
 
-    def __init__(self, units: list[Tensor]) -> None:
+    def __init__(self, units: Sequence[Tensor]) -> None:
         self._anchor = units[0]
-        self._scorer = make_scorer(units[1:], units[0].shape[0])
+        self._scorer = make_scorer(list(units[1:]), units[0].shape[0])
         products = [(self._anchor * direction).sum(1)[None, :] for direction in self._scorer.directions]
         self.scores = self._scorer.scores(products, slice(None))[0]  # [b]
 
@@ -209,7 +270,7 @@ class _TripleLoss:
     def _sizes(size: int, width: int) -> list[int]:
         return [5 * size * width, 3 * size**2, 3 * size, TripleSlab.saved_size(size, size)]
 
-    def forward(self, units: list[Tensor], learns_temperature: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, units: Tensor, learns_temperature: bool) -> tuple[Tensor, Tensor]:
         """log2 of the sum over every anchor's tuples [3, b], and the samples' own scores [b]. units: three [b, D]."""
         x, y, z = units
         torch.stack([x, x, y, z, z], out=self._rows_of_pairs)
@@ -380,12 +441,12 @@ class TripleSlab:
         return block.diagonal().diagonal(), slice(start - self._first, stop - self._first)
 
 
-def paired_normalisers(rows: list[Tensor], columns: list[Tensor], scale: Tensor) -> Tensor:
+def paired_normalisers(rows: Sequence[Tensor], columns: Sequence[Tensor], scale: Tensor) -> Tensor:
     """log2 of the sum over every anchor's tuples: anchors are rows [a, D], the other members columns [b, D]; [M, a]."""
     wide = _pair_columns(scale.device)
     normalisers = rows[0].new_full((len(rows), len(rows[0])), -math.inf)
     for m, anchor in enumerate(rows):
-        scorer = make_scorer(columns[:m] + columns[m + 1 :], _PAIR_ROWS * wide)
+        scorer = make_scorer([*columns[:m], *columns[m + 1 :]], _PAIR_ROWS * wide)
         for j in _slices(len(columns[0]), wide):
             directions = [direction[j].T for direction in scorer.directions]
             for i in _slices(len(anchor), _PAIR_ROWS):
@@ -397,7 +458,7 @@ def paired_normalisers(rows: list[Tensor], columns: list[Tensor], scale: Tensor)
 
 
 def paired_backward(
-    rows: list[Tensor], columns: list[Tensor], scale: Tensor, normalisers: Tensor, d_score: Tensor
+    rows: Sequence[Tensor], columns: Sequence[Tensor], scale: Tensor, normalisers: Tensor, d_score: Tensor
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Gradients of the rows and of the columns, and the sum of scores times their gradient.
 
@@ -407,7 +468,7 @@ def paired_backward(
     d_rows, d_columns = ([torch.zeros_like(part) for part in parts] for parts in (rows, columns))
     d_scores = torch.zeros((), dtype=torch.float64, device=scale.device)
     for m, anchor in enumerate(rows):
-        scorer = make_scorer(columns[:m] + columns[m + 1 :], _PAIR_ROWS * wide)
+        scorer = make_scorer([*columns[:m], *columns[m + 1 :]], _PAIR_ROWS * wide)
         d_directions = [torch.zeros_like(direction) for direction in scorer.directions]
         for j in _slices(len(columns[0]), wide):
             directions = [direction[j] for direction in scorer.directions]
@@ -424,6 +485,16 @@ def paired_backward(
         for d_column, d_member in zip(others, scorer.member_gradients(d_directions), strict=True):
             d_column += d_member
     return d_rows, d_columns, d_scores
+
+
+class Engine(NamedTuple):
+    """pairs: makes `Pairs`, of the arguments of TorchPairs. saved_of_pairs: of M, B, D: what it leaves in `saved`."""
+
+    pairs: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor], Pairs]
+    saved_of_pairs: Callable[[int, int, int], int]
+
+
+TORCH = Engine(TorchPairs, lambda count, batch, width: 0)
 
 
 def unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor | None]:
@@ -456,11 +527,16 @@ def _modality_sets(present: Tensor | None, count: int, batch: int, device: torch
             yield ModalitySet(modalities, (codes == code).nonzero()[:, 0], ((codes & code) == code).nonzero()[:, 0])
 
 
-def _select(units: Tensor, group: ModalitySet) -> tuple[list[Tensor], list[Tensor]]:
-    parts = [units[m] for m in group.modalities]
-    rows = parts if group.anchors is None else [part[group.anchors] for part in parts]
-    columns = parts if group.pool is None else [part[group.pool] for part in parts]
-    return rows, columns
+def _select(units: Tensor, group: ModalitySet) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Rows of the anchors [m, a, D] and of the pool [m, b, D], and the anchors' places in the pool. Where those are the
+    same samples, that is one tensor, and None."""
+    if group.anchors is None or group.pool is None:
+        return units, units, None
+    modalities = torch.tensor(group.modalities, device=units.device)[:, None]
+    columns = units[modalities, group.pool]
+    if len(group.anchors) == len(group.pool):
+        return columns, columns, None
+    return units[modalities, group.anchors], columns, torch.searchsorted(group.pool, group.anchors)
 
 
 def logit_scale(temperature: Tensor, like: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def _loss(group: "ProcessGroup", given: Arguments) -> Tensor:
 
 
 def _pieces(backend: str) -> type[TorchPieces]:
-    if backend == "torch":
+    if backend != "triton":  # C++ is for one process alone
         return TorchPieces
     from unihpe_kernels.sv_contrastive.group.triton_pieces import TritonPieces  # not above: triton may be missing
 

@@ -1,0 +1,269 @@
+""" "paired" negatives of float32 CPU tensors: matrix products by torch, the rest in C++ (pairs.cpp).
+
+Anchors of samples I against samples J, and those of J against I, take the same inner products. So samples are cut into
+blocks, and two blocks are set against each other both ways at once. A small batch is one block, and the forward pass
+keeps all of it for the backward pass; beyond, memory is that of two blocks.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from unihpe_kernels.native import call
+from unihpe_kernels.sv_contrastive.scratch import scratch
+
+SOURCE = "sv_contrastive/pairs.cpp"
+
+# Inner products in a table: the most that the forward pass keeps; those of two blocks, which have two tables and two of
+# gradients, for the cache to hold.
+_MOST_KEPT = 2**20
+_MOST_IN_TILE = 2**18
+# Blocks are made of whole vectors of the CPU, of at most so many numbers.
+_VECTOR = 16
+# With exponents about the middle of the scores' range, exponentials and their sum are normal numbers up to this one.
+_LARGEST_EXPONENT = 120
+
+
+def fits(count: int, batch: int, scale: float) -> bool:
+    """Whether float32 holds the exponentials without a running maximum: from a temperature of 0.005 up for three
+    modalities and 1024 samples, of 0.012 up for eight."""
+    return abs(scale) * (math.sqrt(count) - 1) / 2 + math.log2(max(batch, 1)) <= _LARGEST_EXPONENT
+
+
+def saved_size(count: int, batch: int, width: int) -> int:
+    """Elements of `saved` for rows that are the columns."""
+    table = _table_size(count, batch, batch)
+    return table + sum(_block_sizes(count, batch, width)) if table <= _MOST_KEPT else 0
+
+
+class NativePairs:
+    """Anchors against samples.
+
+    rows: M tensors [a, D], float32, of the anchors. columns: M tensors [b, D], of the samples of their tuples; the same
+    sequence where those are the same samples. own [a], int64: places of the anchors' samples among the columns; None
+    where they are the same. normalize: False for rows of unit length. saved: what `forward` leaves for `backward`, of
+    `saved_size`, or of nothing.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Tensor],
+        columns: Sequence[Tensor],
+        own: Tensor | None,
+        scale: float,
+        normalize: bool,
+        saved: Tensor,
+    ) -> None:
+        self._count, self._same, self._own = len(rows), rows is columns, own
+        self._normalize, self._threads = normalize, torch.get_num_threads()
+        self._logit = scale, (1 + math.sqrt(self._count)) / 2
+        self._shift = self._logit[0] * self._logit[1]
+        self._anchors, batch = len(rows[0]), len(columns[0])
+        self._kept = saved if saved.numel() else None
+        self._edge = _edge(self._count, batch) if self._kept is None else batch
+        self._cut_columns = self._cut([column.contiguous() for column in columns])
+        self._cut_rows = self._cut_columns if self._same else self._cut([row.contiguous() for row in rows])
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """log2 of the sum over every anchor's tuples [M, a] and the scores of the anchors' own tuples [a]."""
+        self._make_blocks(new=True)
+        results = self._cut_rows[0][0].new_zeros(self._count + 1, self._anchors)
+        sums, positives = results[:-1], results[-1]
+        for i, j in self._pairs_of_blocks():
+            tables = self._products(i, j, new=True)
+            for row, column, turn in self._ways(i, j):
+                self._call("paired_sums", *_turned(tables, turn), *self._part(row, column), sums, positives)
+        return sums.log2_().add_(self._shift), positives
+
+    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
+        """Gradients of the rows, None where they are the columns, and of the columns; the sum of scores times their
+        gradient []. Those of the own tuples are among them.
+
+        d_score [a]: what the softmax weights of a sample's anchors are multiplied with.
+        """
+        new = self._kept is None
+        self._make_blocks(new)
+        factors = (self._shift - log_sums).exp2_().mul_(d_score)
+        d_score = d_score.contiguous()
+        for block in {id(block): block for block in (*self._rows, *self._columns)}.values():
+            block.d_units = torch.zeros_like(block.units)
+        # by samples, and added up in one order whoever computed them
+        sizes = [self._count * _whole(block.size) for block in self._columns]
+        totals = [log_sums.new_zeros(size, dtype=torch.float64) for size in sizes]
+        own_sums = [log_sums.new_zeros(size * _SUMS[self._count]) for size in sizes]
+        for i, j in self._pairs_of_blocks():
+            tables, d_tables = self._products(i, j, new), self._tables("d_products", i, j)
+            for d_table in d_tables:
+                d_table.zero_()
+            for row, column, turn in self._ways(i, j):
+                self._call(
+                    "paired_gradients",
+                    *_turned(tables, turn),
+                    *_turned(d_tables, turn),
+                    *self._part(row, column),
+                    own_sums[column],
+                    factors,
+                    d_score,
+                    totals[column],
+                )
+            sides = (self._rows[i], self._columns[j]), (self._columns[j], self._rows[i])
+            for d_table, side in zip(d_tables, sides, strict=False):
+                _add_gradients(d_table, *side)
+        d_rows = None if self._same else self._finish(self._rows, [None] * len(self._rows))
+        return d_rows, self._finish(self._columns, own_sums), torch.stack([total.sum() for total in totals]).sum()
+
+    def _cut(self, rows: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        if len(rows[0]) <= self._edge:
+            return [rows]
+        return list(zip(*(row.split(self._edge) for row in rows), strict=True))
+
+    def _make_blocks(self, new: bool) -> None:
+        self._columns = [self._block(rows, new, as_members=True) for rows in self._cut_columns]
+        if self._same:
+            self._rows = self._columns
+        else:
+            self._rows = [self._block(rows, new, as_members=False) for rows in self._cut_rows]
+
+    def _block(self, rows: Sequence[Tensor], new: bool, as_members: bool) -> "_Block":
+        (size, width), sizes = rows[0].shape, _block_sizes(self._count, *rows[0].shape)
+        store = rows[0].new_empty(sum(sizes)) if self._kept is None else self._kept[: sum(sizes)]
+        members, units, inverse_norms = store.split_with_sizes(sizes)
+        if new and self._kept is not None:  # an output must be the same every time, also where nothing is written
+            if size % _VECTOR:
+                members.zero_()
+            if not self._normalize:
+                inverse_norms.zero_()
+        norms = inverse_norms if self._normalize else None
+        block = _Block(size, units.view(-1, width), norms, members if as_members else None)
+        if new:
+            self._call("prepare_block", size, width, block.units, norms, block.members, *self._all(rows))
+        return block
+
+    def _finish(self, blocks: "list[_Block]", own_sums: Sequence[Tensor | None]) -> list[Tensor]:
+        """Gradients of the rows from those of the units of all blocks."""
+        units = blocks[0].units
+        d_rows = [units.new_empty(sum(block.size for block in blocks), units.shape[1]) for _ in range(self._count)]
+        for block, rows, sums in zip(blocks, self._cut(d_rows), own_sums, strict=True):
+            self._call(
+                "finish_block",
+                *rows[0].shape,
+                block.units,
+                block.inverse_norms,
+                block.members,
+                sums,
+                block.d_units,
+                *self._all(rows),
+            )
+        return d_rows
+
+    def _all(self, rows: Sequence[Tensor]) -> list[Tensor | None]:
+        """Eight, as C++ takes them."""
+        return [*rows, *[None] * (8 - len(rows))]
+
+    def _pairs_of_blocks(self) -> Iterator[tuple[int, int]]:
+        for j in range(len(self._columns)):
+            for i in range(j + 1 if self._same else len(self._rows)):
+                yield i, j
+
+    def _ways(self, i: int, j: int) -> list[tuple[int, int, bool]]:
+        """Blocks of anchors and of samples, and whether the tables change places, for what a pair of blocks is for."""
+        return [(i, j, False), (j, i, True)] if self._same and i != j else [(i, j, False)]
+
+    def _part(self, row: int, column: int) -> tuple:
+        """What the functions of pairs.cpp want to know of a block of anchors against one of samples."""
+        anchors, samples = self._rows[row], self._columns[column]
+        first = row * self._edge
+        own, shift = (None, first) if self._own is None else (self._own[first:], 0)
+        sizes = anchors.size, samples.size, first, self._anchors
+        return *sizes, *self._logit, samples.members, own, shift - column * self._edge
+
+    def _tables(self, name: str, i: int, j: int) -> Sequence[Tensor]:
+        """Work memory for the table of rows i by columns j and, unless it is the same one, of columns j by rows i."""
+        size = _table_size(self._count, self._rows[i].size, self._columns[j].size)
+        number = 1 if self._same and i == j else 2
+        units = self._columns[j].units
+        return scratch(name, (number, size), units.dtype, units.device).unbind()
+
+    def _products(self, i: int, j: int, new: bool) -> Sequence[Tensor]:
+        rows, columns = self._rows[i], self._columns[j]
+        if self._kept is None:
+            tables = self._tables("products", i, j)
+        else:
+            tables = [self._kept[-_table_size(self._count, rows.size, columns.size) :]]
+        if new:
+            for table, (left, right) in zip(tables, ((rows, columns), (columns, rows)), strict=False):
+                for part, of_left, later in zip(
+                    _parts(table, left, right), left.by_modality, right.later, strict=False
+                ):
+                    torch.mm(of_left, later.t(), out=part)
+        return tables
+
+    def _call(self, name: str, *arguments: Tensor | float | None) -> None:
+        call(SOURCE, name, self._count, self._threads, *arguments)
+
+
+class _Block:
+    """Consecutive samples."""
+
+    def __init__(self, size: int, units: Tensor, inverse_norms: Tensor | None, members: Tensor | None) -> None:
+        """units: [M n, D]. inverse_norms: [M n]; None where rows are taken to be of unit length. members: what
+        pairs.cpp holds of the samples as members of tuples; None of those that are anchors alone."""
+        self.size, self.units, self.inverse_norms, self.members = size, units, inverse_norms, members
+        self.by_modality, self.later = self._split(units)
+        self.d_units: Tensor
+
+    def _split(self, units: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
+        """Rows of each modality, and of all that come after it."""
+        by_modality = units.view(-1, self.size, units.shape[1]).unbind()
+        later = [units[n * self.size :] for n in range(1, len(by_modality) - 1)]
+        return by_modality, [*later, by_modality[-1]]
+
+    def d_split(self) -> tuple[Sequence[Tensor], list[Tensor]]:
+        return self._split(self.d_units)
+
+
+# Numbers that pairs.cpp holds of a sample and an anchor's modality: of the members, and for the gradients of their own
+# products.
+_MEMBERS = {m: 1 if m <= 3 else (m - 1) * m + 1 for m in range(2, 9)}
+_SUMS = {m: 1 if m <= 3 else (m - 1) * m // 2 for m in range(2, 9)}
+
+
+def _block_sizes(count: int, size: int, width: int) -> list[int]:
+    """First what must lie at the beginning of vectors."""
+    return [count * _MEMBERS[count] * _whole(size), count * size * width, count * size]
+
+
+def _whole(size: int) -> int:
+    return -(-size // _VECTOR) * _VECTOR
+
+
+def _edge(count: int, batch: int) -> int:
+    """Of blocks as equal as can be."""
+    most = max(_VECTOR, math.isqrt(_MOST_IN_TILE // _table_size(count, 1, 1)))
+    return _whole(math.ceil(batch / math.ceil(batch / most)))
+
+
+def _table_size(count: int, rows: int, columns: int) -> int:
+    return count * (count - 1) // 2 * rows * columns
+
+
+def _parts(table: Tensor, rows: "_Block", columns: "_Block") -> list[Tensor]:
+    """For each modality m of the rows but the last, its products [rows, (later modalities) columns]."""
+    if len(rows.by_modality) == 2:
+        return [table.view(rows.size, columns.size)]
+    sizes = [rows.size * len(later) for later in columns.later]
+    return [part.view(rows.size, -1) for part in table.split_with_sizes(sizes)]
+
+
+def _turned(tables: Sequence[Tensor], turn: bool) -> tuple[Tensor, Tensor]:
+    """The upper and the lower table, as pairs.cpp calls them."""
+    return (tables[-1], tables[0]) if turn else (tables[0], tables[-1])
+
+
+def _add_gradients(d_table: Tensor, rows: "_Block", columns: "_Block") -> None:
+    d_rows, d_later = rows.d_split()[0], columns.d_split()[1]
+    for m, part in enumerate(_parts(d_table, rows, columns)):
+        d_rows[m].addmm_(part, columns.later[m])
+        d_later[m].addmm_(part.t(), rows.by_modality[m])

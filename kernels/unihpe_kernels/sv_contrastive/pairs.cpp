@@ -1,0 +1,369 @@
+// "paired" negatives: an anchor against the other members of one sample, for tiles of anchors and samples.
+//
+// Modality p of one side and q of the other have the inner products of place p < q in a table
+// [p: rows, q: COUNT - 1 - p, columns], one p after the other, so that a table of p is one matrix product and its
+// gradient two. A tile has two of them: `upper`, rows anchors and columns samples, for members that come after the
+// anchor's modality; `lower`, rows samples and columns anchors, for those that come before it. Both are read and
+// written in squares of LANES x LANES, which turns the lower ones round.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <type_traits>
+
+#include "native/parallel.h"
+#include "sv_contrastive/members.h"
+
+namespace {
+
+constexpr float MIN_NORM = 1e-12f;
+constexpr int64_t PAIRS_PER_THREAD = 4096;
+
+int64_t blocks(int64_t count) { return (count + LANES - 1) / LANES; }
+int until(int64_t begin, int64_t end) { return int(end - begin < LANES ? end - begin : LANES); }
+
+struct Tables {
+    float *upper, *lower;
+    int64_t anchors, samples;
+};
+
+// Arrays by anchors go over those of all tiles.
+struct All {
+    int64_t first, anchors;
+
+    int64_t place(int m, int64_t i) const { return m * anchors + first + i; }
+};
+
+// Of the member at `slot` of an anchor of modality m.
+constexpr int member(int m, int slot) { return slot + (slot >= m); }
+
+struct Row {
+    float* at;
+    int64_t stride;
+};
+
+// Where modality p of `row` meets q > p of `column`, and the way to the next row.
+Row row_of(float* table, int count, int p, int q, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    const int64_t before = p * (2 * count - p - 1) / 2, stride = (count - 1 - p) * columns;
+    return {table + before * rows * columns + row * stride + (q - p - 1) * columns + column, stride};
+}
+
+// The products of up to LANES anchors of modality m, from i on, with up to LANES samples, from j on.
+template <int COUNT>
+struct Square {
+    Lanes of[COUNT - 1][LANES];  // by member and anchor, a sample in each lane; zero beyond the tile's edges
+
+    void read(const Tables& tables, int m, int64_t i, int64_t j) {
+        each(tables, m, i, j, [](Lanes* square, Row from, int rows, int columns, bool turn) {
+            if (rows < LANES || columns < LANES)
+                for (int k = 0; k < LANES; ++k) square[k] = splat(0);
+            float* flat = (float*)square;
+            for (int row = 0; row < rows; ++row, from.at += from.stride)
+                if (!turn && columns == LANES)
+                    square[row] = load(from.at);
+                else
+                    for (int column = 0; column < columns; ++column)
+                        flat[turn ? column * LANES + row : row * LANES + column] = from.at[column];
+        });
+    }
+
+    void add_to(const Tables& tables, int m, int64_t i, int64_t j) {
+        each(tables, m, i, j, [](Lanes* square, Row to, int rows, int columns, bool turn) {
+            const float* flat = (const float*)square;
+            for (int row = 0; row < rows; ++row, to.at += to.stride)
+                if (!turn && columns == LANES)
+                    store(to.at, load(to.at) + square[row]);
+                else
+                    for (int column = 0; column < columns; ++column)
+                        to.at[column] += flat[turn ? column * LANES + row : row * LANES + column];
+        });
+    }
+
+   private:
+    template <class Work>
+    void each(const Tables& tables, int m, int64_t i, int64_t j, Work work) {
+        const int rows = until(i, tables.anchors), columns = until(j, tables.samples);
+        for (int slot = 0; slot < COUNT - 1; ++slot) {
+            const int other = member(m, slot);
+            if (other > m)
+                work(of[slot], row_of(tables.upper, COUNT, m, other, i, tables.anchors, j, tables.samples), rows,
+                     columns, false);
+            else
+                work(of[slot], row_of(tables.lower, COUNT, other, m, j, tables.samples, i, tables.anchors), columns,
+                     rows, true);
+        }
+    }
+};
+
+// What is held for LANES samples at a time, by the modality m of the anchors: their members, and the sums for the
+// gradients of the members' own products.
+template <int COUNT>
+struct Held {
+    using Of = Members<COUNT - 1>;
+    using Sums = Lanes[Of::SUMS];
+
+    Of* const members;
+    Sums* const sums;
+    const int64_t samples;
+
+    Of& of(int m, int64_t j) const { return members[m * blocks(samples) + j / LANES]; }
+    Sums& sums_of(int m, int64_t j) const { return sums[m * blocks(samples) + j / LANES]; }
+};
+
+template <int COUNT>
+Lanes products(const Lanes (&square)[COUNT - 1][LANES], int row, Lanes (&out)[COUNT - 1]) {
+    for (int slot = 0; slot < COUNT - 1; ++slot) out[slot] = square[slot][row];
+    return out[0];
+}
+
+struct Logit {
+    float scale, middle;  // score -> logit to base 2; the middle of the scores' range
+
+    Lanes exp(Lanes sigma) const { return exp2((sigma - middle) * scale); }
+};
+
+inline Bits counted() {
+    Bits lanes;
+    for (int lane = 0; lane < LANES; ++lane) lanes[lane] = lane;
+    return lanes;
+}
+
+inline Lanes first_lanes(Lanes x, int count) { return counted() < count ? x : splat(0); }
+
+// work(std::integral_constant of count)
+template <class Work>
+void with_count(int64_t count, Work work) {
+    switch (count) {
+        case 2: return work(std::integral_constant<int, 2>());
+        case 3: return work(std::integral_constant<int, 3>());
+        case 4: return work(std::integral_constant<int, 4>());
+        case 5: return work(std::integral_constant<int, 5>());
+        case 6: return work(std::integral_constant<int, 6>());
+        case 7: return work(std::integral_constant<int, 7>());
+        case 8: return work(std::integral_constant<int, 8>());
+    }
+}
+
+int64_t enough(int64_t threads, int64_t pairs) { return std::min(threads, 1 + pairs / PAIRS_PER_THREAD); }
+
+float dot(const float* a, const float* b, int64_t width) {
+    Lanes sums = splat(0);
+    int64_t k = 0;
+    for (; k + LANES <= width; k += LANES) sums += load(a + k) * load(b + k);
+    float total = sum(sums);
+    for (; k < width; ++k) total += a[k] * b[k];
+    return total;
+}
+
+struct Stack {
+    float* units;          // [COUNT, samples, width]
+    float* inverse_norms;  // [COUNT, samples], or null for rows that are taken to be of unit length
+    int64_t samples, width;
+
+    float* row(int m, int64_t j) const { return units + (m * samples + j) * width; }
+};
+
+void normalise(const Stack& stack, int m, int64_t j, const float* from) {
+    float* const to = stack.row(m, j);
+    float inverse = 1;
+    if (stack.inverse_norms) {
+        const float norm = std::sqrt(dot(from, from, stack.width));
+        inverse = norm < MIN_NORM ? 0 : 1 / norm;
+        stack.inverse_norms[m * stack.samples + j] = inverse;
+    }
+    for (int64_t k = 0; k < stack.width; ++k) to[k] = from[k] * inverse;
+}
+
+template <int COUNT>
+void prepare(const Stack& stack, const Held<COUNT>& held, int64_t j) {
+    Lanes inner[COUNT][COUNT];
+    for (int p = 0; p < COUNT; ++p)
+        for (int q = 0; q <= p; ++q) inner[p][q] = inner[q][p] = splat(p == q);
+    for (int lane = 0; lane < until(j, stack.samples); ++lane)
+        for (int p = 0; p < COUNT - 1; ++p)
+            for (int q = p + 1; q < COUNT; ++q)
+                inner[p][q][lane] = inner[q][p][lane] =
+                    dot(stack.row(p, j + lane), stack.row(q, j + lane), stack.width);
+    for (int m = 0; m < COUNT; ++m) {
+        Lanes gram[COUNT - 1][COUNT - 1];
+        for (int s = 0; s < COUNT - 1; ++s)
+            for (int t = 0; t < COUNT - 1; ++t) gram[s][t] = inner[member(m, s)][member(m, t)];
+        held.of(m, j) = Members<COUNT - 1>(gram);
+    }
+}
+
+struct Own {
+    const int64_t* of;  // or null for anchors that are the samples
+    int64_t shift;
+
+    // The place of anchor i's sample among LANES samples from j on, or some number beyond.
+    uint64_t place(int64_t i, int64_t j) const { return (of ? of[i] : i) + shift - j; }
+};
+
+template <int COUNT>
+void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held, const All& all, const Own& own,
+              int m, int64_t i, float* sums, float* positives) {
+    const int anchors = until(i, tables.anchors);
+    Lanes totals[LANES] = {};
+    for (int64_t j = 0; j < tables.samples; j += LANES) {
+        const auto members = held.of(m, j);
+        Square<COUNT> square;
+        square.read(tables, m, i, j);
+        const int inside = until(j, tables.samples);
+        for (int row = 0; row < anchors; ++row) {
+            Lanes s[COUNT - 1];
+            for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
+            const Lanes sigma = Pair<COUNT - 1>(s, members).sigma, exp = logit.exp(sigma);
+            totals[row] += inside < LANES ? first_lanes(exp, inside) : exp;
+            const uint64_t place = own.place(i + row, j);
+            if (m == 0 && place < (uint64_t)inside) positives[all.place(0, i + row)] = sigma[place];
+        }
+    }
+    for (int row = 0; row < anchors; ++row) sums[all.place(m, i + row)] += sum(totals[row]);
+}
+
+template <int COUNT>
+double add_gradients(const Tables& tables, const Tables& d_tables, const Logit& logit, const Held<COUNT>& held,
+                     const All& all, const Own& own, int m, int64_t j, const float* factors,
+                     const float* d_score) {
+    const auto members = held.of(m, j);
+    typename Held<COUNT>::Sums sums = {};
+    const int inside = until(j, tables.samples);
+    double total = 0;
+    for (int64_t i = 0; i < tables.anchors; i += LANES) {
+        Square<COUNT> square;
+        square.read(tables, m, i, j);
+        Lanes scores = splat(0);
+        for (int row = 0; row < until(i, tables.anchors); ++row) {
+            Lanes s[COUNT - 1], d_s[COUNT - 1];
+            for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
+            const Pair<COUNT - 1> pair(s, members);
+            Lanes weight = logit.exp(pair.sigma) * factors[all.place(m, i + row)];
+            if (inside < LANES) weight = first_lanes(weight, inside);
+            const uint64_t place = own.place(i + row, j);
+            if (place < (uint64_t)inside) weight[place] -= d_score[all.place(0, i + row)];
+            scores += weight * pair.sigma;
+            pair.gradient(weight, members, d_s, sums);
+            for (int slot = 0; slot < COUNT - 1; ++slot) square.of[slot][row] = d_s[slot];
+        }
+        square.add_to(d_tables, m, i, j);
+        total += sum(scores);
+    }
+    for (int entry = 0; entry < Members<COUNT - 1>::SUMS; ++entry) held.sums_of(m, j)[entry] += sums[entry];
+    return total;
+}
+
+// Gradients of the samples' own products, and through the normalisation.
+template <int COUNT>
+void finish(const Stack& stack, const Held<COUNT>& held, int64_t j, float* d_units, float* const* d_rows) {
+    Lanes inner[COUNT][COUNT] = {};
+    for (int m = 0; m < COUNT && held.members; ++m) {
+        Lanes own[Members<COUNT - 1>::SUMS];
+        held.of(m, j).of_own(held.sums_of(m, j), own);
+        const Lanes* next = own;
+        for (int s = 0; s < COUNT - 2; ++s)
+            for (int t = s + 1; t < COUNT - 1; ++t, ++next) {
+                inner[member(m, s)][member(m, t)] += *next;
+                inner[member(m, t)][member(m, s)] += *next;
+            }
+    }
+    const int64_t width = stack.width;
+    for (int lane = 0; lane < until(j, stack.samples); ++lane)
+        for (int p = 0; p < COUNT; ++p) {
+            float* const d_unit = d_units + (p * stack.samples + j + lane) * width;
+            for (int q = 0; q < COUNT && COUNT > 2 && held.members; ++q) {
+                if (q == p) continue;
+                const float factor = inner[p][q][lane], *const other = stack.row(q, j + lane);
+                for (int64_t k = 0; k < width; ++k) d_unit[k] += factor * other[k];
+            }
+            const float* const unit = stack.row(p, j + lane);
+            float along = 0, inverse = 1;
+            if (stack.inverse_norms) {
+                along = dot(unit, d_unit, width);
+                inverse = stack.inverse_norms[p * stack.samples + j + lane];
+            }
+            float* const d_row = d_rows[p] + (j + lane) * width;
+            for (int64_t k = 0; k < width; ++k) d_row[k] = (d_unit[k] - along * unit[k]) * inverse;
+        }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Of `count` arrays [samples, width] at `rows`: units [count, samples, width] of length 1 and inverse_norms
+// [count, samples], or null for rows that are taken as they are; and, if not null, what `Held` has of them.
+void prepare_block(int64_t count, int64_t threads, int64_t samples, int64_t width, float* units,
+                   float* inverse_norms, void* members, const float* row_0, const float* row_1, const float* row_2,
+                   const float* row_3, const float* row_4, const float* row_5, const float* row_6,
+                   const float* row_7) {
+    const std::array<const float*, 8> rows{row_0, row_1, row_2, row_3, row_4, row_5, row_6, row_7};
+    const Stack stack{units, inverse_norms, samples, width};
+    with_count(count, [&](auto c) {
+        const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
+        in_pieces_between_torch(blocks(samples), 1, enough(threads, samples * width), [=](int64_t block, int64_t) {
+            const int64_t first = block * LANES;
+            for (int m = 0; m < c; ++m)
+                for (int64_t j = first; j < first + until(first, samples); ++j)
+                    normalise(stack, m, j, rows[m] + j * width);
+            if (members) prepare<c>(stack, held, first);
+        });
+    });
+}
+
+// Adds every anchor's exponentials to sums [count, all anchors], of which the tile's come after first_anchor. own
+// [anchors] plus shift, or an anchor's place plus shift where it is null: the place of its sample among the samples, if
+// there; its score goes to positives [all anchors].
+void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int64_t anchors, int64_t samples,
+                 int64_t first_anchor, int64_t all_anchors, double scale, double middle, void* members,
+                 const int64_t* own, int64_t shift, float* sums, float* positives) {
+    const Tables tables{upper, lower, anchors, samples};
+    const Logit logit{(float)scale, (float)middle};
+    const All all{first_anchor, all_anchors};
+    with_count(count, [&](auto c) {
+        const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
+        const int64_t strips = blocks(anchors);
+        in_pieces_between_torch(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
+            const int64_t i = first % strips * LANES;
+            add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, i, sums, positives);
+        });
+    });
+}
+
+// Adds the gradients of the tables to d_upper and d_lower, which may be one, and those of the members' own products to
+// `own_sums`. factors [count, all anchors]: what the exponentials are multiplied with. d_score [all anchors]: what is
+// taken off at the own samples. totals [count, blocks of samples]: sums of scores times their gradient, added to.
+void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower, float* d_upper, float* d_lower,
+                      int64_t anchors, int64_t samples, int64_t first_anchor, int64_t all_anchors, double scale,
+                      double middle, void* members, const int64_t* own, int64_t shift, void* own_sums,
+                      const float* factors, const float* d_score, double* totals) {
+    const Tables tables{upper, lower, anchors, samples}, d_tables{d_upper, d_lower, anchors, samples};
+    const Logit logit{(float)scale, (float)middle};
+    const All all{first_anchor, all_anchors};
+    with_count(count, [&](auto c) {
+        const Held<c> held{(typename Held<c>::Of*)members, (typename Held<c>::Sums*)own_sums, samples};
+        const int64_t parts = blocks(samples);
+        // one modality after the other: in one table two anchors' modalities meet
+        for (int m = 0; m < c; ++m)
+            in_pieces_between_torch(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
+                totals[m * parts + first] += add_gradients<c>(tables, d_tables, logit, held, all, {own, shift}, m,
+                                                              first * LANES, factors, d_score);
+            });
+    });
+}
+
+// d_rows: `count` arrays [samples, width] for the gradients of `prepare_block`'s rows, from those of the units, which
+// are overwritten, and own_sums. members: null, and own_sums, of those that are members of no tuple.
+void finish_block(int64_t count, int64_t threads, int64_t samples, int64_t width, float* units, float* inverse_norms,
+                  void* members, void* own_sums, float* d_units, float* row_0, float* row_1, float* row_2,
+                  float* row_3, float* row_4, float* row_5, float* row_6, float* row_7) {
+    const std::array<float*, 8> d_rows{row_0, row_1, row_2, row_3, row_4, row_5, row_6, row_7};
+    const Stack stack{units, inverse_norms, samples, width};
+    with_count(count, [&](auto c) {
+        const Held<c> held{(typename Held<c>::Of*)members, (typename Held<c>::Sums*)own_sums, samples};
+        in_pieces_between_torch(blocks(samples), 1, enough(threads, samples * width),
+                  [=](int64_t block, int64_t) { finish<c>(stack, held, block * LANES, d_units, d_rows.data()); });
+    });
+}
+
+}  // extern "C"
