@@ -1,7 +1,7 @@
 """C++ for CPU tensors, compiled at its first use, as Triton compiles for a GPU.
 
 A source file stands beside the operation that it is for; what they share is in this folder. It is compiled for this CPU
-into a library of C functions that take addresses, in a second or two, once: the library stays in the user's cache
+into a library of C functions that take addresses, in a few seconds, once: the library stays in the user's cache
 (`XDG_CACHE_HOME`, else ~/.cache, in `unihpe_kernels`) under a name that changes with the source, the compiler and the
 CPU. The environment's `UNIHPE_KERNELS_CXX` names the compiler, and empty forbids one; else CXX, c++, g++ or clang++ is
 taken. Without a compiler the torch backend does the work.

@@ -13,10 +13,10 @@
 
 #include "native/parallel.h"
 #include "sv_contrastive/members.h"
+#include "sv_contrastive/rows.h"
 
 namespace {
 
-constexpr float MIN_NORM = 1e-12f;
 constexpr int64_t PAIRS_PER_THREAD = 4096;
 
 int64_t blocks(int64_t count) { return (count + LANES - 1) / LANES; }
@@ -146,15 +146,6 @@ void with_count(int64_t count, Work work) {
 
 int64_t enough(int64_t threads, int64_t pairs) { return std::min(threads, 1 + pairs / PAIRS_PER_THREAD); }
 
-float dot(const float* a, const float* b, int64_t width) {
-    Lanes sums = splat(0);
-    int64_t k = 0;
-    for (; k + LANES <= width; k += LANES) sums += load(a + k) * load(b + k);
-    float total = sum(sums);
-    for (; k < width; ++k) total += a[k] * b[k];
-    return total;
-}
-
 struct Stack {
     float* units;          // [COUNT, samples, width]
     float* inverse_norms;  // [COUNT, samples], or null for rows that are taken to be of unit length
@@ -164,14 +155,10 @@ struct Stack {
 };
 
 void normalise(const Stack& stack, int m, int64_t j, const float* from) {
-    float* const to = stack.row(m, j);
-    float inverse = 1;
-    if (stack.inverse_norms) {
-        const float norm = std::sqrt(dot(from, from, stack.width));
-        inverse = norm < MIN_NORM ? 0 : 1 / norm;
-        stack.inverse_norms[m * stack.samples + j] = inverse;
-    }
-    for (int64_t k = 0; k < stack.width; ++k) to[k] = from[k] * inverse;
+    if (stack.inverse_norms)
+        stack.inverse_norms[m * stack.samples + j] = to_unit(from, stack.width, stack.row(m, j));
+    else
+        std::copy(from, from + stack.width, stack.row(m, j));
 }
 
 template <int COUNT>

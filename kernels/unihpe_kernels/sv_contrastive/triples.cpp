@@ -9,11 +9,11 @@
 
 #include "native/parallel.h"
 #include "sv_contrastive/closed_form.h"
+#include "sv_contrastive/rows.h"
 
 namespace {
 
 constexpr float MIDDLE = 1.3660254f;
-constexpr float MIN_NORM = 1e-12f;
 constexpr int64_t MIDDLE_ROWS = 128;  // j whose part of a column of c, and of sums, the innermost cache holds
 
 struct Grams {
@@ -41,15 +41,6 @@ struct Logits {
 // Of threads: no more than the work is worth.
 int64_t enough(int64_t threads, int64_t n) { return std::min(threads, 1 + n * n * n / 16384); }
 
-float dot(const float* a, const float* b, int64_t width) {
-    Lanes total{};
-    int64_t d = 0;
-    for (; d + LANES <= width; d += LANES) total += load(a + d) * load(b + d);
-    float rest = 0;
-    for (; d < width; ++d) rest += a[d] * b[d];
-    return sum(total) + rest;
-}
-
 template <class Use>
 void own_triples(const Grams& grams, Use use) {
     for (int64_t first = 0; first < grams.n; first += LANES) {
@@ -76,13 +67,10 @@ void triple_units(const float* x, const float* y, const float* z, int64_t n, int
         float* const out = units + (modality + 1) * ld * width;
         for (int64_t i = 0; i < n; ++i) {
             const float* const row = all_rows[modality] + i * width;
-            float inverse = 1;
-            if (inverse_norms) {
-                const float norm = std::sqrt(dot(row, row, width));
-                inverse = norm < MIN_NORM ? 0 : 1 / norm;
-                inverse_norms[modality * n + i] = inverse;
-            }
-            for (int64_t d = 0; d < width; ++d) out[i * width + d] = row[d] * inverse;
+            if (inverse_norms)
+                inverse_norms[modality * n + i] = to_unit(row, width, out + i * width);
+            else
+                std::copy(row, row + width, out + i * width);
         }
         std::fill(out + n * width, out + ld * width, 0.0f);
     }
