@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train test test-plain test-interpreted test-compiled fuzz lint bench gpu clean install
+.PHONY: train test test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -36,6 +36,11 @@ test-interpreted: $(STAMP)
 # in this order: the second finds compiled what the first has
 test-compiled: $(STAMP)
 	$(BIN)/python -m pytest $(COMPILED)
+
+# every variant of every kernel for every architecture that its settings are for
+compile: export COMPILE := all
+compile: $(STAMP)
+	$(BIN)/python -m pytest tests/kernels/test_compile.py
 
 # readers of other people's files against mutated ones
 fuzz: export FUZZ ?= 10000

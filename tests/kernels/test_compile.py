@@ -1,4 +1,7 @@
-"""Every kernel compiles for four architectures, as it would be launched; no GPU is needed."""
+"""Every kernel compiles for four architectures, as it would be launched; no GPU is needed.
+
+Variants that take long are compiled for some of them, unless the environment has COMPILE=all.
+"""
 
 import json
 import os
@@ -40,7 +43,9 @@ def compile(job):
     return f"{variant.name}, {name}", {**used, **budget}
 
 # the longest stand last there: they should not be what the others have long ended before
-jobs = [(number, name) for number, variant in enumerate(VARIANTS) for name in variant.targets][::-1]
+everything = os.environ.get("COMPILE") == "all"
+chosen = [variant.targets if everything else variant.tested or variant.targets for variant in VARIANTS]
+jobs = [(number, name) for number, names in enumerate(chosen) for name in names][::-1]
 with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
     found = dict(pool.imap_unordered(compile, jobs))
 launched = set()
@@ -50,8 +55,8 @@ for module in pkgutil.walk_packages(unihpe_kernels.__path__, "unihpe_kernels."):
         if "tl.store" in source and not value.fn.__name__.startswith("store_"):  # the others are helpers
             launched.add(f"{value.fn.__module__}.{value.fn.__name__}")
 listed = {name: set() for name in launched}
-for variant in VARIANTS:
-    listed.setdefault(f"{variant.kernel.fn.__module__}.{variant.kernel.fn.__name__}", set()).update(variant.targets)
+for variant, names in zip(VARIANTS, chosen, strict=True):
+    listed.setdefault(f"{variant.kernel.fn.__module__}.{variant.kernel.fn.__name__}", set()).update(names)
 missing = {name: sorted(targets.keys() - on) for name, on in listed.items() if targets.keys() - on}
 print(json.dumps({"found": found, "missing": missing}))
 """
