@@ -2,11 +2,14 @@
 
 import importlib.metadata
 import platform
+import shlex
 
 import torch
 
 from unihpe_fast.config import RunConfig
 from unihpe_fast.engine.runtime import choose_runtime, compiler_missing
+from unihpe_kernels import native
+from unihpe_kernels.checks import NATIVE_SOURCES
 
 PACKAGES = (
     "unihpe-fast", "torch", "triton", "numpy", "timm", "h5py", "safetensors", "opencv-python-headless",
@@ -24,6 +27,8 @@ def describe() -> dict[str, str]:
             rows[name] = "not installed"
     rows["cpu"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     rows["C++ for torch.compile"] = compiler_missing() or "found"
+    sources = {source for files in NATIVE_SOURCES.values() for source in files}
+    rows["C++ for the kernels"] = native.obstacle(*sources) or f"compiled by {shlex.join(native.compiler() or ())}"
     rows["CUDA"] = torch.version.cuda or "torch built without"
     for index in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(index)
