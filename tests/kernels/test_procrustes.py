@@ -94,15 +94,26 @@ def test_all_of_an_alignment(dtype, weighted, scale):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_an_alignment_is_differentiated_where_that_is_wanted(weighted):
     pred, target = pose_pairs(20)
-    weights = torch.rand(20, 17, generator=generator(3), dtype=torch.float64) if weighted else None
+    weights = None
+    if weighted:
+        weights = torch.rand(20, 17, generator=generator(3), dtype=torch.float64)
+        weights[:, 4] = 0
+        pred[:, 4] = torch.nan
     plain = align(pred, target, weights=weights)
     pred.requires_grad_()
     recorded = align(pred, target, weights=weights)
     for part, same in zip((*recorded.similarity, *recorded[1:]), (*plain.similarity, *plain[1:]), strict=True):
-        torch.testing.assert_close(part, same)
+        torch.testing.assert_close(part, same, equal_nan=True)
     (got,) = torch.autograd.grad(recorded.error.sum(), pred)
     (expected,) = torch.autograd.grad(pa_mpjpe(pred, target, weights=weights).sum(), pred)
+    assert torch.isfinite(got).all()
     torch.testing.assert_close(got, expected)
+
+
+def test_a_perfect_alignment_has_no_gradient():
+    pred = GENERIC.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(align(pred, GENERIC).error.sum(), pred)
+    assert torch.equal(gradient, torch.zeros_like(pred))
 
 
 def test_no_perturbation_beats_the_optimum():
@@ -178,6 +189,12 @@ def test_target_without_variance(offset):
 def test_both_without_variance():
     points = torch.full((2, 17, 3), 3.0)
     assert torch.equal(pa_mpjpe(points, -points), torch.zeros(2))
+
+
+def test_the_rotation_of_a_prediction_without_variance_is_none_whatever_the_signs():
+    pred = torch.randn(200, 1, 3, generator=generator(0)).expand(200, 17, 3)
+    rotation = procrustes(pred, random_poses(200, seed=1).float()).rotation
+    assert torch.equal(rotation, torch.eye(3).expand(200, 3, 3))
 
 
 def test_one_joint():

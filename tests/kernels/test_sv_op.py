@@ -228,3 +228,22 @@ def test_bad_arguments_are_named(error, message, arguments):
     options = {"embeddings": good(), **arguments()}
     with pytest.raises(error, match=message):
         singular_value_contrastive_loss(options.pop("embeddings"), **options)
+
+
+@pytest.mark.parametrize(("count", "negatives"), [(2, "paired"), (3, "paired"), (5, "paired"), (3, "all")])
+def test_saved_tensors_may_come_back_at_any_address(count, negatives):
+    def pack(tensor):
+        return tensor.shape, tensor.dtype, tensor.numpy().tobytes()
+
+    def unpack(packed):
+        shape, dtype, content = packed
+        apart = torch.frombuffer(bytearray(4) + bytearray(content), dtype=torch.uint8)  # not where vectors begin
+        return apart[4:].view(dtype).view(shape) if content else torch.empty(shape, dtype=dtype)
+
+    embeddings = [e.requires_grad_() for e in random_embeddings(count, 40, 16, torch.float32)]
+    expected = torch.autograd.grad(singular_value_contrastive_loss(embeddings, negatives=negatives), embeddings)
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        loss = singular_value_contrastive_loss(embeddings, negatives=negatives)
+        got = torch.autograd.grad(loss, embeddings)
+    for gradient, want in zip(got, expected, strict=True):
+        assert torch.equal(gradient, want)

@@ -1,5 +1,5 @@
-// Work on threads of its own: what torch's threads do meanwhile does not matter, and none outlives the call, so that
-// a process may fork at any time.
+// Work on several threads: on some of its own, of which none outlives the call, so that the process may fork; or on those
+// of torch.
 #pragma once
 
 #include <dlfcn.h>

@@ -39,7 +39,7 @@ def procrustes(
 
     Where the optimum is not unique (collinear poses, a single joint) one of the optima is returned, finite. A
     prediction without variance, which means within rounding of its coordinates, gets R = I, s = 1; a target without
-    variance gets R = I, s = 0, both to rounding. All weights 0 give the identity. In float32 the spread of a pose
+    variance gets s = 0 to rounding, and some rotation. All weights 0 give the identity. In float32 the spread of a pose
     should lie between 1e-15 and 1e15, as squares are summed.
 
     Differentiable in pred and target, not in weights. The gradient divides by sums of singular values of the covariance
@@ -85,7 +85,8 @@ def align(
     """All that is to be known of the alignment by `procrustes`, for scores: the poses are read once.
 
     The errors are those of `pa_mpjpe`, joint by joint. A joint of weight 0 is aligned with the others but has the error
-    0. Where a gradient is recorded, it is the same from `procrustes` and plain torch.
+    0, and its place has no gradient. Where gradients are recorded, `procrustes` and plain torch do it, and the error of
+    a joint that is below rounding is 0.
 
     Args, Raises: as for `procrustes`.
 
@@ -95,18 +96,32 @@ def align(
     """
     batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
     if torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad):
-        similarity = procrustes(pred, target, weights=weights, scale=scale, backend=backend)
-        aligned = similarity.apply(pred)
-        w = aligned.new_ones(()).expand(pred.shape[:-1]) if weights is None else weights.to(aligned.dtype).clamp_min(0)
-        residual = (aligned - target).masked_fill((w == 0)[..., None], 0)
-        joint_errors = torch.linalg.vector_norm(residual, dim=-1)
-        return Alignment(similarity, aligned, joint_errors, _weighted_mean(joint_errors, w))
+        return _recorded_alignment(
+            pred, target, weights, procrustes(pred, target, weights=weights, scale=scale, backend=backend)
+        )
     resolved = check_backend(backend, _widest(flat_pred, flat_target, flat_weights), "procrustes")
     found = op.align(flat_pred, flat_target, flat_weights, bool(scale), resolved)
     rotation, size, translation, aligned, joint_errors, error = (
         part.reshape((*batch, *part.shape[1:])) for part in found
     )
     return Alignment(Similarity(rotation, size, translation), aligned, joint_errors, error)
+
+
+def _recorded_alignment(pred: Tensor, target: Tensor, weights: Tensor | None, similarity: Similarity) -> Alignment:
+    """`align` by operations that torch differentiates."""
+    dtype = similarity.scale.dtype
+    w = similarity.scale.new_ones(()).expand(pred.shape[:-1]) if weights is None else weights.to(dtype).clamp_min(0)
+    missing = (w == 0)[..., None]  # their gradient of 0 times a NaN would spoil those of the similarity
+    aligned = similarity.apply(pred.masked_fill(missing, 0))
+    wanted = target.to(dtype).masked_fill(missing, 0)
+    residual = (aligned - wanted).masked_fill(missing, 0)
+    # as in `pa_mpjpe`, a residual below rounding of the coordinates has no direction
+    size = wanted.detach().square().sum(-1, keepdim=True).mean(-2, keepdim=True).sqrt()
+    rounding = torch.linalg.vector_norm(residual.detach(), dim=-1, keepdim=True) <= 16 * torch.finfo(dtype).eps * size
+    joint_errors = torch.linalg.vector_norm(residual.masked_fill(rounding, 0), dim=-1)
+    if weights is not None:
+        aligned = torch.where(missing, similarity.apply(pred).detach(), aligned)
+    return Alignment(similarity, aligned, joint_errors, _weighted_mean(joint_errors, w))
 
 
 def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, backend: Backend = "auto") -> Tensor:

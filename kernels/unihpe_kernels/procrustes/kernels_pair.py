@@ -150,7 +150,8 @@ def moments(x, y, w, x_mean, total, SHAPE: tl.constexpr):
     live = tl.where(variance > square * total * (8 * _EPS * 8 * _EPS), 1.0, 0.0)
     sums = ()
     for i in tl.static_range(9):
-        sums = sums + (over_joints(k[i], SHAPE) * live,)  # a product: NaN stays
+        # a product: NaN stays; a sum: no -0, of which the rotation would not be I
+        sums = sums + (over_joints(k[i], SHAPE) * live + 0.0,)
     return sums, live / (variance + (1 - live))
 
 

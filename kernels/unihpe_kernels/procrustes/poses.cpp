@@ -101,7 +101,7 @@ struct Pair {
         const Lanes rounding = dot(x_mean, x_mean) * total * (64 * EPS * EPS);
         const Lanes live = variance > rounding ? splat(1) : Lanes{};
         inverse_variance = live / (variance + (1.0f - live));
-        k = k * live;
+        k = k * live + Matrix{};  // a product: NaN stays; a sum: no -0, of which the rotation would not be I
     }
 
     Change through_alignment(const Matrix& r, Lanes s, Vector d_turn, Lanes d_scale) const {

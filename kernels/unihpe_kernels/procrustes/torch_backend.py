@@ -170,7 +170,7 @@ def _pair(pred: Tensor, target: Tensor, weights: Tensor | None, part: slice) -> 
     # coordinates of equal joints differ from their mean by its rounding
     rounding = dot(x_mean, x_mean).mul_(total).mul_((8 * torch.finfo(dtype).eps) ** 2)
     live = (variance > rounding).to(dtype)
-    return _Pair(x, y, x_mean, y_mean, w, total, live / (variance + (1 - live)), outer_sum(y, wx).mul_(live))
+    return _Pair(x, y, x_mean, y_mean, w, total, live / (variance + (1 - live)), outer_sum(y, wx).mul_(live).add_(0))
 
 
 def _align(pair: _Pair, scaled: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,7 +4,7 @@
 #include "small_linalg/vectors.h"
 
 // A V = U S. v, u: right-handed and orthonormal, u to rounding whatever A is. s: s.x >= s.y >= |s.z| to rounding;
-// s.z < 0 where det A < 0. A zero matrix has u = v = I.
+// s.z < 0 where det A < 0. A matrix of +0 has u = v = I.
 struct Frame {
     Matrix v, u;
     Vector s;

@@ -59,8 +59,8 @@ def singular_value_contrastive_loss(
         embeddings: M tensors [B, D], any strides; float32, float64, bfloat16 or float16, unlike ones are promoted.
         temperature: tau, a float of at least 0.001, or a tensor [] that receives a gradient and whose range is not
             checked. "all" of three modalities sums in float32 where that cannot underflow (tau >= 0.0062 at B = 4096).
-            Below, the torch backend sums in float64. The Triton backend cannot: "auto" leaves a float that small to
-            torch, and a tensor that small gives NaN, not a wrong number.
+            Below, the torch backend sums in float64, and does so for the native one, too. The Triton backend cannot:
+            "auto" leaves a float that small to torch, and a tensor that small gives NaN, not a wrong number.
         negatives: "paired": i_m = i and the other M - 1 members all from one sample j; B tuples, 2 <= M <= 8, O(B D)
             memory. "all": every tuple with i_m = i; B^(M-1) tuples, M = 2 or 3, O(B^2) memory; warns where one process
             visits more than 2^35 of them in a step.
@@ -73,7 +73,9 @@ def singular_value_contrastive_loss(
             torch.compile breaks at the loss. A GPU is synchronised with present=, with four modalities or more, and by
             a group that has no CPU backend (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are
             sent as they are.
-        backend: "auto", "triton", "native" or "torch".
+        backend: "auto", "triton", "native" or "torch". "native" has plain torch do what has no C++: "all" with
+            `present`, and rows that are no unit vectors. With `group` there is none: "auto" takes torch on a CPU.
+            A graph that torch.export is to make for any batch size takes "torch" and "paired".
 
     Returns:
         The loss, a tensor []: float64 for float64 embeddings, else float32; also under autocast. Inner products follow

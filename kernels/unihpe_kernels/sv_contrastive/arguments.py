@@ -39,8 +39,8 @@ class Arguments(NamedTuple):
     def resolve_backend(self, batch: int) -> Literal["triton", "native", "torch"]:
         """The backend that will run, for tuples from `batch` samples."""
         resolved = check_backend(self.backend, self.embeddings[0], "singular_value_contrastive_loss")
-        if resolved == "torch" or not self.has_triples() or isinstance(self.temperature, Tensor):
-            return resolved
+        if resolved != "triton" or not self.has_triples() or isinstance(self.temperature, Tensor):
+            return resolved  # the others have float64 for what float32 cannot hold
         least = _least_float32_temperature(batch)
         if self.temperature >= least:
             return resolved

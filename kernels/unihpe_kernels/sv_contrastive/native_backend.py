@@ -24,11 +24,12 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `torch_backend.forward`."""
     count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
-    if not _is_dense(embeddings, present) or not (triples or native_pairs.fits(count, len(embeddings[0]), scale)):
+    bounded = normalize or _are_units(embeddings)
+    if not _is_dense(embeddings, present) or not (triples or (bounded and _pairs_fit(embeddings, scale))):
         return torch_backend.forward(
-            embeddings, temperature, weights, present, negatives, normalize, learns_temperature, _ENGINE
+            embeddings, temperature, weights, present, negatives, normalize, learns_temperature, _engine(bounded)
         )
-    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
+    if triples and not (bounded and torch_backend.float32_holds(scale, len(embeddings[0]))):
         loss, log_sums, sample_loss, _ = _exact_forward(embeddings, temperature, weights, normalize)
         saved = log_sums.new_zeros(saved_size(embeddings, present, negatives), dtype=torch.float32)
         return loss.float(), log_sums.float(), sample_loss.float(), saved
@@ -64,10 +65,11 @@ def backward(
 ) -> list[Tensor]:
     """As `torch_backend.backward`."""
     count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
-    if not _is_dense(embeddings, present) or not (triples or native_pairs.fits(count, len(embeddings[0]), scale)):
+    bounded, saved, normalisers = normalize or _are_units(embeddings), _as_left(saved), _as_left(normalisers)
+    if not _is_dense(embeddings, present) or not (triples or (bounded and _pairs_fit(embeddings, scale))):
         given = (grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved)
-        return torch_backend.backward(*given, negatives, normalize, _ENGINE)
-    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
+        return torch_backend.backward(*given, negatives, normalize, _engine(bounded))
+    if triples and not (bounded and torch_backend.float32_holds(scale, len(embeddings[0]))):
         return _exact_backward(grad, embeddings, temperature, weights, normalize)
     d_score, d_weights = torch_backend.mean_gradients(grad, loss, sample_loss, weights, None, count, scale)
     if triples:
@@ -81,6 +83,20 @@ def backward(
 
 def _is_dense(embeddings: list[Tensor], present: Tensor | None) -> bool:
     return present is None and embeddings[0].shape[0] > 0
+
+
+def _are_units(embeddings: list[Tensor]) -> bool:
+    return all(bool((torch.linalg.vector_norm(rows.float(), dim=1) <= 1.001).all()) for rows in embeddings)
+
+
+def _pairs_fit(embeddings: list[Tensor], scale: float) -> bool:
+    return native_pairs.fits(len(embeddings), embeddings[0].shape[0], scale)
+
+
+def _as_left(saved: Tensor) -> Tensor:
+    """At an address for vectors: a hook on saved tensors may hand out another one than the forward pass left."""
+    saved = saved.contiguous()
+    return saved.clone() if saved.data_ptr() % 64 else saved
 
 
 def _scale(temperature: Tensor) -> float:
@@ -98,6 +114,11 @@ def _make_pairs(rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor
 
 
 _ENGINE = torch_backend.Engine(_make_pairs, native_pairs.saved_size)
+_PLAIN = torch_backend.Engine(TorchPairs, native_pairs.saved_size)
+
+
+def _engine(bounded: bool) -> torch_backend.Engine:
+    return _ENGINE if bounded else _PLAIN
 
 
 def _exact_forward(

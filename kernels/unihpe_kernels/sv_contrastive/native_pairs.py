@@ -136,7 +136,7 @@ class NativePairs:
             if not self._normalize:
                 inverse_norms.zero_()
         norms = inverse_norms if self._normalize else None
-        block = _Block(size, units.view(-1, width), norms, members if as_members else None)
+        block = _Block(size, units.view(self._count * size, width), norms, members if as_members else None)
         if new:
             self._call("prepare_block", size, width, block.units, norms, block.members, *self._all(rows))
         return block
@@ -216,7 +216,7 @@ class _Block:
 
     def _split(self, units: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
         """Rows of each modality, and of all that come after it."""
-        by_modality = units.view(-1, self.size, units.shape[1]).unbind()
+        by_modality = units.view(len(units) // self.size, self.size, units.shape[1]).unbind()
         later = [units[n * self.size :] for n in range(1, len(by_modality) - 1)]
         return by_modality, [*later, by_modality[-1]]
 

@@ -110,12 +110,6 @@ struct Held {
     Sums& sums_of(int m, int64_t j) const { return sums[m * blocks(samples) + j / LANES]; }
 };
 
-template <int COUNT>
-Lanes products(const Lanes (&square)[COUNT - 1][LANES], int row, Lanes (&out)[COUNT - 1]) {
-    for (int slot = 0; slot < COUNT - 1; ++slot) out[slot] = square[slot][row];
-    return out[0];
-}
-
 struct Logit {
     float scale, middle;  // score -> logit to base 2; the middle of the scores' range
 

@@ -59,6 +59,8 @@ def _loss(group: "ProcessGroup", given: Arguments) -> Tensor:
     }
     headers = exchange_headers(group, (len(first), int(given.present is not None)), shared)
     wire = Wire(group, [samples for samples, _ in headers])
+    if given.backend == "native":
+        raise ValueError('backend="native" is for one process alone, got a group; use backend="torch" or "auto"')
     pieces = _pieces(given.resolve_backend(wire.total))
     if given.has_triples():
         warn_of_many_triples(len(first), wire.total)
@@ -68,7 +70,7 @@ def _loss(group: "ProcessGroup", given: Arguments) -> Tensor:
 
 
 def _pieces(backend: str) -> type[TorchPieces]:
-    if backend != "triton":  # C++ is for one process alone
+    if backend != "triton":
         return TorchPieces
     from unihpe_kernels.sv_contrastive.group.triton_pieces import TritonPieces  # not above: triton may be missing
 
