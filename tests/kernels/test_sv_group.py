@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.kernels.sv_cases import in_float64, random_embeddings
 from tests.kernels.sv_group_cases import EVEN, MOST, UNEVEN, Case, compute, on_rank, share, whole
 from tests.kernels.test_sv_op import LargestTensor
-from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels import native, singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive import arguments as argument_checks
 from unihpe_kernels.sv_contrastive import reference
 from unihpe_kernels.sv_contrastive.group import loss as group_loss
@@ -236,6 +236,21 @@ def test_bad_arguments_of_one_rank_stop_all(processes):
     found = processes.run(refused, {"negatives": "some"}, (0, 2), ranks=3)
     assert found[0] == found[2] == 'ValueError: negatives must be "paired" or "all", got \'some\''
     assert found[1] == "ValueError: arguments were refused on rank 0, 2 of the group: see the error there"
+
+
+def native_on_rank(group, rank):
+    try:
+        return singular_value_contrastive_loss(
+            other_embeddings(dtype=torch.float32), group=group, backend="native"
+        ).item()
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
+def test_cpp_is_for_one_process(processes):
+    for found in processes.run(native_on_rank, ranks=2):
+        assert found.startswith('backend="native" is for one process alone')
 
 
 def outside(group, rank):
