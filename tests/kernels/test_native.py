@@ -1,16 +1,20 @@
 """The C++ backend: how it is compiled, what happens where that fails, and its threads."""
 
+import hashlib
 import multiprocessing
 import os
+import shlex
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.kernels.pose_cases import pose_pairs
-from unihpe_kernels import checks, native, pa_mpjpe, procrustes, svd3x3
+from unihpe_kernels import checks, native, pa_mpjpe, procrustes, singular_value_contrastive_loss, svd3x3
 from unihpe_kernels.procrustes import reference
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -63,16 +67,16 @@ def test_a_compiler_that_fails_is_named_with_what_it_said(tmp_path):
     assert "cannot compile procrustes/poses.cpp" in refusal
     assert "nowhere.h" in done.stdout
     assert "plain torch is slower" in done.stderr
-    assert not list(tmp_path.glob("*/*"))
+    assert not [path for path in tmp_path.glob("*/*") if path.suffix != ".lock"]
 
 
 @needs_compiler
 def test_the_second_process_finds_the_library_of_the_first(tmp_path):
     assert run(tmp_path).stdout.endswith("torch.Size([50])\n")
-    (library,) = tmp_path.glob("unihpe_kernels/*")
+    (library,) = tmp_path.glob("unihpe_kernels/*.so")
     written = library.stat().st_mtime_ns
     assert run(tmp_path).stdout.endswith("torch.Size([50])\n")
-    assert [path.stat().st_mtime_ns for path in tmp_path.glob("unihpe_kernels/*")] == [written]
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob("unihpe_kernels/*.so")] == [written]
 
 
 @needs_compiler
@@ -83,16 +87,32 @@ def test_where_nothing_can_be_written_the_library_is_of_the_process_alone(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["unihpe_kernels"]
 
 
+LOSSES = """
+from unihpe_kernels import singular_value_contrastive_loss
+for count, negatives in ((3, "all"), (4, "paired")):
+    rows = torch.randn(count, 37, 20)
+    for given, backend in ((rows, "native"), (rows.double(), "torch")):
+        given = given.clone().requires_grad_()
+        loss = singular_value_contrastive_loss(list(given), temperature=0.1, negatives=negatives, backend=backend)
+        loss.backward()
+        print(loss.item(), *given.grad.flatten().tolist())
+"""
+
+
 @needs_compiler
 @pytest.mark.skipif(
     "avx" not in torch.backends.cpu.get_cpu_capability().lower(), reason="no wider vectors to leave out"
 )
 @pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
 def test_on_lesser_cpus(flag, tmp_path):
-    done = run(tmp_path, UNIHPE_KERNELS_CXX=f"{native.compiler()[0]} {flag}")
-    total, shape = done.stdout.splitlines()
+    done = run(tmp_path, CODE + LOSSES, UNIHPE_KERNELS_CXX=f"{native.compiler()[0]} {flag}")
+    total, shape, *losses = done.stdout.splitlines()
     assert float(total) == pytest.approx(expected_sum(), rel=1e-5)
     assert shape == "torch.Size([50])"
+    numbers = [torch.tensor([float(word) for word in line.split()], dtype=torch.float64) for line in losses]
+    assert len(numbers) == 4, done.stderr
+    for got, want in (numbers[:2], numbers[2:]):
+        assert (got - want).abs().max() <= 1e-5 * want.abs().max()
 
 
 @needs_compiler
@@ -140,6 +160,23 @@ def test_in_inference_mode(threads):
         assert torch.equal(pa_mpjpe(pred.clone(), target.clone()), expected)
 
 
+@needs_compiler
+def test_bits_do_not_depend_on_callers_at_once(threads):
+    threads(2)
+    pred, target = (points.float() for points in pose_pairs(SAMPLES))
+    rows = list(torch.randn(3, 200, 64, generator=torch.Generator().manual_seed(0)))
+
+    def results() -> list[torch.Tensor]:
+        losses = [singular_value_contrastive_loss(rows, temperature=0.1, negatives=kind) for kind in ("all", "paired")]
+        return [pa_mpjpe(pred, target), *losses]
+
+    expected = results()
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(results) for _ in range(12)]:
+            for got, want in zip(future.result(), expected, strict=True):
+                assert torch.equal(got, want)
+
+
 def _error_in_child(pred, target, results):
     torch.get_num_threads = lambda: 2  # type: ignore[assignment]
     results.put(pa_mpjpe(pred, target).tolist())
@@ -171,3 +208,201 @@ def test_chosen_for_what_it_takes_alone():
         checks.check_backend("native", torch.empty(0, device="meta"), "svd3x3")
     with pytest.raises(ValueError, match=r"has no C\+\+"):
         checks.check_backend("native", torch.empty(0), "other")
+
+
+# What follows builds sources of one line; each test has its own, which this process has not loaded.
+
+
+@pytest.fixture
+def tiny(request, tmp_path, monkeypatch):
+    """Makes sources whose function `answer` writes 42."""
+    monkeypatch.setattr(native, "_PACKAGE", tmp_path / "package")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "package" / request.node.name
+    folder.mkdir(parents=True)
+
+    def make(name: str = "tiny") -> str:
+        (folder / f"{name}.cpp").write_text('extern "C" void answer(double* out) { *out = 42; }\n')
+        return f"{request.node.name}/{name}.cpp"
+
+    return make
+
+
+@pytest.fixture
+def wrap(tmp_path, monkeypatch):
+    """Puts lines of shell before the compiler, and returns the file to which it adds a line for every `$source`."""
+
+    def make(lines: str = "") -> Path:
+        script, log = tmp_path / "compiler", tmp_path / "log"
+        script.write_text(
+            f"""#!/bin/sh
+for word; do case $word in *.cpp) source=$(basename "$word" .cpp);; esac; done
+if [ "$source" ]; then
+    echo "$source" >> {shlex.quote(str(log))}
+    {lines}
+fi
+exec {shlex.join(native.compiler())} "$@"
+"""
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("UNIHPE_KERNELS_CXX", str(script))
+        return log
+
+    return make
+
+
+def _answer(source: str, results) -> None:
+    out = torch.zeros(1, dtype=torch.float64)
+    native.call(source, "answer", out)
+    results.put(out.item())
+
+
+def answers(source: str, processes: int = 1) -> list[float]:
+    """Of new processes that start at once."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    children = [context.Process(target=_answer, args=(source, results), daemon=True) for _ in range(processes)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0] * processes
+    return [results.get(timeout=60) for _ in children]
+
+
+def library(tmp_path: Path) -> Path:
+    (path,) = tmp_path.glob("cache/unihpe_kernels/*.so")
+    return path
+
+
+builds = pytest.mark.skipif(
+    native.compiler() is None or "fork" not in multiprocessing.get_all_start_methods(),
+    reason="no C++ compiler is found, or nothing forks here",
+)
+forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@builds
+@forks
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_damaged_library_is_built_again(kept, tiny, tmp_path):
+    source = tiny()
+    assert answers(source) == [42]
+    whole = library(tmp_path).read_bytes()
+    os.truncate(library(tmp_path), int(kept * len(whole)))
+    assert answers(source) == [42]
+    assert library(tmp_path).read_bytes() == whole
+
+
+@builds
+@forks
+def test_a_library_that_cannot_be_loaded_is_built_for_the_process(tiny, wrap, tmp_path):
+    source, log = tiny(), wrap()
+    assert answers(source) == [42]
+    built, junk = library(tmp_path), b"of another system"
+    name = f"{built.name.rsplit('-', 1)[0]}-{hashlib.sha256(junk).hexdigest()[:20]}.so"
+    built.rename(built.with_name(name)).write_bytes(junk)
+    assert answers(source) == [42]
+    assert log.read_text() == "tiny\n" * 2
+
+
+@builds
+@forks
+@pytest.mark.parametrize("whose", ["all may write", "of another user"])
+def test_nothing_is_loaded_from_where_others_can_write(whose, tiny, wrap, tmp_path, monkeypatch):
+    source, log = tiny(), wrap()
+    assert answers(source) == [42]
+    if whose == "all may write":
+        library(tmp_path).parent.chmod(0o777)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: library(tmp_path).stat().st_uid + 1)
+    before = library(tmp_path).stat()
+    assert answers(source) == [42]
+    assert log.read_text() == "tiny\n" * 2
+    assert library(tmp_path).stat().st_ino == before.st_ino
+
+
+@builds
+@forks
+def test_a_relative_cache_is_not_one(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = tiny()
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert answers(source) == [42]
+    assert not Path("cache").exists()
+    assert len(list(tmp_path.glob(".cache/unihpe_kernels/*.so"))) == 1
+
+
+@builds
+@forks
+def test_one_of_racing_processes_compiles(tiny, wrap):
+    log = wrap("sleep 0.5")
+    assert answers(tiny(), processes=4) == [42] * 4
+    assert log.read_text() == "tiny\n"
+
+
+@builds
+@forks
+def test_sources_are_compiled_at_once(tiny, wrap, tmp_path):
+    """Each compiler waits for the other."""
+    folder = shlex.quote(str(tmp_path))
+    wrap(
+        f"touch {folder}/at-$source; for i in $(seq 200); do [ -e {folder}/at-a -a -e {folder}/at-b ] && break;"
+        f" sleep 0.05; done; [ -e {folder}/at-a -a -e {folder}/at-b ] || exit 1"
+    )
+    assert native.obstacle(tiny("a"), tiny("b")) is None
+
+
+@builds
+@forks
+def test_what_is_left_over_goes(tiny, tmp_path):
+    folder = tmp_path / "cache" / "unihpe_kernels"
+    folder.mkdir(mode=0o700, parents=True)
+    names = ["tiny-0.part", "tiny-old-0.so", "tiny-new-0.so", "other-0.part", "other-old-0.so"]
+    for name in names:
+        (folder / name).write_text("")
+        age = 31 * 24 * 3600 if "old" in name else 0
+        os.utime(folder / name, (time.time() - age, time.time()))
+    assert answers(tiny()) == [42]
+    built = {path.name for path in folder.iterdir()} - set(names)
+    assert {name.split("-")[0] for name in built} == {"tiny", "tiny.lock"}
+    assert {path.name for path in folder.iterdir()} - built == set(names[2:])
+
+
+@builds
+@forks
+def test_a_compiler_that_does_not_know_the_cpu(tiny, wrap):
+    log = wrap('case "$*" in *=native*) exit 1;; esac')
+    assert answers(tiny()) == [42]
+    assert log.read_text() == "tiny\n" * 2
+
+
+@builds
+def test_a_call_that_cannot_be_says_why(tiny, wrap, monkeypatch):
+    wrap("echo it is 'Sunday' >&2; exit 1")
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(RuntimeError, match=r'backend="native": .* cannot compile .*Sunday'),
+    ):
+        native.call(tiny("a"), "answer")
+    monkeypatch.setenv("UNIHPE_KERNELS_CXX", "")
+    with pytest.raises(RuntimeError, match=r'backend="native": no C\+\+ compiler is found'):
+        native.call(tiny("b"), "answer")
+
+
+@builds
+def test_a_compiler_may_say_any_bytes(tiny, wrap):
+    wrap(r"printf 'caf\351' >&2; exit 1")
+    with pytest.warns(RuntimeWarning, match="caf\ufffd"):
+        assert native.obstacle(tiny()).endswith("caf\ufffd")
+
+
+@pytest.mark.parametrize("variable", ["CXX", "UNIHPE_KERNELS_CXX"])
+def test_an_open_quotation_is_named(variable, tiny, monkeypatch):
+    monkeypatch.delenv("UNIHPE_KERNELS_CXX", raising=False)
+    monkeypatch.setenv(variable, "g++ '")
+    assert native.compiler() is None
+    with pytest.warns(RuntimeWarning, match="plain torch is slower"):
+        reason = native.obstacle(tiny())
+    assert reason == f"the environment's {variable} is \"g++ '\": No closing quotation"

@@ -1,23 +1,27 @@
 """C++ for CPU tensors, compiled at its first use, as Triton compiles for a GPU.
 
 A source file stands beside the operation that it is for; what they share is in this folder. It is compiled for this CPU
-into a library of C functions that take addresses, in a few seconds, once: the library stays in the user's cache
+into a library of C functions that take addresses, in about ten seconds, once: the library stays in the user's cache
 (`XDG_CACHE_HOME`, else ~/.cache, in `unihpe_kernels`) under a name that changes with the source, the compiler and the
 CPU. The environment's `UNIHPE_KERNELS_CXX` names the compiler, and empty forbids one; else CXX, c++, g++ or clang++ is
 taken. Without a compiler the torch backend does the work.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
+import secrets
 import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -28,22 +32,20 @@ _PACKAGE = Path(__file__).parent.parent
 # the floating point exceptions, without which comparisons and square roots are not done in vectors.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
 _TIMEOUT = 120  # seconds
+_UNREAD = 30 * 24 * 3600  # seconds after which a library goes when another of its source is compiled
+_NOT_FOUND = "no C++ compiler is found (the environment's UNIHPE_KERNELS_CXX or CXX may name one)"
 
 
 def compiler() -> list[str] | None:
     """The command of the C++ compiler, or None where there is none."""
-    wanted = os.environ.get("UNIHPE_KERNELS_CXX")
-    names = [wanted] if wanted is not None else [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    for name in names:
-        command = shlex.split(name)
-        if command and shutil.which(command[0]):
-            return command
+    with contextlib.suppress(ValueError):
+        return _command()
     return None
 
 
 def obstacle(*sources: str) -> str | None:
     """Why the libraries of these sources cannot be used, or None. Compiles what has not been compiled."""
-    return next((reason for reason in map(_reason, sources) if reason), None)
+    return _obstacle(sources)
 
 
 # torch.compiler.assume_constant_result, which imports half of torch: nothing of it is traced
@@ -51,11 +53,13 @@ obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def call(source: str, name: str, *arguments: Tensor | float | None) -> None:
-    """Call a function of a source for which there is no obstacle: tensors go by the address of their first element,
-    None as null, integers as int64_t and other numbers as double."""
-    function = getattr(_library(source), name)
-    function.restype = None
-    function(*map(_argument, arguments))
+    """Call a function of a source: tensors go by the address of their first element, None as null, integers as int64_t
+    and other numbers as double.
+
+    Raises:
+        RuntimeError: there is an obstacle, as in a process that runs a graph which another has exported.
+    """
+    _function(source, name)(*map(_argument, arguments))
 
 
 def single(tensor: Tensor) -> Tensor:
@@ -72,68 +76,143 @@ def _argument(value: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_int64 
 
 
 @functools.cache
-def _reason(source: str) -> str:
-    command = compiler()
-    if command is None:
-        return "no C++ compiler is found (the environment's UNIHPE_KERNELS_CXX or CXX may name one)"
-    try:
-        _library(source)
-    except subprocess.CalledProcessError as error:
-        reason = f"{command[0]} cannot compile {source}: {error.stderr.strip()[-2000:]}"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = f"{source} cannot be compiled: {error}"
-    else:
-        return ""
-    warnings.warn(f"{reason}; plain torch is slower on a CPU", RuntimeWarning, stacklevel=2)
+def _function(source: str, name: str) -> Callable[..., None]:
+    if reason := obstacle(source):
+        raise RuntimeError(f'backend="native": {reason}')
+    function = getattr(_library(source), name)
+    function.restype = None
+    return function
+
+
+@functools.cache
+def _obstacle(sources: tuple[str, ...]) -> str | None:
+    with ThreadPoolExecutor(len(sources)) as pool:
+        reason = next(filter(None, pool.map(_reason, sources)), None)
+    if reason not in (None, _NOT_FOUND):
+        warnings.warn(f"{reason}; plain torch is slower on a CPU", RuntimeWarning, stacklevel=3)
     return reason
 
 
 @functools.cache
-def _library(source: str) -> ctypes.CDLL:
-    command, path = compiler(), Path(_PACKAGE, source)
-    assert command is not None
-    texts = [file.read_text() for file in (path, *sorted(_PACKAGE.glob("*/*.h")))]
-    version = _run([*command, "--version"])
-    key = hashlib.sha256("\0".join([*texts, version, repr((command, _FLAGS)), _cpu()]).encode()).hexdigest()[:20]
-    name = f"{path.stem}-{key}.so"
+def _reason(source: str) -> str:
     try:
-        folder = _cache()
-        if not (folder / name).exists():
-            _compile(path, command, folder, name)
-    except (OSError, RuntimeError):  # no home, or nothing can be written there: for this process alone
-        with tempfile.TemporaryDirectory(prefix="unihpe_kernels-") as own:
-            _compile(path, command, Path(own), name)
-            return ctypes.CDLL(str(Path(own, name)))
-    return ctypes.CDLL(str(folder / name))
+        _library(source)
+    except subprocess.CalledProcessError as error:
+        return f"{error.cmd[0]} cannot compile {source}: {error.stderr.strip()[-2000:] or error}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{source} cannot be compiled: {error}"
+    except ValueError as error:  # of _command
+        return str(error)
+    return ""
 
 
-def _compile(source: Path, command: Sequence[str], folder: Path, name: str) -> None:
+def _command() -> list[str]:
+    wanted = "UNIHPE_KERNELS_CXX"
+    variable = wanted if wanted in os.environ else "CXX"
+    try:
+        named = shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise ValueError(f"the environment's {variable} is {os.environ[variable]!r}: {error}") from None
+    for command in [named] if variable == wanted else [named, ["c++"], ["g++"], ["clang++"]]:
+        if command and shutil.which(command[0]):
+            return command
+    raise ValueError(_NOT_FOUND)
+
+
+@functools.cache
+def _library(source: str) -> ctypes.CDLL:
+    command, path = _command(), Path(_PACKAGE, source)
+    texts = [file.read_bytes() for file in (path, *sorted(_PACKAGE.glob("*/*.h")))]
+    version = _run([*command, "--version"])
+    prefix = f"{path.stem}-{_digest(*texts, version.encode(), repr((command, _FLAGS)).encode(), _cpu().encode())}"
+    # where there is no home, or nothing can be written, locked or loaded there: for this process alone
+    with contextlib.suppress(OSError, RuntimeError, ImportError):
+        return ctypes.CDLL(str(_cached(path, command, prefix)))
+    with tempfile.TemporaryDirectory(prefix="unihpe_kernels-") as own:
+        return ctypes.CDLL(str(_compile(path, command, Path(own), prefix)))
+
+
+def _cached(source: Path, command: Sequence[str], prefix: str) -> Path:
+    folder = _cache()
+    if found := _find(folder, prefix):
+        return found
+    with _locked(folder / f"{source.stem}.lock"):
+        if found := _find(folder, prefix):  # by the process that had the lock
+            return found
+        for old in folder.glob(f"{source.stem}-*"):
+            unread = old.suffix == ".so" and old.stat().st_atime < time.time() - _UNREAD
+            if unread or old.suffix == ".part" or old.name.startswith(prefix):  # of killed compilers, or damaged
+                old.unlink()
+        return _compile(source, command, folder, prefix)
+
+
+def _find(folder: Path, prefix: str) -> Path | None:
+    """A library whose bytes are those that its name tells of: loading a damaged one can kill the process."""
+    return next((file for file in folder.glob(f"{prefix}-*.so") if file.name == _name(prefix, file)), None)
+
+
+def _name(prefix: str, file: Path) -> str:
+    return f"{prefix}-{_digest(file.read_bytes())}.so"
+
+
+def _compile(source: Path, command: Sequence[str], folder: Path, prefix: str) -> Path:
     """Written beside, then renamed: other processes see the whole file or none."""
-    with tempfile.TemporaryDirectory(dir=folder) as part:
-        out = Path(part, name)
-        _run([*command, *_FLAGS, *_tuning(), "-I", str(_PACKAGE), "-o", str(out), str(source), "-pthread"])
-        os.replace(out, folder / name)
+    part = folder / f"{source.stem}-{secrets.token_hex(8)}.part"
+    whole = [*command, *_FLAGS, "-I", str(_PACKAGE), "-o", str(part), str(source), "-pthread"]
+    try:
+        try:
+            _run([*whole, _tuning()])
+        except subprocess.CalledProcessError:
+            _run(whole)  # not every compiler knows every CPU
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        return part.rename(folder / _name(prefix, part))
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    import fcntl  # Windows has none
+
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:  # a forked process may still have it open
+            fcntl.flock(opened, fcntl.LOCK_UN)
 
 
 def _run(command: Sequence[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT).stdout
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, timeout=_TIMEOUT)
+    return done.stdout
 
 
-def _tuning() -> list[str]:
-    return ["-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64", "ppc64le") else "-march=native"]
+def _tuning() -> str:
+    return "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64", "ppc64le") else "-march=native"
 
 
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base, "unihpe_kernels")
+    """Raises OSError or RuntimeError where there is none that only this user can write to: what lies there is run."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        base = Path.home() / ".cache"
+    folder = base / "unihpe_kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_mode & 0o022 or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+        raise PermissionError(f"{folder} can be written by others")
     return folder
+
+
+def _digest(*texts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:20]
 
 
 def _cpu() -> str:
     """What tells CPUs with different instructions apart: a home directory may be shared by many machines."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         return platform.processor()
     kept = ("flags", "Features", "model name", "CPU part")
