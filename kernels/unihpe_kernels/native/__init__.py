@@ -31,6 +31,7 @@ _PACKAGE = Path(__file__).parent.parent
 # Not -ffast-math: NaN and infinity must stay what they are. The two flags in its place say that nobody reads errno or
 # the floating point exceptions, without which comparisons and square roots are not done in vectors.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
+_TUNING = "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64", "ppc64le") else "-march=native"
 _TIMEOUT = 120  # seconds
 _UNREAD = 30 * 24 * 3600  # seconds after which a library goes when another of its source is compiled
 _NOT_FOUND = "no C++ compiler is found (the environment's UNIHPE_KERNELS_CXX or CXX may name one)"
@@ -161,7 +162,7 @@ def _compile(source: Path, command: Sequence[str], folder: Path, prefix: str) ->
     whole = [*command, *_FLAGS, "-I", str(_PACKAGE), "-o", str(part), str(source), "-pthread"]
     try:
         try:
-            _run([*whole, _tuning()])
+            _run([*whole, _TUNING])
         except subprocess.CalledProcessError:
             _run(whole)  # not every compiler knows every CPU
         with part.open("rb") as written:
@@ -186,10 +187,6 @@ def _locked(file: Path) -> Iterator[None]:
 def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, timeout=_TIMEOUT)
     return done.stdout
-
-
-def _tuning() -> str:
-    return "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64", "ppc64le") else "-march=native"
 
 
 def _cache() -> Path:
