@@ -5,6 +5,7 @@ import torch
 
 from benchmarks.memory import peak_bytes
 from tests.kernels.sv_cases import GRADIENT_TOLERANCE, LOSS_TOLERANCE, random_embeddings, value_and_gradients
+from tests.kernels.test_native_sv_pairs import check_small_temperature
 from unihpe_kernels import native, singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive.native_triples import SOURCE
 
@@ -82,6 +83,21 @@ def test_small_temperature_that_is_a_tensor(temperature):
     assert abs(value - exact) <= 1e-6 / temperature + 1e-5
     for gradient, wanted in zip(gradients[:3], exact_gradients[:3], strict=True):
         torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=1e-6 / temperature**2 + 1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.02])
+@pytest.mark.parametrize("kind", ["aligned", "random", "mirrored"])
+def test_small_temperature(kind, temperature):
+    check_small_temperature(kind, 3, "all", temperature)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.07])
+def test_one_sample_has_no_loss(temperature):
+    """Its triple is all there is."""
+    for seed in range(5):
+        value, gradients = run(random_embeddings(3, 1, 20, torch.float32, seed), temperature=torch.tensor(temperature))
+        assert value == 0
+        assert gradients[-1] == 0
 
 
 def test_rows_longer_than_unit_vectors_give_no_wrong_number():

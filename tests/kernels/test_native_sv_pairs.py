@@ -20,9 +20,70 @@ def own_scores(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     size, count, _ = rows.shape
     columns = [part.contiguous() for part in rows.unbind(1)]
     pairs = NativePairs(columns, columns, None, 1.0, False, rows.new_empty(0))
-    scores = pairs.forward()[1].clone()
+    scores = pairs.forward()[2].clone()
     gradients = pairs.backward(torch.full((count, size), torch.inf), torch.full((size,), -1.0))[1]
     return scores, torch.stack(gradients, 1) / count  # of as many anchors
+
+
+def special_embeddings(kind: str, count: int) -> list[torch.Tensor]:
+    if kind == "random":
+        return [e.detach() for e in random_embeddings(count, 64, 32, torch.float32)]
+    generator = torch.Generator().manual_seed(count)
+    one = torch.randn(64, 32, generator=generator)
+    if kind == "mirrored":
+        return [(-1) ** m * one for m in range(count)]
+    return [one + 0.1 * torch.randn(64, 32, generator=generator) for _ in range(count)]
+
+
+def check_small_temperature(kind: str, count: int, negatives: str, temperature: float) -> None:
+    """Loss and the temperature's gradient against float64, within what float32 scores allow.
+
+    Scores are off by 5e-7 at most. A logit's difference to the own one is off by twice that over the temperature, and
+    so are the other tuples' softmax weights, relative to themselves; their sum is less than 1 and less than the loss.
+    A softmax weight that is 1 and its logarithm are off by some roundings of 1: in the temperature's gradient those
+    are multiplied with how far own scores are from their mean.
+    """
+    embeddings = special_embeddings(kind, count)
+    options = {"temperature": torch.tensor(temperature), "negatives": negatives}
+    value, gradients = value_and_gradients(singular_value_contrastive_loss, embeddings, backend="native", **options)
+    options["temperature"] = options["temperature"].double()
+    doubles = [e.double() for e in embeddings]
+    exact, exact_gradients = value_and_gradients(singular_value_contrastive_loss, doubles, backend="torch", **options)
+    own = torch.linalg.svdvals(torch.nn.functional.normalize(torch.stack(doubles, 1), dim=2))[:, 0]
+    score, roundings = 2 * 5e-7, 4 * torch.finfo(torch.float32).eps
+    others = min(exact.item(), 1)
+    assert abs(value - exact) <= others * score / temperature + roundings * max(exact.item(), 1)
+    of_one = (others * score + roundings * (own - own.mean()).abs().max()) / temperature**2
+    wanted = exact_gradients[-1]
+    # and a sum in float32 of terms that do not cancel
+    assert abs(gradients[-1] - wanted) <= of_one + abs(wanted) * (score / temperature + roundings)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.02])
+@pytest.mark.parametrize("kind", ["aligned", "random", "mirrored"])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_small_temperature(count, kind, temperature):
+    check_small_temperature(kind, count, "paired", temperature)
+
+
+@pytest.mark.parametrize("kind", ["aligned", "random", "mirrored"])
+def test_small_temperature_for_eight(kind):
+    """0.01 is too small for float32."""
+    check_small_temperature(kind, 8, "paired", 0.02)
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.07])
+@pytest.mark.parametrize("count", range(2, 9))
+def test_one_sample_has_no_loss(count, temperature):
+    """Its tuple is all there is."""
+    for seed in range(5):
+        embeddings = random_embeddings(count, 1, 20, torch.float32, seed)
+        tau = torch.tensor(temperature)
+        value, gradients = value_and_gradients(
+            singular_value_contrastive_loss, embeddings, temperature=tau, backend="native"
+        )
+        assert value == 0
+        assert gradients[-1] == 0
 
 
 @pytest.mark.parametrize("count", range(2, 9))

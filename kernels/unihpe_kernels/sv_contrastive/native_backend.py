@@ -22,7 +22,9 @@ def forward(
     normalize: bool,
     learns_temperature: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `torch_backend.forward`."""
+    """As `torch_backend.forward`, but for the second result where nothing is missing: in place of their logarithms the
+    normalisers themselves, of exponentials about the middle of the scores' range, as `backward` takes them. Those
+    logarithms are of the size of a score over the temperature, and float32 would round them to that."""
     count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
     bounded = normalize or _are_units(embeddings)
     if not _is_dense(embeddings, present) or not (triples or (bounded and _pairs_fit(embeddings, scale))):
@@ -34,13 +36,13 @@ def forward(
         saved = log_sums.new_zeros(saved_size(embeddings, present, negatives), dtype=torch.float32)
         return loss.float(), log_sums.float(), sample_loss.float(), saved
     if triples:
-        log_sums, sample_loss, saved = native_triples.forward(embeddings, scale, normalize)
+        sums, sample_loss, saved = native_triples.forward(embeddings, scale, normalize)
     else:
         rows = [single(embedding) for embedding in embeddings]
         saved = rows[0].new_empty(saved_size(embeddings, present, negatives))
-        log_sums, positives = NativePairs(rows, rows, None, scale, normalize, saved).forward()
-        sample_loss = torch_backend.sample_losses(log_sums, positives, scale)
-    return torch_backend.mean_loss(sample_loss, weights, None, count), log_sums, sample_loss, saved
+        sums, own_powers, _ = NativePairs(rows, rows, None, scale, normalize, saved).forward()
+        sample_loss = (sums.double() / own_powers).log_().sum(0).float()
+    return torch_backend.mean_loss(sample_loss, weights, None, count), sums, sample_loss, saved
 
 
 def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
@@ -110,7 +112,23 @@ def _make_pairs(rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor
         return TorchPairs(rows, columns, own, scale, saved)
     all_columns = columns.unbind()
     all_rows = all_columns if rows is columns else rows.unbind()
-    return NativePairs(all_rows, all_columns, own, number, False, saved[:0])
+    return _LogarithmicPairs(NativePairs(all_rows, all_columns, own, number, False, saved[:0]), number)
+
+
+class _LogarithmicPairs:
+    """NativePairs as `Pairs`, with log2 of the normalisers."""
+
+    def __init__(self, pairs: NativePairs, scale: float) -> None:
+        self._pairs, self._scale = pairs, scale
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        sums, own_powers, own_scores = self._pairs.forward()
+        # the own logits as `torch_backend.sample_losses` rounds them
+        return (sums / own_powers).log2_().add_(own_scores * self._scale), own_scores
+
+    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
+        sums = (log_sums.double() - self._scale * self._pairs.middle).exp2_().float()
+        return self._pairs.backward(sums, d_score)
 
 
 _ENGINE = torch_backend.Engine(_make_pairs, native_pairs.saved_size)

@@ -58,41 +58,45 @@ class NativePairs:
     ) -> None:
         self._count, self._same, self._own = len(rows), rows is columns, own
         self._normalize, self._threads = normalize, torch.get_num_threads()
-        self._logit = scale, (1 + math.sqrt(self._count)) / 2
-        self._shift = self._logit[0] * self._logit[1]
+        self.middle = (1 + math.sqrt(self._count)) / 2  # of the scores' range
+        self._logit = scale, self.middle
         self._anchors, batch = len(rows[0]), len(columns[0])
         self._kept = saved if saved.numel() else None
         self._edge = _edge(self._count, batch) if self._kept is None else batch
         self._cut_columns = self._cut([column.contiguous() for column in columns])
         self._cut_rows = self._cut_columns if self._same else self._cut([row.contiguous() for row in rows])
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """log2 of the sum over every anchor's tuples [M, a] and the scores of the anchors' own tuples [a]."""
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums of the exponentials of every anchor's tuples [M, a], the exponentials of their own tuples [M, a], all
+        about the middle of the scores' range, and the scores of the anchors' own tuples [a].
+
+        Where own tuples dominate, all that a float32 has of a logit is the same in their exponentials and in the sums.
+        """
         self._make_blocks(new=True)
-        results = self._cut_rows[0][0].new_zeros(self._count + 1, self._anchors)
-        sums, positives = results[:-1], results[-1]
+        results = self._cut_rows[0][0].new_zeros(2 * self._count + 1, self._anchors)
+        sums, own_powers, own_scores = results.split_with_sizes([self._count, self._count, 1])
         for i, j in self._pairs_of_blocks():
             tables = self._products(i, j, new=True)
             for row, column, turn in self._ways(i, j):
-                self._call("paired_sums", *_turned(tables, turn), *self._part(row, column), sums, positives)
-        return sums.log2_().add_(self._shift), positives
+                part = self._part(row, column)
+                self._call("paired_sums", *_turned(tables, turn), *part, sums, own_powers, own_scores)
+        return sums, own_powers, own_scores[0]
 
-    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
+    def backward(self, sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
         """Gradients of the rows, None where they are the columns, and of the columns; the sum of scores times their
         gradient []. Those of the own tuples are among them.
 
-        d_score [a]: what the softmax weights of a sample's anchors are multiplied with.
+        sums [M, a]: of `forward`. d_score [a]: what the softmax weights of a sample's anchors are multiplied with.
         """
         new = self._kept is None
         self._make_blocks(new)
-        factors = (self._shift - log_sums).exp2_().mul_(d_score)
-        d_score = d_score.contiguous()
+        sums, d_score = sums.contiguous(), d_score.contiguous()
+        factors = d_score / sums
         for block in {id(block): block for block in (*self._rows, *self._columns)}.values():
             block.d_units = torch.zeros_like(block.units)
         # by samples, and added up in one order whoever computed them
-        sizes = [self._count * _whole(block.size) for block in self._columns]
-        totals = [log_sums.new_zeros(size, dtype=torch.float64) for size in sizes]
-        own_sums = [log_sums.new_zeros(size * _SUMS[self._count]) for size in sizes]
+        totals = [sums.new_zeros(self._count, block.size, _TOTALS, dtype=torch.float64) for block in self._columns]
+        own_sums = [sums.new_zeros(self._count * _whole(block.size) * _SUMS[self._count]) for block in self._columns]
         for i, j in self._pairs_of_blocks():
             tables, d_tables = self._products(i, j, new), self._tables("d_products", i, j)
             for d_table in d_tables:
@@ -105,6 +109,7 @@ class NativePairs:
                     *self._part(row, column),
                     own_sums[column],
                     factors,
+                    sums,
                     d_score,
                     totals[column],
                 )
@@ -112,7 +117,7 @@ class NativePairs:
             for d_table, side in zip(d_tables, sides, strict=False):
                 _add_gradients(d_table, *side)
         d_rows = None if self._same else self._finish(self._rows, [None] * len(self._rows))
-        return d_rows, self._finish(self._columns, own_sums), torch.stack([total.sum() for total in totals]).sum()
+        return d_rows, self._finish(self._columns, own_sums), _about_own_scores(totals)
 
     def _cut(self, rows: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         if len(rows[0]) <= self._edge:
@@ -228,6 +233,7 @@ class _Block:
 # products.
 _MEMBERS = {m: 1 if m <= 3 else (m - 1) * m + 1 for m in range(2, 9)}
 _SUMS = {m: 1 if m <= 3 else (m - 1) * m // 2 for m in range(2, 9)}
+_TOTALS = 4  # numbers of its `Totals`
 
 
 def _block_sizes(count: int, size: int, width: int) -> list[int]:
@@ -267,3 +273,14 @@ def _add_gradients(d_table: Tensor, rows: "_Block", columns: "_Block") -> None:
     for m, part in enumerate(_parts(d_table, rows, columns)):
         d_rows[m].addmm_(part, columns.later[m])
         d_later[m].addmm_(part.t(), rows.by_modality[m])
+
+
+def _about_own_scores(totals: Sequence[Tensor]) -> Tensor:
+    """The sum of scores times their gradient [], from the `Totals` of pairs.cpp."""
+    of_modalities = torch.stack([total.sum(1) for total in totals]).sum(0).tolist()
+    return totals[0].new_tensor(
+        sum(
+            scores - (own_scores / own_weights if own_weights else 0) * weights
+            for scores, weights, own_scores, own_weights in of_modalities
+        )
+    )

@@ -31,8 +31,8 @@ def saved_size(batch: int, width: int) -> int:
 
 
 def forward(embeddings: list[Tensor], scale: float, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """log2 of every anchor's normaliser [3, B], the loss of every sample summed over its anchors [B], and what
-    `backward` takes over, [saved_size]. scale: log2(e) over the temperature."""
+    """Every anchor's normaliser [3, B], of exponentials about the middle of the scores' range, the loss of every sample
+    summed over its anchors [B], and what `backward` takes over, [saved_size]. scale: log2(e) over the temperature."""
     rows = [single(embedding) for embedding in embeddings]
     batch, width = rows[0].shape
     flat = rows[0].new_empty(saved_size(batch, width))
@@ -43,15 +43,14 @@ def forward(embeddings: list[Tensor], scale: float, normalize: bool) -> tuple[Te
         norms = None
     call(SOURCE, "triple_units", *rows, batch, _padded(batch), width, saved.units, norms)
     torch.bmm(saved.units[:3], saved.units[2:].mT, out=saved.grams)
-    log_sums, sample_loss = flat.new_empty(3, batch), flat.new_empty(batch)
-    call(
-        SOURCE, "triple_sums", saved.grams, batch, _padded(batch), scale, torch.get_num_threads(), log_sums, sample_loss
-    )
-    return log_sums, sample_loss, flat
+    sums, sample_loss = flat.new_empty(3, batch), flat.new_empty(batch)
+    sizes = batch, _padded(batch), scale, torch.get_num_threads()
+    call(SOURCE, "triple_sums", saved.grams, *sizes, sums, sample_loss)
+    return sums, sample_loss, flat
 
 
 def backward(
-    embeddings: list[Tensor], flat: Tensor, log_sums: Tensor, d_score: Tensor, scale: float, normalize: bool
+    embeddings: list[Tensor], flat: Tensor, sums: Tensor, d_score: Tensor, scale: float, normalize: bool
 ) -> tuple[list[Tensor], Tensor]:
     """Gradients of the embeddings in float32, and the sum of scores times their gradient [], float64.
 
@@ -63,7 +62,7 @@ def backward(
     d_grams = torch.zeros_like(saved.grams)
     d_scores = flat.new_empty((), dtype=torch.float64)
     sizes = batch, ld, scale, torch.get_num_threads()
-    call(SOURCE, "triple_gradients", saved.grams, *sizes, log_sums, d_score, d_grams, d_scores)
+    call(SOURCE, "triple_gradients", saved.grams, *sizes, sums, d_score, d_grams, d_scores)
     left, right = torch.bmm(d_grams, saved.units[2:]), torch.bmm(d_grams.mT, saved.units[:3])
     gradients = [flat.new_empty(batch, width) for _ in embeddings]
     norms = saved.inverse_norms if normalize else None

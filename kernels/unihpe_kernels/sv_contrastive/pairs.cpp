@@ -113,7 +113,20 @@ struct Held {
 struct Logit {
     float scale, middle;  // score -> logit to base 2; the middle of the scores' range
 
-    Lanes exp(Lanes sigma) const { return exp2((sigma - middle) * scale); }
+    Lanes power(Lanes sigma) const { return exp2((sigma - middle) * scale); }
+};
+
+// For the gradient of the scale, with scores less the middle of their range. The weights of an anchor's tuples, its own
+// among them, add up to 0 but for rounding: so a number may be taken off the scores, and with the mean of the own ones
+// that rounding is multiplied with little where own tuples dominate.
+struct Totals {
+    double scores, weights;         // weight * score, weight
+    double own_scores, own_weights;  // |d_score| * own score, |d_score|
+
+    void add_own(double weight, double own_weight, double score) {
+        scores += weight * score, weights += weight;
+        own_scores += own_weight * score, own_weights += own_weight;
+    }
 };
 
 inline Bits counted() {
@@ -183,7 +196,7 @@ struct Own {
 
 template <int COUNT>
 void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held, const All& all, const Own& own,
-              int m, int64_t i, float* sums, float* positives) {
+              int m, int64_t i, float* sums, float* own_powers, float* own_scores) {
     const int anchors = until(i, tables.anchors);
     Lanes totals[LANES] = {};
     for (int64_t j = 0; j < tables.samples; j += LANES) {
@@ -194,44 +207,54 @@ void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held,
         for (int row = 0; row < anchors; ++row) {
             Lanes s[COUNT - 1];
             for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
-            const Lanes sigma = Pair<COUNT - 1>(s, members).sigma, exp = logit.exp(sigma);
-            totals[row] += inside < LANES ? first_lanes(exp, inside) : exp;
+            const Lanes sigma = Pair<COUNT - 1>(s, members).sigma, power = logit.power(sigma);
+            totals[row] += inside < LANES ? first_lanes(power, inside) : power;
             const uint64_t place = own.place(i + row, j);
-            if (m == 0 && place < (uint64_t)inside) positives[all.place(0, i + row)] = sigma[place];
+            if (place < (uint64_t)inside) {
+                own_powers[all.place(m, i + row)] = power[place];
+                if (m == 0) own_scores[all.place(0, i + row)] = sigma[place];
+            }
         }
     }
     for (int row = 0; row < anchors; ++row) sums[all.place(m, i + row)] += sum(totals[row]);
 }
 
 template <int COUNT>
-double add_gradients(const Tables& tables, const Tables& d_tables, const Logit& logit, const Held<COUNT>& held,
-                     const All& all, const Own& own, int m, int64_t j, const float* factors,
-                     const float* d_score) {
+void add_gradients(const Tables& tables, const Tables& d_tables, const Logit& logit, const Held<COUNT>& held,
+                   const All& all, const Own& own, int m, int64_t j, const float* factors, const float* powers,
+                   const float* d_score, Totals& totals) {
     const auto members = held.of(m, j);
     typename Held<COUNT>::Sums sums = {};
     const int inside = until(j, tables.samples);
-    double total = 0;
     for (int64_t i = 0; i < tables.anchors; i += LANES) {
         Square<COUNT> square;
         square.read(tables, m, i, j);
-        Lanes scores = splat(0);
+        Lanes scores = splat(0), weights = splat(0);
         for (int row = 0; row < until(i, tables.anchors); ++row) {
             Lanes s[COUNT - 1], d_s[COUNT - 1];
             for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
             const Pair<COUNT - 1> pair(s, members);
-            Lanes weight = logit.exp(pair.sigma) * factors[all.place(m, i + row)];
+            const Lanes power = logit.power(pair.sigma), score = pair.sigma - logit.middle;
+            Lanes weight = power * factors[all.place(m, i + row)];
             if (inside < LANES) weight = first_lanes(weight, inside);
             const uint64_t place = own.place(i + row, j);
-            if (place < (uint64_t)inside) weight[place] -= d_score[all.place(0, i + row)];
-            scores += weight * pair.sigma;
+            const bool has_own = place < (uint64_t)inside;
+            if (has_own) weight[place] = 0;
+            scores += weight * score;
+            weights += weight;
+            if (has_own) {
+                const float d_own = d_score[all.place(0, i + row)];
+                weight[place] = d_own * (power[place] / powers[all.place(m, i + row)] - 1);
+                totals.add_own(weight[place], std::abs(d_own), score[place]);
+            }
             pair.gradient(weight, members, d_s, sums);
             for (int slot = 0; slot < COUNT - 1; ++slot) square.of[slot][row] = d_s[slot];
         }
         square.add_to(d_tables, m, i, j);
-        total += sum(scores);
+        totals.scores += sum(scores);
+        totals.weights += sum(weights);
     }
     for (int entry = 0; entry < Members<COUNT - 1>::SUMS; ++entry) held.sums_of(m, j)[entry] += sums[entry];
-    return total;
 }
 
 // Gradients of the samples' own products, and through the normalisation.
@@ -294,10 +317,10 @@ void prepare_block(int64_t count, int64_t threads, int64_t samples, int64_t widt
 
 // Adds every anchor's exponentials to sums [count, all anchors], of which the tile's come after first_anchor. own
 // [anchors] plus shift, or an anchor's place plus shift where it is null: the place of its sample among the samples, if
-// there; its score goes to positives [all anchors].
+// there; its exponentials go to own_powers [count, all anchors] and its score to own_scores [all anchors].
 void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int64_t anchors, int64_t samples,
                  int64_t first_anchor, int64_t all_anchors, double scale, double middle, void* members,
-                 const int64_t* own, int64_t shift, float* sums, float* positives) {
+                 const int64_t* own, int64_t shift, float* sums, float* own_powers, float* own_scores) {
     const Tables tables{upper, lower, anchors, samples};
     const Logit logit{(float)scale, (float)middle};
     const All all{first_anchor, all_anchors};
@@ -306,18 +329,19 @@ void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int
         const int64_t strips = blocks(anchors);
         in_pieces_between_torch(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
             const int64_t i = first % strips * LANES;
-            add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, i, sums, positives);
+            add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, i, sums, own_powers, own_scores);
         });
     });
 }
 
 // Adds the gradients of the tables to d_upper and d_lower, which may be one, and those of the members' own products to
-// `own_sums`. factors [count, all anchors]: what the exponentials are multiplied with. d_score [all anchors]: what is
-// taken off at the own samples. totals [count, blocks of samples]: sums of scores times their gradient, added to.
+// `own_sums`. factors [count, all anchors]: what the exponentials are multiplied with, d_score [all anchors], which is
+// taken off at the own samples, over `powers`, the sums of `paired_sums`. totals [count, samples]: added to, in places of
+// their own for every anchor's modality.
 void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower, float* d_upper, float* d_lower,
                       int64_t anchors, int64_t samples, int64_t first_anchor, int64_t all_anchors, double scale,
                       double middle, void* members, const int64_t* own, int64_t shift, void* own_sums,
-                      const float* factors, const float* d_score, double* totals) {
+                      const float* factors, const float* powers, const float* d_score, Totals* totals) {
     const Tables tables{upper, lower, anchors, samples}, d_tables{d_upper, d_lower, anchors, samples};
     const Logit logit{(float)scale, (float)middle};
     const All all{first_anchor, all_anchors};
@@ -327,8 +351,8 @@ void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower
         // one modality after the other: in one table two anchors' modalities meet
         for (int m = 0; m < c; ++m)
             in_pieces_between_torch(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
-                totals[m * parts + first] += add_gradients<c>(tables, d_tables, logit, held, all, {own, shift}, m,
-                                                              first * LANES, factors, d_score);
+                add_gradients<c>(tables, d_tables, logit, held, all, {own, shift}, m, first * LANES, factors, powers,
+                                 d_score, totals[m * samples + first]);
             });
     });
 }

@@ -97,8 +97,8 @@ void triple_rows_gradient(const float* units, const float* inverse_norms, const 
         }
 }
 
-// log2 of the sum of exp2(scale * sigma_1) over the triples of every i, j and k, [3, n], and the losses [n].
-void triple_sums(const float* all_grams, int64_t n, int64_t ld, double exact_scale, int64_t threads, float* log_sums,
+// The sums of exp2(scale * (sigma_1 - MIDDLE)) over the triples of every i, j and k, [3, n], and the losses [n].
+void triple_sums(const float* all_grams, int64_t n, int64_t ld, double exact_scale, int64_t threads, float* sums,
                  float* sample_loss) {
     const float scale = float(exact_scale);
     const Grams grams(all_grams, n, ld);
@@ -143,50 +143,65 @@ void triple_sums(const float* all_grams, int64_t n, int64_t ld, double exact_sca
                 }
         }
     });
-    std::vector<double> losses(n);
-    for (int64_t i = 0; i < n; ++i) {
-        double by_j = 0, by_k = 0;
-        for (int64_t piece = 0; piece < pieces; ++piece) {
-            by_j += sums_jk[piece * 2 * ld + i];
-            by_k += sums_jk[(piece * 2 + 1) * ld + i];
-        }
-        const double all_sums[3] = {sums_i[i], by_j, by_k};
-        for (int64_t axis = 0; axis < 3; ++axis) {
-            const double log_sum = std::log2(all_sums[axis]) + double(MIDDLE) * scale;
-            log_sums[axis * n + i] = float(log_sum);
-            losses[i] += log_sum;
-        }
-    }
-    own_triples(grams, [=, &losses](int64_t first, int count, Lanes a, Lanes b, Lanes c) {
-        const Lanes score = triple(a, b, c).sigma;
+    own_triples(grams, [=, &sums_i, &sums_jk](int64_t first, int count, Lanes a, Lanes b, Lanes c) {
+        // where it dominates the sums, all that a float has of its logit is the same in them
+        const Lanes own = Logits(scale, first, n).power(triple(a, b, c).sigma);
         for (int lane = 0; lane < count; ++lane) {
-            const double loss = losses[first + lane] - 3 * double(scale) * score[lane];
-            sample_loss[first + lane] = float(loss * std::log(2.0));
+            const int64_t i = first + lane;
+            double by_j = 0, by_k = 0, loss = 0;
+            for (int64_t piece = 0; piece < pieces; ++piece) {
+                by_j += sums_jk[piece * 2 * ld + i];
+                by_k += sums_jk[(piece * 2 + 1) * ld + i];
+            }
+            const double all_sums[3] = {sums_i[i], by_j, by_k};
+            for (int64_t axis = 0; axis < 3; ++axis) {
+                sums[axis * n + i] = float(all_sums[axis]);
+                loss += std::log(all_sums[axis] / own[lane]);
+            }
+            sample_loss[i] = float(loss);
         }
     });
 }
 
-// Gradients of the Gram matrices, like them, zero before; and the sum of scores times their gradient. log_sums: of
+// Gradients of the Gram matrices, like them, zero before; and the sum of scores times their gradient. sums: of
 // `triple_sums`. d_score [n]: what the softmax weights of a sample's anchors are multiplied with.
 //
 // A tile is some i and as many j with all k. A tile of d_a is of one tile alone, one of d_b of those with the same i, one
 // of d_c of those with the same j: of N x N tiles the p-th of i goes with j = i + p, so that no two of one p share
 // anything, and waits for the two of p - 1 that it shares with.
 void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exact_scale, int64_t threads,
-                      const float* log_sums, const float* d_score, float* d_grams, double* d_scale) {
+                      const float* sums, const float* d_score, float* d_grams, double* d_scale) {
     const float scale = float(exact_scale);
     const Grams grams(all_grams, n, ld);
     float *const d_a = d_grams, *const d_b = d_a + ld * ld, *const d_c = d_b + ld * ld;
     std::vector<float> factors(3 * ld);
     for (int64_t axis = 0; axis < 3; ++axis)
         for (int64_t i = 0; i < n; ++i)
-            factors[axis * ld + i] =
-                float(d_score[i] * std::exp2(double(MIDDLE) * scale - double(log_sums[axis * n + i])));
+            factors[axis * ld + i] = d_score[i] / sums[axis * n + i];
     const float *const of_i = factors.data(), *const of_j = of_i + ld, *const of_k = of_j + ld;
+
+    // The weights of an anchor's triples, its own among them, add up to 0 but for rounding: so a number may be taken off
+    // the scores, and with the mean of the own ones that rounding is multiplied with little where own triples dominate.
+    std::vector<float> own_scores(n);
+    double own_sum = 0, own_weights = 0;
+    own_triples(grams, [=, &own_scores, &own_sum, &own_weights](int64_t first, int count, Lanes a, Lanes b, Lanes c) {
+        Lanes weight{};
+        for (int lane = 0; lane < count; ++lane) weight[lane] = -3 * d_score[first + lane];
+        const Triple t = triple(a, b, c);
+        const Lanes s = slope(t, weight), own[3] = {a * t.mu + b * c, b * t.mu + a * c, c * t.mu + a * b};
+        for (int lane = 0; lane < count; ++lane) {
+            const int64_t i = first + lane;
+            for (int axis = 0; axis < 3; ++axis) d_grams[axis * ld * ld + i * (ld + 1)] += own[axis][lane] * s[lane];
+            own_scores[i] = t.sigma[lane];
+            own_sum += std::abs(double(d_score[i])) * t.sigma[lane], own_weights += std::abs(double(d_score[i]));
+        }
+    });
+    const float center = own_weights ? float(own_sum / own_weights) : MIDDLE;
+    std::vector<double> d_scores(n);
+    for (int64_t i = 0; i < n; ++i) d_scores[i] = -3 * double(d_score[i]) * (own_scores[i] - center);
 
     const int64_t rows = rows_of_a_piece(n), tiles = (n + rows - 1) / rows;
     std::vector<std::atomic<int64_t>> done(tiles);
-    std::vector<double> d_scores(n);
     std::vector<Lanes> memory(rows);
     in_pieces_between_torch(tiles * tiles, 1, enough(threads, n), [=, &grams, &done, &d_scores](int64_t tile, int64_t) mutable {
         const int64_t turn = tile / tiles, tile_i = tile % tiles, tile_j = (tile_i + turn) % tiles;
@@ -207,7 +222,7 @@ void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exac
                     const Lanes a = splat(grams.a[i * ld + j]), c = load(grams.c + j * ld + k);
                     const Triple t = triple(a, b, c);
                     const Lanes weight = logits.power(t.sigma) * (of_ik + of_j[j]);
-                    scores += weight * t.sigma;
+                    scores += weight * (t.sigma - center);
                     const Lanes s = slope(t, weight);
                     by_j[j - begin] += s * (a * t.mu + b * c);
                     total += s * (b * t.mu + a * c);
@@ -216,22 +231,10 @@ void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exac
                 }
                 store(place, total);
             }
-            for (int64_t j = begin; j < end; ++j) d_a[i * ld + j] = sum(by_j[j - begin]);
+            for (int64_t j = begin; j < end; ++j) d_a[i * ld + j] += sum(by_j[j - begin]);
             d_scores[i] += sum(scores);
         }
         done[tile_i].store(turn + 1, std::memory_order_release);
-    });
-
-    own_triples(grams, [=, &d_scores](int64_t first, int count, Lanes a, Lanes b, Lanes c) mutable {
-        Lanes weight{};
-        for (int lane = 0; lane < count; ++lane) weight[lane] = -3 * d_score[first + lane];
-        const Triple t = triple(a, b, c);
-        const Lanes s = slope(t, weight), own[3] = {a * t.mu + b * c, b * t.mu + a * c, c * t.mu + a * b};
-        for (int lane = 0; lane < count; ++lane) {
-            const int64_t i = first + lane;
-            for (int axis = 0; axis < 3; ++axis) d_grams[axis * ld * ld + i * (ld + 1)] += own[axis][lane] * s[lane];
-            d_scores[i] += weight[lane] * t.sigma[lane];
-        }
     });
     *d_scale = 0;
     for (const double part : d_scores) *d_scale += part;
