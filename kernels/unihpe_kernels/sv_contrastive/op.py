@@ -19,7 +19,8 @@ def _sv_contrastive(
     backend: str,
     learns_temperature: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """loss [], log2 of the normalisers [M, B], sample losses [B] and what the backend saves for its backward, flat.
+    """loss [], the normalisers [M, B] (their log2, or what else the backend's backward takes), sample losses [B] and
+    what the backend saves for its backward, flat.
 
     float64 for float64 embeddings, else float32. learns_temperature: what is saved is to do for the temperature's
     gradient, too, which else may come out as zero; autograd sets it.
