@@ -44,7 +44,7 @@ def compile(job):
 
 # the longest stand last there: they should not be what the others have long ended before
 everything = os.environ.get("COMPILE") == "all"
-chosen = [variant.targets if everything else variant.tested or variant.targets for variant in VARIANTS]
+chosen = [v.targets if everything or v.tested is None else v.tested for v in VARIANTS]
 jobs = [(number, name) for number, names in enumerate(chosen) for name in names][::-1]
 with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
     found = dict(pool.imap_unordered(compile, jobs))

@@ -118,8 +118,8 @@ KINDS = ["random", "rank one", "rank two", "zero", "diagonal", "repeated", "1e-2
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_decomposition_of_a_million(kind):
-    for seed in range(10):
+def test_decomposition_of_a_million(kind, cpu_backend):
+    for seed in range(10 if cpu_backend == "native" else 2):  # torch's takes the same steps, five times as long
         check(many(kind, 100_000, 2 * seed))
 
 
