@@ -185,7 +185,9 @@ def measure(benchmark: Any, group: Group, size: int, *, rounds: int) -> None:
             # spread evenly, where it has fewer rounds than ours
             if name != OURS and -(-turns * shares[name] // rounds) > len(times[name]):
                 number = len(times[name])
+                _settle()
                 times[name].append(seconds(lambda call=call, number=number: call(number)))
+        _settle()
 
     def ours() -> None:
         number = len(times[OURS])
@@ -244,6 +246,13 @@ def _why_not(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out of memory"
     return f"fails: {type(error).__name__}: {_first_line(error)}"
+
+
+def _settle() -> None:
+    """Threads of OpenMP wait actively for some 8 ms after their work: of one peer's, on the next one's cores, and what
+    torch.compile makes has an OpenMP of its own. Each turn begins on an idle machine."""
+    if DEVICE == "cpu":
+        time.sleep(0.02)
 
 
 def _wait() -> None:

@@ -305,7 +305,7 @@ void prepare_block(int64_t count, int64_t threads, int64_t samples, int64_t widt
     const Stack stack{units, inverse_norms, samples, width};
     with_count(count, [&](auto c) {
         const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
-        in_pieces_between_torch(blocks(samples), 1, enough(threads, samples * width), [=](int64_t block, int64_t) {
+        in_pieces(blocks(samples), 1, enough(threads, samples * width), [=](int64_t block, int64_t) {
             const int64_t first = block * LANES;
             for (int m = 0; m < c; ++m)
                 for (int64_t j = first; j < first + until(first, samples); ++j)
@@ -327,7 +327,7 @@ void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int
     with_count(count, [&](auto c) {
         const Held<c> held{(typename Held<c>::Of*)members, nullptr, samples};
         const int64_t strips = blocks(anchors);
-        in_pieces_between_torch(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
+        in_pieces(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
             const int64_t i = first % strips * LANES;
             add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, i, sums, own_powers, own_scores);
         });
@@ -350,7 +350,7 @@ void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower
         const int64_t parts = blocks(samples);
         // one modality after the other: in one table two anchors' modalities meet
         for (int m = 0; m < c; ++m)
-            in_pieces_between_torch(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
+            in_pieces(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
                 add_gradients<c>(tables, d_tables, logit, held, all, {own, shift}, m, first * LANES, factors, powers,
                                  d_score, totals[m * samples + first]);
             });
@@ -366,7 +366,7 @@ void finish_block(int64_t count, int64_t threads, int64_t samples, int64_t width
     const Stack stack{units, inverse_norms, samples, width};
     with_count(count, [&](auto c) {
         const Held<c> held{(typename Held<c>::Of*)members, (typename Held<c>::Sums*)own_sums, samples};
-        in_pieces_between_torch(blocks(samples), 1, enough(threads, samples * width),
+        in_pieces(blocks(samples), 1, enough(threads, samples * width),
                   [=](int64_t block, int64_t) { finish<c>(stack, held, block * LANES, d_units, d_rows.data()); });
     });
 }

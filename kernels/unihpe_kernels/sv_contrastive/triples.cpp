@@ -105,7 +105,7 @@ void triple_sums(const float* all_grams, int64_t n, int64_t ld, double exact_sca
     const int64_t rows = rows_of_a_piece(n), pieces = (n + rows - 1) / rows;
     std::vector<double> sums_i(n), sums_jk(pieces * 2 * ld);
     std::vector<Lanes> memory_j(n), memory_k(ld / LANES);
-    in_pieces_between_torch(n, rows, enough(threads, n), [=, &grams, &sums_i, &sums_jk](int64_t first, int64_t last) mutable {
+    in_pieces(n, rows, enough(threads, n), [=, &grams, &sums_i, &sums_jk](int64_t first, int64_t last) mutable {
         double* const sums_j = &sums_jk[first / rows * 2 * ld];
         double* const sums_k = sums_j + ld;
         Lanes* const by_j = memory_j.data();
@@ -203,7 +203,7 @@ void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exac
     const int64_t rows = rows_of_a_piece(n), tiles = (n + rows - 1) / rows;
     std::vector<std::atomic<int64_t>> done(tiles);
     std::vector<Lanes> memory(rows);
-    in_pieces_between_torch(tiles * tiles, 1, enough(threads, n), [=, &grams, &done, &d_scores](int64_t tile, int64_t) mutable {
+    in_pieces(tiles * tiles, 1, enough(threads, n), [=, &grams, &done, &d_scores](int64_t tile, int64_t) mutable {
         const int64_t turn = tile / tiles, tile_i = tile % tiles, tile_j = (tile_i + turn) % tiles;
         for (const int64_t other : {tile_i, (tile_i + 1) % tiles})
             while (done[other].load(std::memory_order_acquire) < turn) std::this_thread::yield();
