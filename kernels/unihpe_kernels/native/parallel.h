@@ -1,5 +1,6 @@
 // Work on the threads of the OpenMP that torch has loaded: between torch's own work those wait for more by spinning, and
-// would take half of the time of other threads. A forked process has none of them, and gets threads for each call.
+// would take half of the time of other threads. A process forked after this was loaded has none of them, and gets threads
+// for each call.
 #pragma once
 
 #include <dlfcn.h>
@@ -10,6 +11,9 @@
 #include <system_error>
 #include <thread>
 #include <vector>
+
+// At loading, not at a first call: that may come in a forked process.
+inline const pid_t home = getpid();
 
 // A thread's share: work(first, last) over pieces that no other thread has taken. It has a copy of `work`, with memory of
 // its own.
@@ -39,7 +43,6 @@ template <class Work>
 void in_pieces(int64_t count, int64_t piece, int64_t threads, Work work) {
     using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
     static const auto parallel = (Parallel)dlsym(RTLD_DEFAULT, "GOMP_parallel");
-    static const auto home = getpid();
     const int64_t pieces = (count + piece - 1) / piece, team = threads < pieces ? threads : pieces;
     std::atomic<int64_t> next{0};
     auto make = [&] { taker(next, count, piece, work)(); };
