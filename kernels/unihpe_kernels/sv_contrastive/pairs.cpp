@@ -280,14 +280,12 @@ void finish(const Stack& stack, const Held<COUNT>& held, int64_t j, float* d_uni
                 const float factor = inner[p][q][lane], *const other = stack.row(q, j + lane);
                 for (int64_t k = 0; k < width; ++k) d_unit[k] += factor * other[k];
             }
-            const float* const unit = stack.row(p, j + lane);
-            float along = 0, inverse = 1;
-            if (stack.inverse_norms) {
-                along = dot(unit, d_unit, width);
-                inverse = stack.inverse_norms[p * stack.samples + j + lane];
-            }
             float* const d_row = d_rows[p] + (j + lane) * width;
-            for (int64_t k = 0; k < width; ++k) d_row[k] = (d_unit[k] - along * unit[k]) * inverse;
+            if (stack.inverse_norms)
+                through_unit(stack.row(p, j + lane), stack.inverse_norms[p * stack.samples + j + lane], d_unit, width,
+                             d_row);
+            else
+                std::copy(d_unit, d_unit + width, d_row);
         }
 }
 

@@ -22,3 +22,9 @@ inline float to_unit(const float* from, int64_t width, float* to) {
     for (int64_t d = 0; d < width; ++d) to[d] = from[d] * inverse;
     return inverse;
 }
+
+// The gradient of the row that `to_unit` made `unit` of, from that of the unit; `to` may be `d_unit`.
+inline void through_unit(const float* unit, float inverse, const float* d_unit, int64_t width, float* to) {
+    const float along = dot(unit, d_unit, width);
+    for (int64_t d = 0; d < width; ++d) to[d] = (d_unit[d] - along * unit[d]) * inverse;
+}

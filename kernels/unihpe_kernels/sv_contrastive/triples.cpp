@@ -91,9 +91,7 @@ void triple_rows_gradient(const float* units, const float* inverse_norms, const 
             const float* const unit = units + (modality + 1) * size + i * width;
             float* const out = outs[modality] + i * width;
             for (int64_t d = 0; d < width; ++d) out[d] = one[d] + other[d];
-            if (!inverse_norms) continue;
-            const float along = dot(unit, out, width), inverse = inverse_norms[modality * n + i];
-            for (int64_t d = 0; d < width; ++d) out[d] = (out[d] - along * unit[d]) * inverse;
+            if (inverse_norms) through_unit(unit, inverse_norms[modality * n + i], out, width, out);
         }
 }
 
