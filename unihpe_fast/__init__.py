@@ -3,12 +3,21 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unihpe_fast.engine.checkpoint import load_model
     from unihpe_fast.losses import SingularValueContrastiveLoss
     from unihpe_fast.models.unihpe import UniHPE
+    from unihpe_fast.prediction import Prediction
+    from unihpe_fast.predictor import Predictor
 
-__all__ = ["SingularValueContrastiveLoss", "UniHPE"]
+__all__ = ["Prediction", "Predictor", "SingularValueContrastiveLoss", "UniHPE", "load_model"]
 
-_HOMES = {"SingularValueContrastiveLoss": "unihpe_fast.losses", "UniHPE": "unihpe_fast.models.unihpe"}
+_HOMES = {
+    "Prediction": "unihpe_fast.prediction",
+    "Predictor": "unihpe_fast.predictor",
+    "SingularValueContrastiveLoss": "unihpe_fast.losses",
+    "UniHPE": "unihpe_fast.models.unihpe",
+    "load_model": "unihpe_fast.engine.checkpoint",
+}
 
 
 def __getattr__(name: str) -> Any:
