@@ -8,14 +8,16 @@ if TYPE_CHECKING:
     from unihpe_fast.models.unihpe import UniHPE
     from unihpe_fast.prediction import Prediction
     from unihpe_fast.predictor import Predictor
+    from unihpe_kernels.version import __version__
 
-__all__ = ["Prediction", "Predictor", "SingularValueContrastiveLoss", "UniHPE", "load_model"]
+__all__ = ["Prediction", "Predictor", "SingularValueContrastiveLoss", "UniHPE", "__version__", "load_model"]
 
 _HOMES = {
     "Prediction": "unihpe_fast.prediction",
     "Predictor": "unihpe_fast.predictor",
     "SingularValueContrastiveLoss": "unihpe_fast.losses",
     "UniHPE": "unihpe_fast.models.unihpe",
+    "__version__": "unihpe_kernels.version",
     "load_model": "unihpe_fast.engine.checkpoint",
 }
 
