@@ -56,8 +56,13 @@ class Prediction:
 
     def flat(self) -> "Prediction":
         """The same poses as N rows."""
-        lead = self.person.ndim
-        changed: dict[str, Any] = {name: x.reshape(-1, *x.shape[lead:]) for name, x in self.arrays.items()}
+        return self.shaped((self.person.size,))
+
+    def shaped(self, lead: tuple[int, ...]) -> "Prediction":
+        """The same poses with another leading shape."""
+        changed: dict[str, Any] = {
+            name: x.reshape(*lead, *x.shape[self.person.ndim :]) for name, x in self.arrays.items()
+        }
         return replace(self, **changed)
 
     def select(self, rows: np.ndarray) -> "Prediction":

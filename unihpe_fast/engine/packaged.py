@@ -45,6 +45,7 @@ def package(path: Path, model: UniHPE, config: Config, card: ModelCard) -> None:
 
     Weights are kept in float16, half the room; where they leave its range, in float32. Raises OSError.
     """
+    config = _without_paths(config)
     tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
     halves = {name: x.half() if x.dtype == torch.float32 else x for name, x in tensors.items()}
     fits = all(x.isfinite().all() for x in halves.values() if x.is_floating_point())
@@ -82,6 +83,18 @@ def build(config: Config, weights: Path) -> UniHPE:
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{weights}: {error}") from error
     return model.eval()
+
+
+def _without_paths(config: Config) -> Config:
+    """The options with the names of their files alone, and no run folder: where they lay is nobody's business."""
+    data = config.data
+    named = dataclasses.replace(
+        data,
+        train=tuple(Path(name).name for name in data.train),
+        val=tuple(Path(name).name for name in data.val),
+        augment_for={Path(name).name: text for name, text in data.augment_for.items()},
+    )
+    return dataclasses.replace(config, data=named, run=dataclasses.replace(config.run, dir=""))
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -11,6 +11,8 @@ from unihpe_fast.data.formats.json_records import records
 from unihpe_fast.data.formats.keypoints.record import natural
 
 _HEAD = 1 << 16
+# suffixes of photographs
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -64,4 +66,6 @@ def look(path: Path) -> Found:
     files: dict[str, list[Path]] = {}
     for file in natural(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")):
         files.setdefault(file.suffix.lower(), []).append(file)
-    return Found(path, True, files)
+    # programs leave their drawings beside the keypoints
+    others = {suffix: listed for suffix, listed in files.items() if suffix not in PICTURES}
+    return Found(path, True, others or files)
