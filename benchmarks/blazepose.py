@@ -30,7 +30,7 @@ _OVERLAP = 0.3
 
 @dataclass(frozen=True)
 class Region:
-    """A turned square: centre [2] px, side px, and the angle by which it is turned, radians clockwise in the picture."""
+    """A turned square: centre [2] px, side px, and by how much it is turned, radians clockwise in the picture."""
 
     center: np.ndarray
     side: float
@@ -93,7 +93,7 @@ class BlazePose:
         pixels[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
         # the padding is black, as MediaPipe's
         raw = self._boxes(torch.from_numpy(pixels / 127.5 - 1)[None])["person"][0].numpy()
-        score = 1 / (1 + np.exp(-np.clip(raw[:, 0], -100, 100)))
+        score = 1 / (1 + np.exp(-np.clip(raw[:, 0].astype(np.float64), -100, 100)))
         points = raw[:, 5:].reshape(-1, 4, 2) / _BOX + _ANCHORS[:, None]
         regions: list[Region] = []
         for index in np.argsort(-score):

@@ -55,6 +55,6 @@ def square(picture: np.ndarray, center: np.ndarray, side: float, size: int) -> P
 
 
 def around(boxes: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centres [P, 2] and sides [P] of squares around boxes [P, 4] (left, top, right, bottom), `margin` times as large."""
+    """Centres [P, 2] and sides [P] of squares around boxes [P, 4] (left, top, right, bottom), `margin` times larger."""
     low, high = boxes[:, :2], boxes[:, 2:]
     return (low + high) / 2, margin * (high - low).max(1)

@@ -1,4 +1,4 @@
-"""MoveNet: multipose finds the people, thunder looks at each of them. Or one of the networks alone, which is quicker."""
+"""MoveNet: multipose finds the people, thunder looks at each. Or one of the networks alone, which is quicker."""
 
 from pathlib import Path
 

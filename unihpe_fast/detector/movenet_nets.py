@@ -63,7 +63,7 @@ class MultiPose(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.backbone(_channels_first(pixels))
         heat, center = self.heatmap(x).sigmoid(), self.center(x).sigmoid()
-        batch, _, height, width = heat.shape
+        height, width = heat.shape[2:]
         sides = torch.tensor([height, width], dtype=heat.dtype, device=heat.device)
         peaks = (center - F.max_pool2d(center, 5, 1, 2)).abs() < _SAME
         found, where = (center * peaks).flatten(1).topk(MOST_PEOPLE)  # [B, 6]

@@ -31,7 +31,8 @@ class RTMLib:
     """name: `rtmlib` (Halpe26) or `rtmlib-wholebody` (133 joints).
 
     folder: has two .onnx files, one whose name begins with yolox or rtmdet and one of the keypoints; None: rtmlib
-    fetches its own ("balanced") and keeps them. Raises DetectorError where rtmlib, its weights or the files are not there.
+    fetches its own ("balanced") and keeps them. Raises DetectorError where rtmlib, its weights or the files are
+    not there.
     """
 
     licence = "rtmlib: Apache-2.0; its weights: Apache-2.0 by OpenMMLab, trained on data sets with terms of their own"
@@ -86,7 +87,7 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 def _size_from_graph(model: Any, *, rows_first: bool) -> None:
-    """The input's size as the graph states it: of files that a user names, rtmlib knows it no better than by default."""
+    """The input's size as the graph states it: of a file that a user names, rtmlib knows the default alone."""
     height, width = model.session.get_inputs()[0].shape[2:]
     if isinstance(height, int) and isinstance(width, int):
         model.model_input_size = (height, width) if rows_first else (width, height)
