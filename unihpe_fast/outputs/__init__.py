@@ -43,9 +43,12 @@ FORMATS: dict[str, Format] = {
     "bvh": Format(".bvh", "bvh"),
     "c3d": Format(".c3d", "c3d"),
     "rrd": Format(".rrd", "rrd"),
+    "html": Format(".html", "viewer", pictures=True),
+    # .png of photographs, .mp4 of a video
+    "overlay": Format("_overlay", "overlay", pictures=True),
 }
 # what a call without formats writes
-DEFAULT = ("npz", "csv", "json")
+DEFAULT = ("npz", "csv", "json", "html", "overlay")
 
 
 def write(prediction: Prediction, stem: Path, name: str, pictures: Pictures | None = None) -> list[Path]:
