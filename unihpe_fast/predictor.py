@@ -33,6 +33,8 @@ DEFAULT_MODEL = "lifting"
 # of keypoint files that do not say theirs
 ASSUMED_FPS = 30.0
 Array = np.ndarray | Tensor
+# is told frame, detections, numbers of the people [P], and names of the keypoints
+Keep = Callable[[int, Detections, np.ndarray, tuple[str, ...]], None]
 
 
 class Predictor:
@@ -171,6 +173,7 @@ class Predictor:
         level: bool = False,
         left_out: Counter[str] | None = None,
         progress: Callable[[int], None] | None = None,
+        keep: Keep | None = None,
     ) -> Prediction:
         """3D poses of the people in photographs, each a frame; people are numbered within theirs, the surest first.
 
@@ -181,7 +184,11 @@ class Predictor:
         parts = []
         for frame, path in enumerate(paths):
             try:
-                predicted = self.image(read_photo(path), camera=camera, level=level)
+                image = read_photo(path)
+                found = self.detect(image)
+                predicted = self.detected(image, found, camera=camera, level=level)
+                if keep:
+                    keep(frame, found, np.arange(len(found)), self.detector.keypoint_names)
             except (OSError, PictureError) as error:
                 left_out[str(error)] += 1
                 predicted = None
@@ -208,12 +215,12 @@ class Predictor:
         max_gap: int = 0,
         left_out: Counter[str] | None = None,
         progress: Callable[[int], None] | None = None,
-        keep: Callable[[int, Detections, np.ndarray], None] | None = None,
+        keep: Keep | None = None,
     ) -> Prediction:
         """3D poses of the people in the frames of a video (`unihpe_fast.video.open_video`), tracked.
 
-        Frames have an index, a time in s and an image. One frame at a time is held. keep: is told index, detections
-        and person numbers of every frame. Gaps, smoothing and left_out as in `keypoints`. Raises ValueError where there
+        Frames have an index, a time in s and an image. One frame at a time is held. keep: is told of every
+        frame. Gaps, smoothing and left_out as in `keypoints`. Raises ValueError where there
         is no person in any frame.
         """
         left_out = Counter() if left_out is None else left_out
@@ -224,12 +231,12 @@ class Predictor:
             found = self.detect(frame.image)
             people = tracker.update(found, frame.index)
             if keep:
-                keep(frame.index, found, people)
+                keep(frame.index, found, people, self.detector.keypoint_names)
             if not len(found):
                 left_out["frames without a person"] += 1
             elif self.looks_at_pictures:
                 # level: the roll is known at the end only, and the picture is gone then
-                parts.append(_placed(self.detected(frame.image, found, camera=camera), people, frame))
+                parts.append(self.placed(frame, found, people, camera=camera))
             else:
                 rows.append((found.keypoints_2d, found.confidence, people, frame.index, frame.time))
             if progress:
@@ -257,6 +264,16 @@ class Predictor:
         whole = concatenate(parts)
         whole = replace(whole, source=np.full(len(whole), source, dtype=object), fps=fps)
         return _finished(whole, smooth, max_gap, left_out)
+
+    def placed(self, frame: Any, found: Detections, people: np.ndarray, *, camera: Any = None) -> Prediction:
+        """3D poses of the people that were found in one frame of a video, with their numbers and the frame's time."""
+        count = len(people)
+        return replace(
+            self.detected(frame.image, found, camera=camera),
+            person=people,
+            frame=np.full(count, frame.index),
+            time=np.full(count, float(frame.time)),
+        )
 
     @property
     def looks_at_pictures(self) -> bool:
@@ -355,11 +372,6 @@ class Predictor:
             for matrix in input_crop(bbox, side)
         ]
         return normalized(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
-
-
-def _placed(predicted: Prediction, people: np.ndarray, frame: Any) -> Prediction:
-    count = len(people)
-    return replace(predicted, person=people, frame=np.full(count, frame.index), time=np.full(count, float(frame.time)))
 
 
 def _finished(predicted: Prediction, smooth: float | None, max_gap: int, left_out: Counter[str] | None) -> Prediction:

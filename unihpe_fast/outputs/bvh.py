@@ -108,7 +108,8 @@ def _rotation(rest: np.ndarray, bones: np.ndarray, weights: np.ndarray) -> np.nd
 def _text(motion: Motion) -> str:
     joints = _filled(motion) / 1000
     offsets, turned = skeleton(joints), rotations(joints)
-    order, lines = [], ["HIERARCHY"]
+    order: list[int] = []
+    lines = ["HIERARCHY"]
     _node(_PELVIS, 0, offsets, lines, order)
     lines += ["MOTION", f"Frames: {len(joints)}", f"Frame Time: {1 / motion.rate:.8f}"]
     local = np.stack(

@@ -40,7 +40,7 @@ def motions(prediction: Prediction, path: object) -> dict[int, Motion]:
         first, count = int(frames[0]), int(frames[-1] - frames[0]) + 1
         joints = np.full((count, *prediction.joints_3d.shape[1:]), np.nan)
         joints[frames - first] = prediction.joints_3d[rows] * TO_Y_UP
-        found[person] = Motion(first, joints, np.isfinite(joints).all((1, 2)), prediction.fps)
+        found[person] = Motion(first, joints, np.asarray(np.isfinite(joints).all((1, 2))), prediction.fps)
     if not found:
         raise OutputError(f"{path}: people must have 3D poses, got none")
     return found
