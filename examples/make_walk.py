@@ -40,20 +40,20 @@ def person(phase: float) -> np.ndarray:
     return np.stack([nose, *face, *limbs])
 
 
+def placed(frame: int) -> tuple[np.ndarray, np.ndarray]:
+    """The keypoints [17, 3] m in camera axes (x right, y down, z away), and [17, 2] px, of a frame."""
+    heading = 2 * np.pi * frame / FRAMES
+    left, forwards = (np.array([-np.cos(heading), 0, np.sin(heading)]), np.array([np.sin(heading), 0, np.cos(heading)]))
+    place = np.array([-0.7 * np.cos(heading), 0.1, 4.6 + 0.7 * np.sin(heading)])
+    points = person(2 * np.pi * frame / FPS) @ np.stack([left, [0, 1, 0], forwards]) + place
+    return points, FOCAL * points[:, :2] / points[:, 2:] + np.array(SIZE) / 2
+
+
 def main() -> None:
     rng = np.random.default_rng(0)
     records = []
     for frame in range(FRAMES):
-        heading = 2 * np.pi * frame / FRAMES
-        left, forwards = (
-            np.array([-np.cos(heading), 0, np.sin(heading)]),
-            np.array([np.sin(heading), 0, np.cos(heading)]),
-        )
-        axes = np.stack([left, [0, 1, 0], forwards])
-        # camera axes: x right, y down, z away from it
-        place = np.array([-0.7 * np.cos(heading), 0.1, 4.6 + 0.7 * np.sin(heading)])
-        points = person(2 * np.pi * 1.0 * frame / FPS) @ axes + place
-        pixels = FOCAL * points[:, :2] / points[:, 2:] + np.array(SIZE) / 2 + rng.normal(0, 1, (17, 2))
+        pixels = placed(frame)[1] + rng.normal(0, 1, (17, 2))
         confidence = rng.uniform(0.7, 0.98, 17)
         # a wrist behind the body
         confidence[9 + frame // 15 % 2] *= 1 if frame % 15 < 11 else 0.08

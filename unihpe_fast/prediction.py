@@ -61,7 +61,7 @@ class Prediction:
     def shaped(self, lead: tuple[int, ...]) -> "Prediction":
         """The same poses with another leading shape."""
         changed: dict[str, Any] = {
-            name: x.reshape(*lead, *x.shape[self.person.ndim :]) for name, x in self.arrays.items()
+            name: x.reshape((*lead, *x.shape[self.person.ndim :])) for name, x in self.arrays.items()
         }
         return replace(self, **changed)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from unihpe_fast.config import Config
 from unihpe_fast.data.loader import val_batches
-from unihpe_fast.data.records import LABELS, MODALITIES
+from unihpe_fast.data.records import FUSED, LABELS, MODALITIES
 from unihpe_fast.engine.checkpoint import METRICS
 from unihpe_fast.engine.evaluation import Scorable, predict
 from unihpe_fast.engine.runtime import Runtime
@@ -59,6 +59,8 @@ def _pose_table(scores: Mapping[str, Any]) -> Table:
         # what the 3D encoder was given is the answer: how well the embedding holds a pose
         label = "3D pose (auto-encoded)" if modality == "pose3d" else LABELS[modality]
         table.add_row(label, *_cells(scores[modality], POSE_METRICS))
+    if scores.get(FUSED):
+        table.add_row(LABELS[FUSED], *_cells(scores[FUSED], POSE_METRICS))
     return table
 
 
@@ -158,7 +160,7 @@ def print_report(
         say("Mean over an action's samples; last row: unweighted mean of the actions.")
     if rows is not None:
         console.print()
-        for name in (*MODALITIES, "keypoints2d"):
+        for name in (*MODALITIES, FUSED, "keypoints2d"):
             count = int(rows[name].keep.sum())
             say(f"{name}: " + (f"{count} samples" if count else f"not scored, {rows[name].why_not}"))
     if "protocol" in scores:
