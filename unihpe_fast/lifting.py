@@ -55,20 +55,25 @@ def people_of(joints: np.ndarray, camera: np.ndarray, size: np.ndarray) -> tuple
     ).min(1)
     usable = (seen.sum(1) >= FEWEST_JOINTS) & (extent.max(1) >= SMALLEST_BOX)
     joints[~usable] = 0
-    bbox = np.tile([0.0, 0.0, 1.0], (len(joints), 1))
-    if usable.any():
-        bbox[usable] = square_bbox(joints[usable])
     people = People(
         keypoints_2d=joints,
         joints_3d=np.zeros((len(joints), NUM_JOINTS, 4)),
         camera=camera,
         size=np.asarray(size, np.float64),
         up=np.tile([0.0, -1.0, 0.0], (len(joints), 1)),
-        bbox=bbox,
+        bbox=boxes(joints, usable),
         affine=np.tile(np.eye(2, 3), (len(joints), 1, 1)),
         free=np.zeros(len(joints), bool),
     )
     return people, usable
+
+
+def boxes(joints: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """[N, 3], the box of each person [N, 17, 3] that is usable [N]; others have one of 1 px."""
+    bbox = np.tile([0.0, 0.0, 1.0], (len(joints), 1))
+    if usable.any():
+        bbox[usable] = square_bbox(joints[usable])
+    return bbox
 
 
 def camera_roll(joints: np.ndarray) -> float:
@@ -100,13 +105,13 @@ def fit_root(joints_3d: np.ndarray, keypoints: np.ndarray, camera: np.ndarray) -
     left[..., 0, 0], left[..., 1, 1] = focal[..., 0], focal[..., 1]
     left[..., 2] = -pixel
     left *= weight[..., None]
-    rows = left.reshape(len(left), -1, 3)
+    rows = left.reshape(len(left), 2 * NUM_JOINTS, 3)
     normal = rows.transpose(0, 2, 1) @ rows
     good = (weight[..., 0].sum(1) >= 3) & np.isfinite(normal).all((1, 2)) & np.isfinite(right).all((1, 2))
     # people whose joints all lie in one line of sight leave the depth open
     good[good] &= np.linalg.cond(normal[good]) < 1e12
     root = np.full((len(left), 3), np.nan)
-    target = rows[good].transpose(0, 2, 1) @ right[good].reshape(int(good.sum()), -1, 1)
+    target = rows[good].transpose(0, 2, 1) @ right[good].reshape(int(good.sum()), 2 * NUM_JOINTS, 1)
     root[good] = np.linalg.solve(normal[good], target)[..., 0]
     with np.errstate(invalid="ignore"):
         root[~(root[:, 2] + joints_3d[..., 2].min(1) > 0)] = np.nan

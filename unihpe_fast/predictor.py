@@ -21,7 +21,7 @@ from unihpe_fast.detector.interface import Detections, Detector
 from unihpe_fast.engine.checkpoint import load_model
 from unihpe_fast.engine.packaged import read_card, shipped
 from unihpe_fast.engine.runtime import choose_runtime
-from unihpe_fast.lifting import FEWEST_JOINTS, SMALLEST_BOX, camera_roll, camera_vectors, fit_root, people_of
+from unihpe_fast.lifting import FEWEST_JOINTS, SMALLEST_BOX, boxes, camera_roll, camera_vectors, fit_root, people_of
 from unihpe_fast.models.unihpe import UniHPE
 from unihpe_fast.outputs.pictures import PictureError, read_photo
 from unihpe_fast.prediction import Prediction, concatenate
@@ -319,6 +319,7 @@ class Predictor:
         angle = np.full(len(joints), camera_roll(people.keypoints_2d) if level else 0.0)
         if angle.any():
             people = roll_people(people, angle)
+            people = replace(people, bbox=boxes(people.keypoints_2d, usable))
         poses = np.full((len(joints), 17, 3), np.nan, np.float32)
         for start in range(0, len(joints), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(joints)))

@@ -53,6 +53,13 @@ class _Echo(nn.Module):
             torch.stack([base, base + 1]).bfloat16(), torch.stack([pose + 1, pose + 2]), keypoints_2d[..., :2] + 3
         )
 
+    def fuse(self, *, image, pose2d):
+        return 4 * image + pose2d
+
+    def decode(self, embedding, source):
+        assert list(source) == ["image", "pose2d"]
+        return embedding.unflatten(-1, (17, 3)) + 5
+
 
 def test_predictions_keep_the_order_of_the_batches_and_the_names_of_the_modalities() -> None:
     batches = [people(3), people(2, seed=1, start=3)]
@@ -60,10 +67,16 @@ def test_predictions_keep_the_order_of_the_batches_and_the_names_of_the_modaliti
     got = predict(model, batches, device="cpu")
     joints = torch.cat([b.joints_3d for b in batches])
     keypoints = torch.cat([b.keypoints_2d for b in batches])
-    torch.testing.assert_close(got.joints_3d, {"pose2d": joints[..., :3] + 1, "image": joints[..., :3] + 2})
+    pose2d, image = keypoints.flatten(1).bfloat16(), (keypoints.flatten(1) + 1).bfloat16()
+    fused = 4 * image + pose2d
+    torch.testing.assert_close(got.embeddings, {"pose2d": pose2d.float(), "image": image.float(), FUSED: fused.float()})
     torch.testing.assert_close(
-        got.embeddings,
-        {"pose2d": keypoints.flatten(1).bfloat16().float(), "image": (keypoints.flatten(1) + 1).bfloat16().float()},
+        got.joints_3d,
+        {
+            "pose2d": joints[..., :3] + 1,
+            "image": joints[..., :3] + 2,
+            FUSED: (fused.unflatten(-1, (17, 3)) + 5).float(),
+        },
     )
     torch.testing.assert_close(got.keypoints_2d, keypoints[..., :2] + 3)
     torch.testing.assert_close(got.target_3d, joints)
@@ -187,6 +200,7 @@ def test_absent_modalities_and_invalid_joints_are_not_scored_whatever_stands_the
         "image": 4,
         "pose2d": 7,
         "pose3d": 7,
+        FUSED: 4,
         "keypoints2d": 5,
         "image->pose2d": 5,
         "image->pose3d": 4,
@@ -194,6 +208,7 @@ def test_absent_modalities_and_invalid_joints_are_not_scored_whatever_stands_the
         "pose2d->pose3d": 7,
         "pose3d->image": 4,
         "pose3d->pose2d": 7,
+        f"{FUSED}->pose3d": 4,
     }
 
 

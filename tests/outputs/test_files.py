@@ -137,7 +137,7 @@ def test_bvh_moves_as_the_person_by_our_reader_and_another(tmp_path: Path) -> No
 
     pybvh = pytest.importorskip("pybvh")
     other = pybvh.read_bvh_file(str(path))
-    theirs = np.asarray(other.joint_positions())
+    theirs = other.node_positions()
     names = [node.name for node in other.nodes]
     for joint in JOINT_NAMES:
         moved = theirs[:, names.index(joint)] - theirs[:, names.index("pelvis")]

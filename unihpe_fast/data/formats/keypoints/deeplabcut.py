@@ -3,10 +3,10 @@
 import csv
 from typing import Any
 
-import h5py
 import numpy as np
 
 from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.hdf5 import members, opened_file
 from unihpe_fast.data.formats.keypoints.found import Found
 from unihpe_fast.data.formats.keypoints.record import Keypoints, People, ReadOptions
 from unihpe_fast.data.formats.safe_pickle import load_pickle
@@ -21,10 +21,7 @@ def recognises(found: Found) -> bool:
     if found.suffix == ".csv":
         first = [line.split(",")[0] for line in found.head.splitlines()[:4]]
         return first[:1] == ["scorer"] and "bodyparts" in first and "coords" in first
-    if found.suffix in (".h5", ".hdf5") and h5py.is_hdf5(found.first):
-        with h5py.File(found.first, "r") as file:
-            return _KEY in file
-    return False
+    return found.suffix in (".h5", ".hdf5") and _KEY in members(found.first)
 
 
 def read(found: Found, options: ReadOptions) -> Keypoints:
@@ -76,18 +73,15 @@ def _h5(found: Found) -> tuple[list[tuple[str, ...]], list[int], np.ndarray]:
     """pandas's "table" form: rows with an index and blocks of values, whose columns are a pickle in an attribute."""
     path = found.first
     where = f"{path}: {_KEY}"
-    try:
-        with h5py.File(path, "r") as file:
-            group = file[_KEY]
-            if "table" not in group:
-                raise SourceError(f"{where}: must be a table (to_hdf(.., format='table')), got {', '.join(group)}")
-            table = group["table"]
-            if table.dtype.names is None or table.nbytes > LARGEST_FILE:
-                raise SourceError(f"{where}: table must have named columns, got {table.dtype}")
-            rows = table[()]
-            kinds = {name: table.attrs.get(f"{name}_kind") for name in rows.dtype.names if name.startswith("values_")}
-    except (OSError, KeyError, RuntimeError, TypeError) as error:
-        raise SourceError(f"{where}: cannot be read: {error}") from error
+    with opened_file(path) as file:
+        group = file[_KEY]
+        if "table" not in group:
+            raise SourceError(f"{where}: must be a table (to_hdf(.., format='table')), got {', '.join(group)}")
+        table = group["table"]
+        if table.dtype.names is None or "index" not in table.dtype.names or table.nbytes > LARGEST_FILE:
+            raise SourceError(f"{where}: table must have an index and values, got {table.dtype}")
+        rows = table[()]
+        kinds = {name: table.attrs.get(f"{name}_kind") for name in rows.dtype.names if name.startswith("values_")}
     columns: list[tuple[str, ...]] = []
     blocks = []
     for name, pickled in kinds.items():

@@ -4,31 +4,29 @@ import h5py
 import numpy as np
 
 from unihpe_fast.data.errors import SourceError
-from unihpe_fast.data.formats.hdf5 import read_dataset
+from unihpe_fast.data.formats.hdf5 import members, opened_file, read_dataset
 from unihpe_fast.data.formats.keypoints.found import Found
 from unihpe_fast.data.formats.keypoints.record import Keypoints, People, ReadOptions
 
 
 def recognises(found: Found) -> bool:
-    if found.suffix not in (".h5", ".hdf5", ".slp") or not h5py.is_hdf5(found.first):
-        return False
-    with h5py.File(found.first, "r") as file:
-        return {"tracks", "node_names"} <= set(file)
+    return found.suffix in (".h5", ".hdf5", ".slp") and {"tracks", "node_names"} <= members(found.first)
 
 
 def read(found: Found, options: ReadOptions) -> Keypoints:
     """A file. Each track is a person; nodes that are NaN were not found; without scores, found ones have 1."""
     path = found.first
-    if not h5py.is_hdf5(path):
-        raise SourceError(f"{path}: must be an HDF5 file of SLEAP's analysis, got something else")
-    with h5py.File(path, "r") as file:
-        keys = set(file)
-        if not {"tracks", "node_names"} <= keys:
-            raise SourceError(f"{path}: must have tracks and node_names, got {', '.join(keys) or 'nothing'}")
-        # text of any length is an object to HDF5, so only its own reader tells it from others
+    keys = members(path)
+    if not {"tracks", "node_names"} <= keys:
+        raise SourceError(f"{path}: must be HDF5 with tracks and node_names, got {', '.join(sorted(keys)) or 'none'}")
+    with opened_file(path) as file:
         stored = file["node_names"]
-        if stored.ndim != 1 or (h5py.check_string_dtype(stored.dtype) is None and stored.dtype.kind != "S"):
-            raise SourceError(f"{path}: node_names must be texts [nodes], got {stored.shape} {stored.dtype}")
+        # text of any length is an object to HDF5, so only its own reader tells it from others
+        texts = isinstance(stored, h5py.Dataset) and (
+            h5py.check_string_dtype(stored.dtype) is not None or stored.dtype.kind == "S"
+        )
+        if not texts or stored.ndim != 1:
+            raise SourceError(f"{path}: node_names must be texts [nodes], got {stored}")
         names = [name.decode(errors="replace") for name in stored[()].tolist()]
     tracks = read_dataset(path, "tracks", ("a", "b", "c", "d"), "fiu")
     nodes = len(names)
