@@ -1,6 +1,7 @@
 """C3D marker files by ezc3d (an extra): mm, Y up, all people in one file; missing markers are invalid points."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -38,6 +39,9 @@ def write(prediction: Prediction, path: Path) -> list[Path]:
     file["parameters"]["POINT"]["LABELS"]["value"] = labels
     file["parameters"]["POINT"]["UNITS"]["value"] = ["mm"]
     file["data"]["points"] = points
-    with atomic_path(path) as temporary:
-        file.write(str(temporary))
+    # its writer takes no name that does not end in .c3d
+    with TemporaryDirectory() as folder, atomic_path(path) as temporary:
+        written = Path(folder) / "points.c3d"
+        file.write(str(written))
+        temporary.write_bytes(written.read_bytes())
     return [path]

@@ -3,6 +3,7 @@
 import csv
 from typing import Any
 
+import h5py
 import numpy as np
 
 from unihpe_fast.data.errors import SourceError
@@ -75,9 +76,9 @@ def _h5(found: Found) -> tuple[list[tuple[str, ...]], list[int], np.ndarray]:
     where = f"{path}: {_KEY}"
     with opened_file(path) as file:
         group = file[_KEY]
-        if "table" not in group:
+        table = group.get("table") if isinstance(group, h5py.Group) else None
+        if not isinstance(table, h5py.Dataset):
             raise SourceError(f"{where}: must be a table (to_hdf(.., format='table')), got {', '.join(group)}")
-        table = group["table"]
         if table.dtype.names is None or "index" not in table.dtype.names or table.nbytes > LARGEST_FILE:
             raise SourceError(f"{where}: table must have an index and values, got {table.dtype}")
         rows = table[()]

@@ -1,6 +1,5 @@
 """VideoPose3D's custom npz: `positions_2d`, a dict of videos, and `metadata` with the layout's name and the sizes."""
 
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,12 @@ _LAYOUTS = {"coco": "coco17", "h36m": "h36m17", "mpii": "mpii16"}
 
 
 def recognises(found: Found) -> bool:
-    if found.suffix != ".npz" or not zipfile.is_zipfile(found.first):
+    if found.suffix != ".npz":
         return False
-    with zipfile.ZipFile(found.first) as archive:
-        return "positions_2d.npy" in archive.namelist()
+    try:
+        return "positions_2d" in open_npz(found.first).keys
+    except SourceError:
+        return False
 
 
 def read(found: Found, options: ReadOptions) -> Keypoints:
