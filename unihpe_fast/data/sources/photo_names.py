@@ -1,8 +1,12 @@
-"""Who, what and when, from the names that the published datasets give their photographs."""
+"""Photographs by the names that annotations give them: who, what and when, and in which of the usual folders."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
+from unihpe_fast.data.formats.untrusted import photo_path
 from unihpe_fast.data.sources.h36m.takes import RENAMED
 
 
@@ -29,6 +33,8 @@ _NAMES = tuple(
 )
 # of a path, on any system
 _LONGEST = 4096
+# photographs that are looked for before a folder is taken to be another one
+_TRIED = 64
 
 
 def origin(name: str) -> Origin:
@@ -38,6 +44,7 @@ def origin(name: str) -> Origin:
     """
     if len(name) > _LONGEST:
         return Origin()
+    name = name.replace("\\", "/")
     for pattern, first in _NAMES:
         if match := pattern.fullmatch(name):
             found = match.groupdict()
@@ -47,3 +54,18 @@ def origin(name: str) -> Origin:
             action = " ".join(filter(None, (RENAMED.get(action, action), take)))
             return Origin(found["subject"], action, found.get("camera", ""), max(frame, 0))
     return Origin()
+
+
+def found_layout(root: Path, names: Iterable[tuple[str, str]], layouts: Sequence[str]) -> str:
+    """The first of the `layouts` by which one of the first photographs is a file below `root`; layouts[0] without any.
+
+    names: names as annotated, and where each stands, for errors. layouts: format strings of the name, "{}" first: where
+    the root says comes first. Raises SourceError as `photo_path` does.
+    """
+    tried = list(islice(names, _TRIED))
+    for name, where in tried:
+        photo_path(root, name, where)
+    for layout in layouts:
+        if any(photo_path(root, layout.format(name), where).is_file() for name, where in tried):
+            return layout
+    return layouts[0]
