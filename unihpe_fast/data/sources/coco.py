@@ -132,17 +132,15 @@ class _Part:
         tally.skip("", "", "no bbox, and joints that span none", int((boxless & jointed & ~boxed).sum()))
         self._keep(~left_out & boxed & jointed)
         self._root = images
-        self._layout = "{}" if images is None else self._found_layout(images)
-
-    def _found_layout(self, images: Path) -> str:
         # person_keypoints_train2017.json has its photographs in train2017, after COCO's own archives
-        split = self.path.stem.rsplit("_", 1)[-1].replace("{", "").replace("}", "")
+        split = path.stem.rsplit("_", 1)[-1].replace("{", "").replace("}", "")
         layouts = ("{}", f"{split}/{{}}", f"images/{split}/{{}}")
-        names = ((photo.name, self._where(row)) for row, photo in enumerate(self.photos))
-        return found_layout(images, names, layouts)
+        self._layout = layouts[0] if images is None else found_layout(layouts, len(self.photos), self._photo)
 
-    def _where(self, row: int) -> str:
-        return f"{self.path}: annotations[{self.numbers[row]}]: file_name"
+    def _photo(self, layout: str, row: int) -> Path:
+        assert self._root is not None
+        where = f"{self.path}: annotations[{self.numbers[row]}]: file_name"
+        return photo_path(self._root, layout.format(self.photos[row].name), where)
 
     def _keep(self, good: np.ndarray) -> None:
         self.photos = [photo for photo, kept in zip(self.photos, good, strict=True) if kept]
@@ -155,12 +153,11 @@ class _Part:
             size = photo.width, photo.height
             if size not in cameras and all(size):
                 cameras[size] = unknown_camera(*size)
-            root, where = self._root, self._where(row)
             yield Sample(
                 keypoints_2d=self.keypoints[row],
                 bbox=self.boxes[row],
                 camera=cameras.get(size),
-                photo=None if root is None else photo_path(root, self._layout.format(photo.name), where),
+                photo=None if self._root is None else self._photo(self._layout, row),
                 frame=int(self.ids[row]),
             )
 
