@@ -2,9 +2,9 @@
 
 One .npz has a row a person. 2D joints come from `part`: 24 joints, or 17 in the order of Human3.6M or of MPI-INF-3DHP's
 test set, which the photographs' names tell, else the place of the pelvis. What that lacks comes from joints it has
-(pelvis between the hips), then from `extra_keypoints_2d` and from the detections of `body_keypoints_2d` or `openpose`. 3D
-joints come from `S` or `extra_keypoints_3d`. SMPL parameters are not used: without SMPL's own files they give no joints,
-so that 3dpw_test.npz is pictures and boxes only.
+(pelvis between the hips), then from `extra_keypoints_2d` and from the detections of `body_keypoints_2d` or `openpose`.
+3D joints come from `S` or `extra_keypoints_3d`. SMPL parameters are not used: without SMPL's own files they give no
+joints, so that 3dpw_test.npz is pictures and boxes only.
 """
 
 from collections.abc import Iterator, Sequence
