@@ -125,7 +125,8 @@ def test_samples_that_lack_a_modality_are_drawn_too(tmp_path: Path) -> None:
 def test_a_model_that_diverged_is_drawn_as_nothing(tmp_path: Path) -> None:
     batch = people(1)
     predictions = truth(batch)
-    predictions.joints_3d["image"][:] = torch.nan
+    for joints in predictions.joints_3d.values():
+        joints[:] = torch.nan
     assert predictions.keypoints_2d is not None
     predictions.keypoints_2d[:] = torch.nan
     plots.plot_predictions(batch, predictions, tmp_path / "true.png")
