@@ -17,13 +17,14 @@ from unihpe_fast.data.describe import caveat_section, source_line
 from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
 from unihpe_fast.data.store import Store, StoreError
 from unihpe_fast.engine.checkpoint import SUMMARY, CheckpointError, load_model
-from unihpe_fast.engine.distributed import Ranks, session
+from unihpe_fast.engine.distributed import Ranks, SessionError, session
 from unihpe_fast.engine.evaluation import predict_together, scorable, score
 from unihpe_fast.engine.faults import failed
 from unihpe_fast.engine.report import draw_plots, print_report, write_summary
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.plots import MetricsError
 from unihpe_fast.protocols import PROTOCOLS, ProtocolError, protocol_scores, select
+from unihpe_fast.terminal import Terminal
 
 
 @dataclass(frozen=True)
@@ -92,22 +93,25 @@ def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None)
         scores["protocol"] = protocol_scores(
             protocol, predictions, lacking=selection.lacking, variant=variant, flip_test=arguments.flip_test
         )
-    print_report(scores, console=console, rows=scorable(predictions))
     written = [arguments.run / SUMMARY, *([arguments.json] if arguments.json else [])]
     for path in written:
         write_summary(path, scores)
     if arguments.plots:
         written += draw_plots(arguments.run, config, model, runtime)
+    print_report(scores, console=console, rows=scorable(predictions))
     console.print("\nwritten: " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = tyro.cli(Arguments, args=arguments, prog="unihpe_fast.evaluate")
-    with session() as ranks:
-        try:
-            evaluate(parsed, Console(), ranks)
-        except (ConfigError, CheckpointError, StoreError, ProtocolError, MetricsError, OSError) as error:
-            return failed(error, ranks, 2)
+    try:
+        with session() as ranks:
+            try:
+                evaluate(parsed, Terminal(), ranks)
+            except (ConfigError, CheckpointError, StoreError, ProtocolError, MetricsError, OSError) as error:
+                return failed(error, ranks, 2)
+    except SessionError as error:
+        return failed(error, Ranks(), 2)
     return 0
 
 
