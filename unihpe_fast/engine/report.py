@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from unihpe_fast.config import Config
 from unihpe_fast.data.loader import val_batches
 from unihpe_fast.data.records import LABELS, MODALITIES
 from unihpe_fast.engine.evaluation import Scorable, predict
+from unihpe_fast.engine.log import without_nan
 from unihpe_fast.engine.runtime import Runtime
 from unihpe_fast.fileio import write_text
 from unihpe_fast.metrics import PCK_BBOX, POSE_METRICS, mean_over_actions
@@ -31,8 +33,11 @@ _HEADERS = {
 
 
 def write_summary(path: str | Path, scores: Mapping[str, Any]) -> None:
-    """The scores as JSON, whole or not at all. Raises ValueError for NaN and infinity, which JSON does not have."""
-    write_text(path, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    """The scores as JSON, whole or not at all; what is not finite, which JSON does not have, is null with a warning."""
+    finite, lost = without_nan(scores)
+    if lost:
+        warnings.warn(f"{path}: null in place of what is not finite: {', '.join(lost)}", stacklevel=2)
+    write_text(path, json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
 
 def _number(value: float | None) -> str:
