@@ -51,6 +51,8 @@ class DataConfig:
     val_samples: int = 1024
     """how many validation samples are scored while training, spread evenly; 0: all"""
     workers: int = 0
+    timeout: float = 300.0
+    """seconds that the run waits for a batch of its loader processes before it takes them for stuck"""
     """loader processes, of each training process"""
     max_broken: float = 0.01
     """largest share of training samples that may fail to decode; each is named, and another stands in for it"""
@@ -165,6 +167,8 @@ class RunConfig:
     """newest checkpoints kept"""
     max_bad_steps: int = 10
     """steps in a row that may be skipped because their loss or gradient is not finite"""
+    timeout: float = 10.0
+    """minutes that a process of several waits for another: longer than a checkpoint or the drawing of plots takes"""
     tensorboard: bool = False
     plots: bool = True
 
@@ -198,11 +202,11 @@ def read_config(path: str | Path) -> Config:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
-    return parse_config(text, str(path))
+    return config_of(text, str(path))
 
 
-def parse_config(text: str, where: str) -> Config:
-    """The configuration that `to_yaml` wrote as `text`; where: what errors begin with."""
+def config_of(text: str, where: str) -> Config:
+    """The text of a config.yaml as `read_config` takes it. where: what errors call it."""
     import cattrs
 
     try:
@@ -284,6 +288,10 @@ def check(config: Config) -> Config:
         raise ConfigError(
             f"--data.train-weights {weights}: wanted one non-negative share for each of {config.data.train}"
         )
+    if not config.data.timeout > 0:
+        raise ConfigError(f"--data.timeout {config.data.timeout}: must be more than 0 seconds")
+    if not config.run.timeout > 0:
+        raise ConfigError(f"--run.timeout {config.run.timeout}: must be more than 0 minutes")
     if not 0 <= config.data.max_broken <= 1:
         raise ConfigError(f"--data.max_broken {config.data.max_broken}: wanted a share from 0 to 1")
     for name in config.data.augment_for:
@@ -322,7 +330,7 @@ def check_resumed(old: Config, new: Config) -> None:
     import cattrs
 
     def settled(config: Config) -> dict[str, Any]:
-        data = replace(config.data, val=(), val_batch_size=1, val_samples=0, workers=0, max_broken=0.0)
+        data = replace(config.data, val=(), val_batch_size=1, val_samples=0, workers=0, timeout=1.0, max_broken=0.0)
         optim = replace(config.optim, steps=1)
         run = RunConfig(seed=config.run.seed)
         return _flat(cattrs.unstructure(replace(config, data=data, optim=optim, run=run)))

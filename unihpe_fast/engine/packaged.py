@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from unihpe_fast.config import Config, ConfigError, parse_config, to_yaml
+from unihpe_fast.config import Config, ConfigError, config_of, to_yaml
 from unihpe_fast.engine.faults import CheckpointError
 from unihpe_fast.fileio import atomic_path
 from unihpe_fast.models.unihpe import UniHPE
@@ -67,7 +67,7 @@ def load_packaged(path: Path) -> tuple[UniHPE, Config]:
     """The model of a packaged file in float32 and evaluation mode, and its options; CheckpointError for others."""
     metadata = _metadata(path)
     try:
-        config = parse_config(metadata.get("config", ""), str(path))
+        config = config_of(metadata.get("config", ""), str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     return build(config, path), config

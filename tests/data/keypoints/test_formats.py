@@ -320,7 +320,7 @@ def test_lsp(tmp_path: Path) -> None:
     extended = read(files.lsp(tmp_path / "e.mat", people.transpose(1, 2, 0)), "lsp")
     people[people[..., 2] == 0] = 0
     expect(extended, list(people))
-    with pytest.raises(SourceError, match=r"joints must be \[3, 14, N\] or \[14, 3, N\], got \[2, 14, 4\]"):
+    with pytest.raises(SourceError, match=r"joints: want \[14, 3, N\] or \[3, 14, N\], got \[2, 14, 4\]"):
         read_keypoints(files.lsp(tmp_path / "wrong.mat", people.transpose(2, 1, 0)[:2]))
 
 

@@ -29,6 +29,7 @@ SOURCES = {
     "coco": "coco",
     "h36m": "h36m.source",
     "keypoints": "keypoints",
+    "lsp": "lsp",
     "mpi-inf-3dhp": "mpi_inf_3dhp",
     "mpii": "mpii",
     "spin-npz": "spin_npz",
