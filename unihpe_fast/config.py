@@ -194,20 +194,29 @@ def to_yaml(config: Config) -> str:
 
 def read_config(path: str | Path) -> Config:
     """A config.yaml as a run folder holds it; missing options take their defaults, unknown ones raise ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, where: str) -> Config:
+    """The configuration that `to_yaml` wrote as `text`; where: what errors begin with."""
     import cattrs
 
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: cannot be read as YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: found {type(raw).__name__}, wanted a mapping with the sections of Config")
+        raise ConfigError(f"{where}: found {type(raw).__name__}, wanted a mapping with the sections of Config")
     try:
         return check(_converter().structure(raw, Config))
     except cattrs.BaseValidationError as error:
-        raise ConfigError(f"{path}: {'; '.join(cattrs.transform_error(error))}") from error
+        raise ConfigError(f"{where}: {'; '.join(cattrs.transform_error(error))}") from error
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _converter() -> "cattrs.Converter":

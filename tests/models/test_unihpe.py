@@ -69,7 +69,7 @@ def test_rows_follow_the_order_of_the_options() -> None:
     torch.testing.assert_close(outputs.pred_joints_3d[0], model.decode(pose3d, "pose3d"), rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(outputs.pred_joints_3d[1], model.decode(image, "image"), rtol=1e-5, atol=1e-3)
     assert not torch.allclose(outputs.pred_joints_3d[1], model.decode(image, "pose3d"), rtol=1e-2)
-    with pytest.raises(ValueError, match=r"source must be one of \('pose3d', 'image'\) .* got None"):
+    with pytest.raises(ValueError, match=r"source must be one or more of \('pose3d', 'image'\) .* got None"):
         model.decode(image)
 
 

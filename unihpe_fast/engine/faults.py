@@ -24,6 +24,10 @@ class RunError(RuntimeError):
     """What stopped a run; the message says what happened and what can be done."""
 
 
+class CheckpointError(ValueError):
+    """A run folder, checkpoint or weights file that cannot be used; the message names the file."""
+
+
 class Stopped(Exception):
     """The run was asked to stop by a signal."""
 

@@ -1,4 +1,4 @@
-"""Cell arrays of numbers in MATLAB v5 files, one cell at a time.
+"""Matrices of numbers, and cell arrays of them one cell at a time, in MATLAB v5 files.
 
 Not scipy.io.loadmat: cells nested some ten thousand deep overflow its C stack and end the process, and it keeps all of
 a variable, of which a source may want a hundredth. Format: "MAT-File Format", The MathWorks, level 5.
@@ -61,6 +61,13 @@ def cells(path: Path, variable: Variable) -> Iterator[np.ndarray]:
         matrix = mat.matrix(variable.offset, where)
         for index in range(_count(matrix.variable, where)):
             yield matrix.cell(f"{where}: cell {index}")
+
+
+def matrix(path: Path, variable: Variable) -> np.ndarray:
+    """A variable that is one matrix of numbers, as it is stored; SourceError naming file and variable otherwise."""
+    with _Mat(path) as mat:
+        where = f"{path}: {variable.name}"
+        return mat.matrix(variable.offset, where).numbers(where)
 
 
 def _count(variable: Variable, where: str) -> int:
