@@ -313,6 +313,8 @@ def measure(lift: Lift, folder: Path = BUILD) -> list[dict[str, Any]]:
                 of_clips.setdefault(name, []).append(errors)
                 records.append(_record(source, clip, name, len(found), errors))
         for name, several in of_clips.items():
+            if len(several) < len(CLIPS):
+                continue
             records.append(_record(source, "both", name, total, np.concatenate(several)))
     return records
 

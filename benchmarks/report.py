@@ -59,6 +59,7 @@ def lifting_table(record: dict[str, Any]) -> str:
 def pose2sim_table(record: dict[str, Any]) -> str:
     """A table a source of truth: PA-MPJPE of each row, over all joints and those of arms and legs."""
     makers = {"blazepose": "BlazePose heavy", "movenet": "MoveNet thunder"}
+    everything = [clip for clip in dict.fromkeys(entry["clip"] for entry in record["records"]) if clip != "both"]
     tables = []
     for source, maker in makers.items():
         of_source = [entry for entry in record["records"] if entry["truth"] == source]
@@ -73,6 +74,8 @@ def pose2sim_table(record: dict[str, Any]) -> str:
         counts = ", ".join(f"{clip}: {e['samples']} views of {e['frames']}" for clip, e in found.items())
         head = [f"truth from {maker}", *(f"{clip}, mm" for clip in clips)]
         tables.append(f"{table(head, rows)}\n\nSamples ({counts} people in frames).")
+        if missing := [clip for clip in everything if clip not in clips]:
+            tables.append(f"No person of {' and '.join(missing)} counts with this truth.")
     return "\n\n".join([*tables, f"PA-MPJPE over all joints / over those of arms and legs. {origin(record)}"])
 
 
@@ -91,7 +94,7 @@ def predict_table(record: dict[str, Any]) -> str:
         label = f"{name} and lifting, pictures of 1280 x 720 a second, {record['cores']} cores"
         rows.append([label, f"{1 / found['median_s']:.1f}", f"{1 / found['least_s']:.1f}"])
     load = f"Load of the machine before: {record['load_before']:.1f}; above 1, others used its cores too."
-    return f"{table(['what', 'median', 'best'], rows)}\n\nLifter: {record['model']}. {load} {origin(record)}"
+    return f"{table(['what', 'median', 'best'], rows)}\n\nLifter: `{record['model']}`. {load} {origin(record)}"
 
 
 def _spread(values: list[float], digits: int) -> str:
