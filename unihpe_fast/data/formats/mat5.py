@@ -1,4 +1,4 @@
-"""Matrices of numbers, and cell arrays of them one cell at a time, in MATLAB v5 files.
+"""Matrices and cell arrays of numbers in MATLAB v5 files, the latter one cell at a time.
 
 Not scipy.io.loadmat: cells nested some ten thousand deep overflow its C stack and end the process, and it keeps all of
 a variable, of which a source may want a hundredth. Format: "MAT-File Format", The MathWorks, level 5.
@@ -63,10 +63,14 @@ def cells(path: Path, variable: Variable) -> Iterator[np.ndarray]:
             yield matrix.cell(f"{where}: cell {index}")
 
 
-def matrix(path: Path, variable: Variable) -> np.ndarray:
-    """A variable that is one matrix of numbers, as it is stored; SourceError naming file and variable otherwise."""
+def numbers(path: Path, variable: Variable) -> np.ndarray:
+    """The matrix of numbers that a variable is, as it is stored.
+
+    Raises SourceError naming file and variable where it is malformed, is not real numbers or has more than LARGEST_CELL
+    bytes.
+    """
+    where = f"{path}: {variable.name}"
     with _Mat(path) as mat:
-        where = f"{path}: {variable.name}"
         return mat.matrix(variable.offset, where).numbers(where)
 
 
