@@ -5,7 +5,7 @@ import numpy as np
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.keypoints.found import Found
 from unihpe_fast.data.formats.keypoints.record import KEYPOINT_NAMES, Keypoints, People, ReadOptions
-from unihpe_fast.data.formats.mat5 import matrix, variables
+from unihpe_fast.data.formats.mat5 import numbers, variables
 
 _JOINTS = 14
 
@@ -25,7 +25,7 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
     there = variables(path)
     if "joints" not in there:
         raise SourceError(f"{path}: must have joints, got {', '.join(there) or 'nothing'}")
-    joints = np.asarray(matrix(path, there["joints"]), np.float64)
+    joints = np.asarray(numbers(path, there["joints"]), np.float64)
     if joints.ndim == 3 and joints.shape[:2] == (3, _JOINTS):
         joints = joints.transpose(2, 1, 0).copy()
         joints[..., 2] = 1
