@@ -155,7 +155,7 @@ def test_a_webcam(tmp_path: Path, told: Found, monkeypatch: pytest.MonkeyPatch) 
     image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
 
     class Camera(list):
-        name, size = "webcam 0", SIZE
+        name, size, mean_fps = "webcam 0", SIZE, 24.5
 
         def __enter__(self):
             return self
@@ -169,7 +169,7 @@ def test_a_webcam(tmp_path: Path, told: Found, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("unihpe_fast.live.open_window", lambda title: (window, ""))
     assert main(["0", "--out", str(tmp_path / "out"), *FAST]) == 0
     got = npz.read(tmp_path / "out/webcam0.npz")
-    assert len(got) == 8
+    assert (len(got), got.fps, got.source[0]) == (8, 24.5, "webcam 0")
     assert shown[0].shape[1] > SIZE[0]
 
 

@@ -1,6 +1,7 @@
 """A webcam: people in 3D as they move, in a window where there is a display, frames a second where there is none."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,12 @@ def live(
                     steady = filters.setdefault(int(people[row]), OneEuro())
                     posed.joints_3d[row] = steady(posed.joints_3d[row], frame.time)
                 parts.append(posed)
-                fps = rate.tick()
+                late = rate.tick()
                 shown = draw(frame.image, posed) if draw else frame.image
                 if window is not None and not window.show(shown):
                     break
                 if frame.index % 30 == 29:
-                    say(f"{video.name}: {len(people)} people, {fps:.1f} frames/s")
+                    say(f"{video.name}: {len(people)} people, {late:.1f} frames/s")
                 if most_frames is not None and len(parts) >= most_frames:
                     break
         except KeyboardInterrupt:
@@ -53,4 +54,8 @@ def live(
         finally:
             if window is not None:
                 window.close()
-    return concatenate(parts) if any(len(part) for part in parts) else None
+        fps = video.mean_fps
+    if not any(len(part) for part in parts):
+        return None
+    whole = concatenate(parts)
+    return replace(whole, fps=fps, source=np.full(len(whole), video.name, dtype=object))

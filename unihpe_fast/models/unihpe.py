@@ -90,7 +90,7 @@ class UniHPE(nn.Module):
 
         It points along the mean of the unit embeddings, and is as long as they are in the mean, since the decoder
         reads lengths too. A single embedding comes back as it is. Raises ValueError for none, and for shapes that
-        differ. Source: the Aligner of PoseEmbroider (arXiv 2409.06535) without its learned part.
+        differ. Source: the Aligner of PoseEmbroider (Delmas et al. 2024), without its learned part.
         """
         given = {"image": image, "pose2d": pose2d, "pose3d": pose3d}
         parts = {name: part for name, part in given.items() if part is not None}
