@@ -105,7 +105,7 @@ def test_what_is_not_valid_is_not_looked_at():
     assert bone_lengths(joints)[16] == pytest.approx(250)
     assert person_faults(np.zeros((3, 17, 4)), UP) == []
     joints[0, 16, 0] = np.nan
-    assert [fault for fault in person_faults(joints) if fault.startswith("right forearm nan mm")]
+    assert [fault for fault in person_faults(joints) if fault.startswith("right forearm inf mm")]
 
 
 def clip(joints: np.ndarray, **names: str) -> list[Sample]:

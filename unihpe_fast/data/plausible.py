@@ -5,16 +5,18 @@ The limits are wide: people from 1.0 to 2.2 m of stature, whatever the dataset t
 """
 
 from collections.abc import Iterator
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import numpy as np
 
 from unihpe_fast.data.records import Sample
-from unihpe_fast.data.skeleton import BONES, JOINT_NAMES, LEFT, RIGHT
+from unihpe_fast.data.skeleton import JOINT_NAMES, LEFT, NUM_JOINTS, PARENTS, RIGHT, ROOT
 from unihpe_fast.data.sources import Tally
 
 # samples of one clip that are judged together
 WINDOW = 512
+IMPLAUSIBLE = "3D joints that are no person's"
 # mm: a share of the stature (Drillis and Contini 1966: thigh 0.245, shin 0.246, upper arm 0.186, forearm 0.146) of
 # people of 1.0 to 2.2 m, widened by a fifth for joint definitions; the trunk and the head differ most among datasets
 LENGTHS = {
@@ -59,8 +61,7 @@ def person_faults(joints_3d: np.ndarray, up: np.ndarray | None = None) -> list[s
     valid is not looked at. up: [3] or [F, 3] unit vector to the sky in that frame, None: not known, and whether the
     person stands is not looked at. Median lengths are judged, so single spoilt frames do not count.
     """
-    lengths = bone_lengths(joints_3d)
-    faults = [*_length_faults(lengths), *_side_faults(lengths), *_ratio_faults(lengths)]
+    faults = _phrases(_median(_lengths(joints_3d)))
     backward = _backward_knees(joints_3d)
     if backward > 0.5:
         faults.append(f"knees bend backward in {backward:.0%} of the frames (left and right swapped, or mirrored)")
@@ -69,54 +70,81 @@ def person_faults(joints_3d: np.ndarray, up: np.ndarray | None = None) -> list[s
     return faults
 
 
+def odd_people(joints_3d: np.ndarray) -> np.ndarray:
+    """[N] bool: whose lengths are no person's, each of the poses [N, 17, 4] judged by itself as in `person_faults`."""
+    odd: np.ndarray = np.concatenate(list(_odd(_lengths(joints_3d))), axis=1)
+    return np.logical_or.reduce(odd, axis=1)
+
+
 def bone_lengths(joints_3d: np.ndarray) -> dict[int, float]:
     """Median mm of the bone that ends in each joint of H36M-17, for the bones whose ends are valid in some frame."""
-    lengths = {}
-    for parent, child in BONES:
-        known = (joints_3d[:, [parent, child], 3] > 0).all(1)
-        if known.any():
-            bone = joints_3d[known, child, :3] - joints_3d[known, parent, :3]
-            lengths[child] = float(np.median(np.linalg.norm(bone.astype(np.float64), axis=1)))
-    return lengths
+    table = _median(_lengths(joints_3d))
+    return {joint: float(length) for joint, length in enumerate(table) if not np.isnan(length)}
+
+
+def _lengths(joints_3d: np.ndarray) -> np.ndarray:
+    """[F, 17] float64 mm of the bone that ends in each joint: NaN where an end is not valid, infinite where an end is
+    valid and no number.
+    """
+    points, known = joints_3d[..., :3].astype(np.float64), joints_3d[..., 3] > 0
+    lengths = np.linalg.norm(points - points[:, _PARENT], axis=-1)
+    lengths = np.where(np.isnan(lengths), np.inf, lengths)
+    return np.where(known & known[:, _PARENT] & (np.arange(NUM_JOINTS) != ROOT), lengths, np.nan)
+
+
+def _median(lengths: np.ndarray) -> np.ndarray:
+    """[17] of [F, 17]; NaN where no frame tells."""
+    some = ~np.isnan(lengths).all(0)
+    median = np.full(NUM_JOINTS, np.nan)
+    median[some] = np.nanmedian(lengths[:, some], axis=0)
+    return median
 
 
 def _kind(joint: int) -> str:
     return JOINT_NAMES[joint].removeprefix("left_").removeprefix("right_")
 
 
-def _bone_name(joint: int) -> str:
-    side = next((side for side in ("left ", "right ") if JOINT_NAMES[joint].startswith(side.strip())), "")
-    return side + BONE_NAMES[_kind(joint)]
+_PARENT = np.array([max(parent, ROOT) for parent in PARENTS])
+# the joints at which the bones of one kind end
+_ENDS = {kind: [joint for joint in range(NUM_JOINTS) if _kind(joint) == kind] for kind in LENGTHS}
+_LOW, _HIGH = (np.array([LENGTHS.get(_kind(joint), (0.0, np.inf))[k] for joint in range(NUM_JOINTS)]) for k in (0, 1))
 
 
-def _length_faults(lengths: dict[int, float]) -> Iterator[str]:
-    for joint, length in lengths.items():
-        low, high = LENGTHS[_kind(joint)]
-        # NaN fails this comparison
-        if not low <= length <= high:
-            yield f"{_bone_name(joint)} {length:.3g} mm (people: {low:.0f} to {high:.0f})"
+def _total(lengths: np.ndarray, kinds: tuple[str, ...]) -> np.ndarray:
+    """[N] summed lengths of these bones, of each the mean of left and right; NaN where one is not known."""
+    return np.sum([lengths[:, _ENDS[kind]].mean(1) for kind in kinds], axis=0)
 
 
-def _side_faults(lengths: dict[int, float]) -> Iterator[str]:
-    for left, right in zip(LEFT, RIGHT, strict=True):
-        if left in lengths and right in lengths:
-            low, high = sorted((lengths[left], lengths[right]))
-            if high > ASYMMETRY * low:
-                name = BONE_NAMES[_kind(left)]
-                yield f"{name} left {lengths[left]:.3g} mm, right {lengths[right]:.3g} mm"
+def _odd(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is out of its limits in tables [N, 17] of bone lengths: bones [N, 17], pairs [N, 6] and RATIOS [N, 4]."""
+    # comparisons with NaN, the unknown, are false
+    bones = (lengths < _LOW) | (lengths > _HIGH)
+    left, right = lengths[:, LEFT], lengths[:, RIGHT]
+    with np.errstate(invalid="ignore"):
+        pairs = np.maximum(left, right) > ASYMMETRY * np.minimum(left, right)
+        ratios = np.stack([_total(lengths, over) / _total(lengths, under) for over, under, _, _ in RATIOS], axis=1)
+    low, high = (np.array([limits[k] for limits in RATIOS]) for k in (2, 3))
+    return bones, pairs, (ratios < low) | (ratios > high)
 
 
-def _ratio_faults(lengths: dict[int, float]) -> Iterator[str]:
-    def total(kinds: tuple[str, ...]) -> float:
-        """Summed length of these bones, of each the mean of left and right; NaN where one is not known."""
-        parts = [[length for joint, length in lengths.items() if _kind(joint) == kind] for kind in kinds]
-        return sum(float(np.mean(part)) if part else np.nan for part in parts)
-
-    for over, under, low, high in RATIOS:
-        one, two = total(over), total(under)
-        if np.isfinite(one) and np.isfinite(two) and not low * two <= one <= high * two:
-            names = (" and ".join(BONE_NAMES[kind] for kind in kinds) for kinds in (over, under))
-            yield f"{next(names)} {one:.3g} mm against {next(names)} {two:.3g} mm"
+def _phrases(lengths: np.ndarray) -> list[str]:
+    """The faults of one table [17]."""
+    bones, pairs, ratios = (odd[0] for odd in _odd(lengths[None]))
+    found = []
+    for joint in np.flatnonzero(bones).tolist():
+        side = next((f"{side} " for side in ("left", "right") if JOINT_NAMES[joint].startswith(side)), "")
+        limits = f"people: {_LOW[joint]:.0f} to {_HIGH[joint]:.0f}"
+        found.append(f"{side}{BONE_NAMES[_kind(joint)]} {lengths[joint]:.3g} mm ({limits})")
+    for pair in np.flatnonzero(pairs).tolist():
+        name = BONE_NAMES[_kind(LEFT[pair])]
+        found.append(f"{name} left {lengths[LEFT[pair]]:.3g} mm, right {lengths[RIGHT[pair]]:.3g} mm")
+    for number in np.flatnonzero(ratios).tolist():
+        over, under = (
+            f"{' and '.join(BONE_NAMES[kind] for kind in kinds)} {_total(lengths[None], kinds)[0]:.3g} mm"
+            for kinds in RATIOS[number][:2]
+        )
+        found.append(f"{over} against {under}")
+    return found
 
 
 def _backward_knees(joints_3d: np.ndarray) -> float:
@@ -153,44 +181,52 @@ def posture_of(joints_3d: np.ndarray, up: np.ndarray) -> Posture | None:
 def keep_plausible(samples: Iterator[Sample], tally: Tally) -> Iterator[Sample]:
     """The samples without those whose 3D joints cannot be a person's; these are counted and the clips named in `tally`.
 
-    Consecutive samples of one named subject, action and camera are one clip, judged by `person_faults` at most `WINDOW`
-    at a time; a sample without a subject is judged alone. Samples without 3D joints pass.
+    Consecutive samples of one subject, action and camera are one clip, judged by `person_faults` at most `WINDOW` at a
+    time; where no subject is named, each sample is judged alone. Samples without 3D joints pass.
     """
     named: set[tuple[str, str, str]] = set()
-    window: list[Sample] = []
 
-    def judged() -> Iterator[Sample]:
-        faults = _sample_faults(window)
-        if not faults:
-            yield from window
-            return
-        first = window[0]
-        tally.skip(first.subject, first.action, "3D joints that are no person's", len(window))
+    def left_out(group: list[Sample], faults: list[str]) -> None:
+        first = group[0]
+        tally.skip(first.subject, first.action, IMPLAUSIBLE, len(group))
         clip = (first.subject, first.action, first.camera_id)
         if clip not in named:
             named.add(clip)
             name = " ".join(word for word in clip if word) or "a sample"
             tally.notes.append(f"{name}, frame {first.frame}: left out, no person has: {'; '.join(faults)}")
 
-    for sample in samples:
-        if window and (not _same_clip(window[-1], sample) or len(window) == WINDOW):
-            yield from judged()
-            window = []
-        window.append(sample)
-    if window:
-        yield from judged()
+    for window in _windows(samples):
+        if window[0].joints_3d is None:
+            yield from window
+        elif window[0].subject:
+            if faults := person_faults(_joints(window), _up(window[0])):
+                left_out(window, faults)
+            else:
+                yield from window
+        else:
+            for sample, odd in zip(window, odd_people(_joints(window)), strict=True):
+                if odd:
+                    left_out([sample], person_faults(_joints([sample])))
+                else:
+                    yield sample
 
 
-def _same_clip(one: Sample, two: Sample) -> bool:
-    same = (one.subject, one.action, one.camera_id) == (two.subject, two.action, two.camera_id)
-    return same and bool(one.subject) and (one.joints_3d is None) == (two.joints_3d is None)
+def _windows(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+    """Up to WINDOW samples in a row that are alike in whose they are and in whether they have 3D joints."""
+
+    def key(sample: Sample) -> tuple[object, ...]:
+        return sample.subject, sample.action, sample.camera_id, sample.joints_3d is None
+
+    for _, group in groupby(samples, key):
+        while window := list(islice(group, WINDOW)):
+            yield window
 
 
-def _sample_faults(window: list[Sample]) -> list[str]:
-    joints = [sample.joints_3d for sample in window if sample.joints_3d is not None]
-    if not joints:
-        return []
-    camera = window[0].camera
-    # world Z is up
-    up = None if camera is None or camera.rotation is None else camera.rotation[:, 2]
-    return person_faults(np.stack(joints), up)
+def _joints(window: list[Sample]) -> np.ndarray:
+    return np.stack([sample.joints_3d for sample in window if sample.joints_3d is not None])
+
+
+def _up(sample: Sample) -> np.ndarray | None:
+    """To the sky in camera space: the world's Z."""
+    rotation = None if sample.camera is None else sample.camera.rotation
+    return None if rotation is None else rotation[:, 2]
