@@ -176,9 +176,8 @@ _REFILM_SIZE = 1000.0
 # how much a detector errs at each joint, mean 1: OKS's standard deviations (Ruggero Ronchi and Perona 2017), of joints
 # that are derived from others those of their sources
 _OKS = np.array(
-    [0.107, 0.107, 0.087, 0.089, 0.107, 0.087, 0.089, 0.093, 0.079]
-    + [0.035, 0.035, 0.079, 0.072, 0.062, 0.079, 0.072, 0.062]
-)
+    [.107, .107, .087, .089, .107, .087, .089, .093, .079, .035, .035, .079, .072, .062, .079, .072, .062]
+)  # fmt: skip
 JOINT_ERROR = _OKS / _OKS.mean()
 # of the pairs that a detector confuses: right leg and left leg, right arm and left arm
 _LIMBS = (((1, 2, 3), (4, 5, 6)), ((14, 15, 16), (11, 12, 13)))

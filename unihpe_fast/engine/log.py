@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unihpe_fast.engine.checkpoint import METRICS
+from unihpe_fast.engine.report import scores_line
 
 
 def _without_nan(value: Any) -> Any:
@@ -69,7 +70,10 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
 
     def validation(self, step: int, scores: dict[str, Any]) -> None:
+        """Scores of `engine.evaluation.score`; those of the last step are printed by whoever trains."""
         self._write({"step": step, "val": scores})
+        if step < self._steps:
+            self.console.print(f"step {step}/{self._steps} {scores_line(scores)}", highlight=False, soft_wrap=True)
         for name in ("image", "pose2d", "pose3d"):
             if self._board is not None and scores.get(name):
                 for metric, value in scores[name].items():

@@ -11,12 +11,13 @@ import safetensors.torch
 from rich.console import Console
 
 from unihpe_fast.config import Config, ConfigError, to_yaml
-from unihpe_fast.data.describe import caveat_section, data_lines
+from unihpe_fast.data.describe import caveat_section, data_lines, trained_and_validated
 from unihpe_fast.data.loader import available_modalities, mean_pose, train_batches, val_batches
 from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.checkpoint import (
     CONFIG,
     JOB,
+    METRICS,
     SUMMARY,
     CheckpointError,
     SaveError,
@@ -72,6 +73,11 @@ def train(
     _check_data(config, ranks)
     for line in data_lines(config.data):
         say(line)
+    if ranks.first:
+        for name in trained_and_validated(config.data):
+            warn(
+                f"{name}: is trained on and validated on: its scores say nothing about data that the model has not seen"
+            )
     stop = StopRequest()
     with stop.listening():
         try:
@@ -113,7 +119,7 @@ def train(
             with saving(run_dir / SUMMARY):
                 write_summary(run_dir / SUMMARY, scores)
             if config.run.plots:
-                draw_plots(run_dir, config, model, runtime)
+                draw_plots(run_dir / "plots", config, model, runtime, metrics=run_dir / METRICS)
     return scores
 
 
