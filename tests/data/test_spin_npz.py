@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.fuzz import fuzz
+from tests.data.people import standing_person
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.skeleton import PARENTS
 from unihpe_fast.data.sources import Request
@@ -325,7 +326,9 @@ def test_missing_files_are_named(tmp_path):
 
 def test_the_command_writes_them(tmp_path, capsys):
     out = tmp_path / "out.h5"
-    assert main(["spin-npz", str(write(tmp_path / "a.npz")), str(out), "--image-size", "0"]) == 0
+    people = joints((2, 24, 4), 1)
+    people[:, FROM_24, :3] = standing_person() / 1000
+    assert main(["spin-npz", str(write(tmp_path / "a.npz", S=people)), str(out), "--image-size", "0"]) == 0
     assert "2 samples in" in capsys.readouterr().out
     with h5py.File(out) as file:
         assert file["present"][:].tolist() == [[False, True, True]] * 2
