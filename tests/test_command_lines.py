@@ -21,7 +21,7 @@ TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((RO
 CODE = [path for folder in ("unihpe_fast", "kernels", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 # what stands for a word of the user's; other capitals are names of files and folders, which is what they stand for
 WORDS = {"SOURCE": "coco", "PRESET": "synthetic", "NAME": "3dpw", "N": "2", "F": "30"}
-COMMAND = re.compile(r"(?:python|torchrun(?: [^`\"]*?)?) -m ((?:unihpe_fast|benchmarks)[\w.]*)([^`]*)")
+COMMAND = re.compile(r"(?:python|torchrun(?: [^`\"]*?)?) -m ((?:unihpe_fast|benchmarks)[\w.]*)(?=([^`]*))")
 # options of training, mentioned alone
 OPTION = re.compile(r"(?<![\w-])(--(?:data|model|optim|loss|run)\.[\w.-]+)(?: (True|False|[\d.]+)\b)?")
 
@@ -53,7 +53,9 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
             # in a sentence, which may go on in the next line
             rest = rest.replace("\n", " ")
         # to the end of the line, without the comment or the sentence that goes on behind it
-        line = re.split(r"\s#|\s{3,}[a-z]|, | \(|(?<!\.)\.\s|;", rest.split("\n")[0], maxsplit=1)[0]
+        line = rest.split("\n")[0]
+        ends = r"\s#|\s{3,}[a-z]|;" if '"' in line else r"\s#|\s{3,}[a-z]|, | \(|(?<!\.)\.\s|;"
+        line = re.split(ends, line, maxsplit=1)[0]
         # what may be left out, and "and so on"
         line = re.sub(r"\[[^][]*\]", "", line)
         # an apostrophe belongs to the sentence behind the command

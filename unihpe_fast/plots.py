@@ -386,7 +386,10 @@ def _draw_modality(axes: Axes, batch: Batch, predictions: Predictions, row: int,
     """One sample as the encoder of the modality sees it."""
     if modality == "pose3d":
         pose, valid = predictions.target_3d[row, :, :3].numpy(), predictions.valid_3d[row].numpy()
-        draw_views([axes], [(pose, valid, False)])
+        if valid.any():
+            draw_views([axes], [(pose, valid, False)])
+        else:
+            note(axes, "no 3D pose")
         return
     _draw_crop(axes, batch, row, photo=modality == "image")
     if modality == "pose2d":
@@ -426,10 +429,7 @@ def plot_neighbours(
             panels[line, 0].set_title(shorten(f"query: {batch.action[row]}", 20), fontweight="bold")
             if first == 2:
                 panels[line, 1].set_title("its true pose", fontweight="bold")
-                if predictions.valid_3d[row].any():
-                    _draw_modality(panels[line, 1], batch, predictions, row, "pose3d")
-                else:
-                    note(panels[line, 1], "no 3D pose")
+                _draw_modality(panels[line, 1], batch, predictions, row, "pose3d")
             for place in range(order.shape[1]):
                 axes, other = panels[line, first + place], int(pool[order[line, place]])
                 _draw_modality(axes, batch, predictions, other, gallery)

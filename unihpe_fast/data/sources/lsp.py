@@ -73,7 +73,7 @@ def read_joints(path: Path) -> np.ndarray:
     if not np.isin(flags, (0, 1)).all():
         number, joint = np.argwhere(~np.isin(flags, (0, 1)))[0].tolist()
         raise SourceError(f"{where}: person {number}, joint {joint}: found flag {flags[number, joint]}, wanted 0 or 1")
-    known = (np.abs(joints[..., :2]) < LARGEST).all(-1)
+    known = np.asarray((np.abs(joints[..., :2]) < LARGEST).all(-1))
     if extended:
         known &= flags == 1
     return np.where(known[..., None], np.concatenate([joints[..., :2], known[..., None]], axis=2), 0).astype(np.float32)
