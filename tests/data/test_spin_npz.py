@@ -346,6 +346,20 @@ def test_a_broken_file_leaves_earlier_output_alone(tmp_path, capsys):
     assert out.read_bytes() == b"earlier"
 
 
+@pytest.mark.filterwarnings("error")
+def test_half_precision_joints_are_read_without_a_word(tmp_path):
+    people = joints((2, 24, 4), 1)
+    people[:, FROM_24, :3] = standing_person() / 1000 + 3
+    samples, _ = drawn(write(tmp_path / "a.npz", S=people.astype(np.float16)))
+    want = people[0, FROM_24, :3].astype(np.float16).astype(np.float64)
+    found = samples[0].joints_3d[:, :3]
+    np.testing.assert_allclose(found - found[0], 1000 * (want - want[0]), atol=1e-3)
+    # beyond float16's largest number in mm, not in metres
+    people[:, FROM_24, 0] += 100
+    samples, _ = drawn(write(tmp_path / "b.npz", S=people.astype(np.float16)))
+    assert np.isfinite(samples[0].joints_3d).all()
+
+
 @pytest.mark.fuzz
 def test_fuzz_spin_npz():
     files = {}

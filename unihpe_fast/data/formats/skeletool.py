@@ -22,7 +22,7 @@ def read_calibration(path: Path, prefix: str) -> dict[int, Camera]:
     """Cameras by number, named prefix and number; SourceError naming the line where one is malformed, OSError.
 
     A camera is a line "name N" and lines with its sensor, size, intrinsic [4, 4] px, extrinsic [4, 4], which takes
-    a world with Y down to camera in mm (the cameras that are returned: one with Z up), and lens distortion, which is to be 0.
+    a world with Y down to camera in mm (that of the cameras returned has Z up), and lens distortion, which is to be 0.
     """
     lines = read_bytes(path, LARGEST_FILE).decode("latin-1").splitlines()
     if not lines or not lines[0].startswith(_HEADER):
