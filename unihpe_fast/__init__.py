@@ -3,16 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unihpe_fast.engine.checkpoint import load_model
     from unihpe_fast.losses import SingularValueContrastiveLoss
     from unihpe_fast.models.unihpe import UniHPE
+    from unihpe_fast.prediction import Prediction
+    from unihpe_fast.predictor import Predictor
     from unihpe_kernels.version import __version__
 
-__all__ = ["SingularValueContrastiveLoss", "UniHPE", "__version__"]
+__all__ = ["Prediction", "Predictor", "SingularValueContrastiveLoss", "UniHPE", "__version__", "load_model"]
 
 _HOMES = {
+    "Prediction": "unihpe_fast.prediction",
+    "Predictor": "unihpe_fast.predictor",
     "SingularValueContrastiveLoss": "unihpe_fast.losses",
     "UniHPE": "unihpe_fast.models.unihpe",
     "__version__": "unihpe_kernels.version",
+    "load_model": "unihpe_fast.engine.checkpoint",
 }
 
 

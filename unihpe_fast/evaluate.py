@@ -18,7 +18,7 @@ from unihpe_fast.data.describe import caveat_section, source_line
 from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
 from unihpe_fast.data.store import Store, StoreError
 from unihpe_fast.engine.checkpoint import METRICS, SUMMARY, CheckpointError, load_model
-from unihpe_fast.engine.distributed import Ranks, session
+from unihpe_fast.engine.distributed import Ranks, SessionError, session
 from unihpe_fast.engine.evaluation import predict_together, scorable, score
 from unihpe_fast.engine.faults import failed
 from unihpe_fast.engine.report import draw_plots, print_report, write_summary
@@ -26,6 +26,7 @@ from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.fileio import write_text
 from unihpe_fast.plots import MetricsError
 from unihpe_fast.protocols import PROTOCOLS, ProtocolError, protocol_scores, select
+from unihpe_fast.terminal import Terminal
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None)
         scores["protocol"] = protocol_scores(
             protocol, predictions, lacking=selection.lacking, variant=variant, flip_test=arguments.flip_test
         )
-    print_report(scores, console=console, rows=scorable(predictions))
+    # files first: a terminal may be in no state to be printed to
     written = [folder / SUMMARY, *([arguments.json] if arguments.json else [])]
     if folder != arguments.run:
         write_text(folder / DATA, _identity(arguments.data) + "\n")
@@ -131,16 +132,20 @@ def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None)
     if arguments.plots:
         metrics = arguments.run / METRICS if folder == arguments.run else None
         written += draw_plots(folder / "plots", config, model, runtime, metrics=metrics)
+    print_report(scores, console=console, rows=scorable(predictions))
     console.print("\nwritten: " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = tyro.cli(Arguments, args=arguments, prog="unihpe_fast.evaluate")
-    with session() as ranks:
-        try:
-            evaluate(parsed, Console(), ranks)
-        except (ConfigError, CheckpointError, StoreError, ProtocolError, MetricsError, OSError) as error:
-            return failed(error, ranks, 2)
+    try:
+        with session() as ranks:
+            try:
+                evaluate(parsed, Terminal(), ranks)
+            except (ConfigError, CheckpointError, StoreError, ProtocolError, MetricsError, OSError) as error:
+                return failed(error, ranks, 2)
+    except SessionError as error:
+        return failed(error, Ranks(), 2)
     return 0
 
 

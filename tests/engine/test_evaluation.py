@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.tiny import TINY
+from tests.engine.tiny import TINY, tiny
 from tests.fakes import STANDING, people, truth
-from unihpe_fast.data.records import MODALITIES, Batch
+from unihpe_fast.data.records import FUSED, MODALITIES, Batch
+from unihpe_fast.data.skeleton import FLIP
 from unihpe_fast.engine.evaluation import Predictions, predict, scorable, score
+from unihpe_fast.engine.flip import mirrored
 from unihpe_fast.models.unihpe import Outputs, UniHPE
 
-DIRECTIONS = {f"{a}->{b}" for a in MODALITIES for b in MODALITIES if a != b}
+DIRECTIONS = {f"{a}->{b}" for a in MODALITIES for b in MODALITIES if a != b} | {f"{FUSED}->pose3d"}
 
 
 def _numbers(value: Any) -> list[float]:
@@ -51,6 +53,13 @@ class _Echo(nn.Module):
             torch.stack([base, base + 1]).bfloat16(), torch.stack([pose + 1, pose + 2]), keypoints_2d[..., :2] + 3
         )
 
+    def fuse(self, *, image, pose2d):
+        return 4 * image + pose2d
+
+    def decode(self, embedding, source):
+        assert list(source) == ["image", "pose2d"]
+        return embedding.unflatten(-1, (17, 3)) + 5
+
 
 def test_predictions_keep_the_order_of_the_batches_and_the_names_of_the_modalities() -> None:
     batches = [people(3), people(2, seed=1, start=3)]
@@ -58,10 +67,16 @@ def test_predictions_keep_the_order_of_the_batches_and_the_names_of_the_modaliti
     got = predict(model, batches, device="cpu")
     joints = torch.cat([b.joints_3d for b in batches])
     keypoints = torch.cat([b.keypoints_2d for b in batches])
-    torch.testing.assert_close(got.joints_3d, {"pose2d": joints[..., :3] + 1, "image": joints[..., :3] + 2})
+    pose2d, image = keypoints.flatten(1).bfloat16(), (keypoints.flatten(1) + 1).bfloat16()
+    fused = 4 * image + pose2d
+    torch.testing.assert_close(got.embeddings, {"pose2d": pose2d.float(), "image": image.float(), FUSED: fused.float()})
     torch.testing.assert_close(
-        got.embeddings,
-        {"pose2d": keypoints.flatten(1).bfloat16().float(), "image": (keypoints.flatten(1) + 1).bfloat16().float()},
+        got.joints_3d,
+        {
+            "pose2d": joints[..., :3] + 1,
+            "image": joints[..., :3] + 2,
+            FUSED: (fused.unflatten(-1, (17, 3)) + 5).float(),
+        },
     )
     torch.testing.assert_close(got.keypoints_2d, keypoints[..., :2] + 3)
     torch.testing.assert_close(got.target_3d, joints)
@@ -125,11 +140,11 @@ def test_the_real_model_says_the_same_in_batches_and_at_once() -> None:
 def test_the_right_answers_score_full_marks_in_the_published_form() -> None:
     p = truth(people(8))
     scores = score(p, STANDING)
-    assert list(scores) == ["n", "mean_pose", *MODALITIES, "keypoints2d", "per_action", "retrieval"]
+    assert list(scores) == ["n", "mean_pose", *MODALITIES, FUSED, "keypoints2d", "per_action", "retrieval"]
     assert scores["n"] == 8
     assert set(scores["mean_pose"]) == {"mpjpe", "pa_mpjpe"}
     assert scores["mean_pose"]["mpjpe"] > scores["mean_pose"]["pa_mpjpe"] > 10
-    for modality in MODALITIES:
+    for modality in (*MODALITIES, FUSED):
         assert set(scores[modality]) == {"mpjpe", "pa_mpjpe", "n_mpjpe", "pck150", "auc"}
         assert scores[modality]["mpjpe"] == 0
         assert scores[modality]["pa_mpjpe"] < 1e-2
@@ -145,7 +160,7 @@ def test_the_right_answers_score_full_marks_in_the_published_form() -> None:
         "SittingDown": 2,
         "Walking": 4,
     }
-    assert set(scores["per_action"]["Sitting"]) == {"n", *MODALITIES}
+    assert set(scores["per_action"]["Sitting"]) == {"n", *MODALITIES, FUSED}
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
     assert all(type(number) in (int, float) for number in _numbers(scores))
 
@@ -185,6 +200,7 @@ def test_absent_modalities_and_invalid_joints_are_not_scored_whatever_stands_the
         "image": 4,
         "pose2d": 7,
         "pose3d": 7,
+        FUSED: 4,
         "keypoints2d": 5,
         "image->pose2d": 5,
         "image->pose3d": 4,
@@ -192,6 +208,7 @@ def test_absent_modalities_and_invalid_joints_are_not_scored_whatever_stands_the
         "pose2d->pose3d": 7,
         "pose3d->image": 4,
         "pose3d->pose2d": 7,
+        f"{FUSED}->pose3d": 4,
     }
 
 
@@ -248,3 +265,32 @@ def test_predictions_that_are_not_finite_are_null_with_the_reason(caplog: pytest
     assert scores["retrieval"]["image->pose3d"] is not None
     assert "pose2d is not scored: 1 of 8 predictions are NaN or infinite" in caplog.text
     json.dumps(scores, allow_nan=False)
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_image_and_2d_pose_are_fused_in_a_row_of_their_own(flip_test: bool) -> None:
+    """Against the two embeddings, averaged by hand; mirrored inputs too where the flip test is on."""
+    model, batch = (
+        UniHPE(tiny(model={"modalities": ("image", "pose2d", "pose3d")}).model, image_size=32).eval(),
+        people(3, image_size=32),
+    )
+
+    def by_hand(given: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = model.encode_image(given.image, given.box), model.encode_pose2d(given.keypoints_2d, given.box)
+        units = a / a.norm(dim=1, keepdim=True) + b / b.norm(dim=1, keepdim=True)
+        length = (a.norm(dim=1, keepdim=True) + b.norm(dim=1, keepdim=True)) / 2
+        fused = units / units.norm(dim=1, keepdim=True) * length
+        return fused, model.decode(fused)
+
+    with torch.no_grad():
+        embedding, pose = by_hand(batch)
+        if flip_test:
+            other = by_hand(mirrored(batch))[1][:, FLIP] * torch.tensor([-1.0, 1, 1])
+            pose = (pose + other) / 2
+    got = predict(model, [batch], device="cpu", flip_test=flip_test)
+    torch.testing.assert_close(got.embeddings[FUSED], embedding, rtol=1e-5, atol=1e-6)
+    # fp32 of about a metre, in mm
+    torch.testing.assert_close(got.joints_3d[FUSED], pose, rtol=0, atol=1e-3)
+    scores = score(got, model.mean_pose)
+    assert scores[FUSED]["mpjpe"] > 0
+    assert scores["retrieval"][f"{FUSED}->pose3d"]["r1"] >= 0

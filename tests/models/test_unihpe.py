@@ -69,7 +69,7 @@ def test_rows_follow_the_order_of_the_options() -> None:
     torch.testing.assert_close(outputs.pred_joints_3d[0], model.decode(pose3d, "pose3d"), rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(outputs.pred_joints_3d[1], model.decode(image, "image"), rtol=1e-5, atol=1e-3)
     assert not torch.allclose(outputs.pred_joints_3d[1], model.decode(image, "pose3d"), rtol=1e-2)
-    with pytest.raises(ValueError, match=r"source must be one of \('pose3d', 'image'\) .* got None"):
+    with pytest.raises(ValueError, match=r"source must be one or more of \('pose3d', 'image'\) .* got None"):
         model.decode(image)
 
 
@@ -303,3 +303,25 @@ def test_bad_calls_are_named() -> None:
         model.set_mean_pose(torch.zeros(16, 3))
     with pytest.raises(ValueError, match="pose must be finite"):
         model.set_mean_pose(torch.full((17, 3), torch.nan))
+
+
+def test_fusing_is_the_unit_mean_at_the_mean_length() -> None:
+    model = build(tiny_config("image", "pose2d", "pose3d", source_tokens=True)).eval()
+    torch.nn.init.normal_(model.source_tokens)
+    a, b, c = torch.randn(3, 4, 24, dtype=torch.float64).unbind()
+    assert model.fuse(pose2d=a) is a
+    fused = model.fuse(image=a, pose2d=b, pose3d=c)
+    direction = sum(x / x.norm(dim=-1, keepdim=True) for x in (a, b, c))
+    torch.testing.assert_close(
+        fused / fused.norm(dim=-1, keepdim=True), direction / direction.norm(dim=-1, keepdim=True)
+    )
+    torch.testing.assert_close(fused.norm(dim=-1), (a.norm(dim=-1) + b.norm(dim=-1) + c.norm(dim=-1)) / 3)
+    # a long embedding counts no more than a short one
+    torch.testing.assert_close(model.fuse(image=a, pose2d=-a), torch.zeros_like(a))
+    embedding = torch.randn(4, 24)
+    both = model._pose(embedding + model.source_tokens[:2].mean(0))
+    torch.testing.assert_close(model.decode(embedding, ("image", "pose2d")), both)
+    with pytest.raises(ValueError, match="at least one of image, pose2d, pose3d, got none"):
+        model.fuse()
+    with pytest.raises(ValueError, match=r"one shape, got image \[4, 24\], pose3d \[3, 24\]"):
+        model.fuse(image=a, pose3d=b[:3])

@@ -4,7 +4,7 @@ Every change is made to the 2D joints, the 3D joints and the camera together, so
 projects the augmented joints onto the augmented pixels exactly, lens distortion included.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,10 @@ class People:
     bbox: np.ndarray
     affine: np.ndarray
     free: np.ndarray
+
+    def select(self, rows: np.ndarray) -> "People":
+        """Copies of some of them, by index."""
+        return People(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @property
     def center(self) -> np.ndarray:

@@ -13,7 +13,9 @@ from unihpe_fast.data.camera import Camera
 
 MODALITIES = ("image", "pose2d", "pose3d")
 # as tables and plots call them
-LABELS = {"image": "image", "pose2d": "2D pose", "pose3d": "3D pose"}
+LABELS = {"image": "image", "pose2d": "2D pose", "pose3d": "3D pose", "image+pose2d": "image + 2D"}
+# an embedding fused of these two (UniHPE.fuse), which scores give a row of its own
+FUSED = "image+pose2d"
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Checkpoints that are whole or not there, and what a run folder needs to be read back."""
 
 import contextlib
-import dataclasses
 import pickle
 import re
 import shutil
@@ -12,21 +11,17 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from unihpe_fast.config import Config, read_config
-from unihpe_fast.engine.faults import RunError
+from unihpe_fast.config import Config, ConfigError, config_of, read_config
+from unihpe_fast.engine.faults import CheckpointError, RunError
+from unihpe_fast.engine.packaged import SUFFIX, build, load_packaged, shipped
 from unihpe_fast.fileio import atomic_path
 from unihpe_fast.models.unihpe import UniHPE
 
 CONFIG, WEIGHTS, METRICS, SUMMARY = "config.yaml", "model.safetensors", "metrics.jsonl", "summary.json"
 # says which torchrun command made the folder, for its processes to find it after a restart
 JOB = ".torchrun"
-
-
-class CheckpointError(ValueError):
-    """A run folder, checkpoint or weights file that cannot be used; the message names the file."""
 
 
 class SaveError(RunError):
@@ -97,26 +92,49 @@ def load_latest(run_dir: Path, warn: Callable[[str], None]) -> dict[str, Any] | 
     return None
 
 
+def run_config(run_dir: Path) -> Config:
+    """The options of a run: its config.yaml, or where that is gone those in its newest checkpoint.
+
+    Raises ConfigError where the folder has neither.
+    """
+    if (run_dir / CONFIG).is_file():
+        return read_config(run_dir / CONFIG)
+    saved = None
+    with contextlib.suppress(CheckpointError):
+        saved = load_latest(run_dir, lambda _: None)
+    if saved is None or CONFIG not in saved:
+        raise ConfigError(f"--resume {run_dir}: no {CONFIG} there; wanted the folder of an earlier run")
+    return config_of(str(saved[CONFIG]), f"{checkpoints(run_dir)[0]}: {CONFIG}")
+
+
 def save_weights(run_dir: Path, state: Mapping[str, Tensor]) -> None:
     with saving(run_dir / WEIGHTS), atomic_path(run_dir / WEIGHTS) as temporary:
         safetensors.torch.save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, temporary)
 
 
-def load_model(run_dir: str | Path, device: torch.device | str = "cpu") -> tuple[UniHPE, Config]:
-    """The trained model of a run folder, in evaluation mode, and the run's options.
+def load_model(source: str | Path, device: torch.device | str = "cpu") -> tuple[UniHPE, Config]:
+    """A trained model in evaluation mode, and the options it was trained with.
 
-    Raises CheckpointError where the folder lacks config.yaml or model.safetensors, or where they do not fit together.
+    source: the name of a model that comes with the package ("lifting"), a run folder, or a file written by
+    `python -m unihpe_fast.export`. Raises CheckpointError where there is none, or where its parts do not fit together.
     """
-    run_dir = Path(run_dir)
+    path = Path(source)
+    if path.is_dir():
+        model, config = _load_run(path)
+    elif path.is_file():
+        model, config = load_packaged(path)
+    elif str(source) in shipped():
+        model, config = load_packaged(shipped()[str(source)])
+    else:
+        names = ", ".join(shipped())
+        wanted = f"a run folder, a {SUFFIX} file of unihpe_fast.export or one of {names}"
+        raise CheckpointError(f"{source}: must be {wanted}; there is no such file or folder")
+    return model.to(device), config
+
+
+def _load_run(run_dir: Path) -> tuple[UniHPE, Config]:
     for name in (CONFIG, WEIGHTS):
         if not (run_dir / name).is_file():
             raise CheckpointError(f"{run_dir}: no {name} there; wanted the folder of a finished run")
     config = read_config(run_dir / CONFIG)
-    # the weights are in the folder: nothing is to be fetched
-    image = dataclasses.replace(config.model.image, pretrained=False)
-    model = UniHPE(dataclasses.replace(config.model, image=image), image_size=config.data.image_size)
-    try:
-        model.load_state_dict(safetensors.torch.load_file(run_dir / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{run_dir / WEIGHTS}: {error}") from error
-    return model.to(device).eval(), config
+    return build(config, run_dir / WEIGHTS), config

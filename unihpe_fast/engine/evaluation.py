@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from unihpe_fast.data.records import MODALITIES, Batch
+from unihpe_fast.data.batches import Batches
+from unihpe_fast.data.records import FUSED, MODALITIES, Batch
 from unihpe_fast.engine.distributed import Ranks
 from unihpe_fast.engine.flip import averaged, mirrored
 from unihpe_fast.metrics import (
@@ -26,13 +26,16 @@ from unihpe_fast.retrieval import retrieve
 log = logging.getLogger(__name__)
 
 MEAN_POSE_METRICS = ("mpjpe", "pa_mpjpe")
+# of retrieval: each modality by each other, and 3D poses by queries composed of image and 2D pose
+DIRECTIONS = (*permutations(MODALITIES, 2), (FUSED, "pose3d"))
 
 
 @dataclass(frozen=True)
 class Predictions:
     """What a model says of N samples, and what is true of them; float32 on the CPU.
 
-    embeddings: [N, D] by modality of the model. joints_3d: [N, 17, 3] root-relative mm by modality of the model.
+    embeddings: [N, D] by modality of the model. joints_3d: [N, 17, 3] root-relative mm by modality of the model. Both
+    have FUSED, "image+pose2d", too where the model has the two.
     keypoints_2d: [N, 17, 2] of the image's 2D head in half bbox sides, None without an image encoder.
     target_3d: [N, 17, 4] root-relative mm and validity. target_2d: [N, 17, 3] half bbox sides and confidence.
     present: [3, N] bool, what the samples have, in MODALITIES order; rows of a modality that a sample lacks mean
@@ -91,8 +94,11 @@ def predict(
             for batch in batches:
                 there = batch.to(device)
                 outputs = _outputs(model, there)
+                fused = _fused(model, outputs)
                 if flip_test:
-                    outputs = averaged(outputs, _outputs(model, mirrored(there)))
+                    of_mirrored = _outputs(model, mirrored(there))
+                    fused = fused and averaged(fused, _fused(model, of_mirrored) or fused)
+                    outputs = averaged(outputs, of_mirrored)
                 collected = {
                     "embeddings": outputs.embeddings.transpose(0, 1),
                     "joints_3d": outputs.pred_joints_3d.transpose(0, 1),
@@ -103,6 +109,8 @@ def predict(
                     "index": batch.index,
                     "frame": batch.frame,
                 }
+                if fused is not None:
+                    collected["fused"], collected["fused_3d"] = fused.embeddings[0], fused.pred_joints_3d[0]
                 if outputs.pred_keypoints_2d is not None:
                     collected["keypoints_2d"] = outputs.pred_keypoints_2d
                 for name, x in collected.items():
@@ -117,9 +125,13 @@ def predict(
         raise ValueError("batches: found none, wanted at least one sample to predict")
     # [N, ..] each; the modality axis of the outputs comes second
     whole = {name: torch.cat(parts) for name, parts in rows.items()}
+    embeddings = {m: whole["embeddings"][:, row] for row, m in enumerate(model.modalities)}
+    joints_3d = {m: whole["joints_3d"][:, row] for row, m in enumerate(model.modalities)}
+    if "fused" in whole:
+        embeddings[FUSED], joints_3d[FUSED] = whole["fused"], whole["fused_3d"]
     return Predictions(
-        embeddings={m: whole["embeddings"][:, row] for row, m in enumerate(model.modalities)},
-        joints_3d={m: whole["joints_3d"][:, row] for row, m in enumerate(model.modalities)},
+        embeddings=embeddings,
+        joints_3d=joints_3d,
         keypoints_2d=whole.get("keypoints_2d"),
         target_3d=whole["target_3d"],
         target_2d=whole["target_2d"],
@@ -131,7 +143,7 @@ def predict(
     )
 
 
-def predict_together(model: UniHPE, batches: DataLoader[Batch], ranks: Ranks, **options: Any) -> Predictions | None:
+def predict_together(model: UniHPE, batches: Batches, ranks: Ranks, **options: Any) -> Predictions | None:
     """`predict` over every rank's part of the batches, which may be empty, in rank order, on rank 0; elsewhere None."""
     mine = predict(model, batches, **options) if len(batches) else None
     parts = [part for part in ranks.gather(mine) if part is not None]
@@ -140,6 +152,15 @@ def predict_together(model: UniHPE, batches: DataLoader[Batch], ranks: Ranks, **
 
 def _outputs(model: UniHPE, batch: Batch) -> Outputs:
     return model(batch.image, batch.keypoints_2d, batch.joints_3d, batch.box, batch.present)
+
+
+def _fused(model: UniHPE, outputs: Outputs) -> Outputs | None:
+    """[1, B, ..] of image and 2D pose together; None where the model lacks one of them."""
+    parts = FUSED.split("+")
+    if not set(parts) <= set(model.modalities):
+        return None
+    embedding = model.fuse(**{m: outputs.embeddings[model.modalities.index(m)] for m in parts})
+    return Outputs(embedding[None], model.decode(embedding, parts)[None], None)
 
 
 def concatenate(parts: Sequence[Predictions]) -> Predictions:
@@ -186,13 +207,14 @@ def _scorable(keep: Tensor, lacking: str, finite: Tensor) -> Scorable:
 
 
 def scorable(predictions: Predictions) -> dict[str, Scorable]:
-    """What can be scored, by name: each modality's 3D pose, "keypoints2d", and the six directions of retrieval."""
+    """What can be scored, by name: poses of each modality and of FUSED, "keypoints2d", and the DIRECTIONS."""
     p = predictions
     nothing = torch.zeros(len(p), dtype=torch.bool)
     has = dict(zip(MODALITIES, p.present, strict=True))
+    has[FUSED] = has["image"] & has["pose2d"]
     has_truth = p.valid_3d.any(-1)
     rows: dict[str, Scorable] = {}
-    for m in MODALITIES:
+    for m in (*MODALITIES, FUSED):
         if m in p.joints_3d:
             rows[m] = _scorable(has[m] & has_truth, f"no sample has both {m} and a 3D pose", _finite(p.joints_3d[m]))
         else:
@@ -203,7 +225,7 @@ def scorable(predictions: Predictions) -> dict[str, Scorable]:
         lacking = "no sample has both an image and 2D keypoints"
         rows["keypoints2d"] = _scorable(has["image"] & p.valid_2d.any(-1), lacking, _finite(p.keypoints_2d))
     finite = {m: _finite(x) for m, x in p.embeddings.items()}
-    for a, b in permutations(MODALITIES, 2):
+    for a, b in DIRECTIONS:
         missing = [m for m in (a, b) if m not in p.embeddings]
         if missing:
             rows[f"{a}->{b}"] = Scorable(nothing, f"the model has no {missing[0]} encoder")
@@ -241,7 +263,7 @@ def score(predictions: Predictions, mean_pose: Tensor) -> dict[str, Any]:
         "n": len(p),
         "mean_pose": average({name: of_mean_pose[name] for name in MEAN_POSE_METRICS}),
     }
-    for m in MODALITIES:
+    for m in (*MODALITIES, FUSED):
         scores[m] = None
         by_action: list[dict[str, float] | None] = [None] * len(actions)
         keep = rows[m].keep
@@ -261,7 +283,7 @@ def score(predictions: Predictions, mean_pose: Tensor) -> dict[str, Any]:
         )
     scores["per_action"] = per_action
     scores["retrieval"] = {}
-    for a, b in permutations(MODALITIES, 2):
+    for a, b in DIRECTIONS:
         keep = rows[f"{a}->{b}"].keep
         scores["retrieval"][f"{a}->{b}"] = (
             retrieve(p.embeddings[a][keep], p.embeddings[b][keep], target[keep], valid[keep]) if keep.any() else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from rich.table import Table
 
 from unihpe_fast.config import Config
 from unihpe_fast.data.loader import val_batches
-from unihpe_fast.data.records import LABELS, MODALITIES
+from unihpe_fast.data.records import FUSED, LABELS, MODALITIES
 from unihpe_fast.engine.evaluation import Scorable, predict
 from unihpe_fast.engine.runtime import Runtime
-from unihpe_fast.fileio import write_text
+from unihpe_fast.fileio import without_nan, write_text
 from unihpe_fast.metrics import PCK_BBOX, POSE_METRICS, mean_over_actions
 from unihpe_fast.models.unihpe import UniHPE
 from unihpe_fast.retrieval import GALLERY_SIZE
@@ -31,8 +32,11 @@ _HEADERS = {
 
 
 def write_summary(path: str | Path, scores: Mapping[str, Any]) -> None:
-    """The scores as JSON, whole or not at all. Raises ValueError for NaN and infinity, which JSON does not have."""
-    write_text(path, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    """The scores as JSON, whole or not at all; what is not finite, which JSON does not have, is null with a warning."""
+    finite, lost = without_nan(scores)
+    if lost:
+        warnings.warn(f"{path}: null in place of what is not finite: {', '.join(lost)}", stacklevel=2)
+    write_text(path, json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
 
 def _number(value: float | None) -> str:
@@ -58,6 +62,8 @@ def _pose_table(scores: Mapping[str, Any]) -> Table:
         # what the 3D encoder was given is the answer: how well the embedding holds a pose
         label = "3D pose (auto-encoded)" if modality == "pose3d" else LABELS[modality]
         table.add_row(label, *_cells(scores[modality], POSE_METRICS))
+    if scores.get(FUSED):
+        table.add_row(LABELS[FUSED], *_cells(scores[FUSED], POSE_METRICS))
     return table
 
 
@@ -157,7 +163,7 @@ def print_report(
         say("Mean over an action's samples; last row: unweighted mean of the actions.")
     if rows is not None:
         console.print()
-        for name in (*MODALITIES, "keypoints2d"):
+        for name in (*MODALITIES, FUSED, "keypoints2d"):
             count = int(rows[name].keep.sum())
             say(f"{name}: " + (f"{count} samples" if count else f"not scored, {rows[name].why_not}"))
     if "protocol" in scores:

@@ -1,8 +1,10 @@
 """The whole model: one encoder a modality, one shared embedding space, one 3D decoder."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unihpe_fast.config import ModelConfig
@@ -81,17 +83,43 @@ class UniHPE(nn.Module):
         _check("joints_3d", joints_3d, NUM_JOINTS, 4)
         return encoder(torch.cat([joints_3d[..., :3] / MM_PER_METRE, joints_3d[..., 3:]], dim=-1))
 
-    def decode(self, embedding: Tensor, source: str | None = None) -> Tensor:
+    def fuse(
+        self, *, image: Tensor | None = None, pose2d: Tensor | None = None, pose3d: Tensor | None = None
+    ) -> Tensor:
+        """One embedding [.., D] of the same people read from several modalities, each embedding [.., D] or None.
+
+        It points along the mean of the unit embeddings, and is as long as they are in the mean, since the decoder
+        reads lengths too. A single embedding comes back as it is. Raises ValueError for none, and for shapes that
+        differ. Source: the Aligner of PoseEmbroider (Delmas et al. 2024), without its learned part.
+        """
+        given = {"image": image, "pose2d": pose2d, "pose3d": pose3d}
+        parts = {name: part for name, part in given.items() if part is not None}
+        if not parts:
+            raise ValueError("fuse: embeddings must be at least one of image, pose2d, pose3d, got none")
+        first, *others = parts.values()
+        if any(part.shape != first.shape for part in others):
+            found = ", ".join(f"{name} {list(part.shape)}" for name, part in parts.items())
+            raise ValueError(f"fuse: embeddings must have one shape, got {found}")
+        if not others:
+            return first
+        stacked = torch.stack(list(parts.values()))
+        mean = F.normalize(stacked, dim=-1).mean(0)
+        return F.normalize(mean, dim=-1) * stacked.norm(dim=-1, keepdim=True).mean(0)
+
+    def decode(self, embedding: Tensor, source: str | Sequence[str] | None = None) -> Tensor:
         """Embedding [..., D] -> [..., 17, 3] root-relative mm, root exactly 0.
 
-        source: the modality the embedding was read from; a model with source tokens needs it, others ignore it.
+        source: the modality the embedding was read from, or those that were fused; a model with source tokens needs
+        it, others ignore it.
         """
         if self.source_tokens is not None:
-            if source not in self.modalities:
+            sources = [source] if source is None or isinstance(source, str) else list(source)
+            if not sources or not set(sources) <= set(self.modalities):
                 raise ValueError(
-                    f"source must be one of {self.modalities} for a model with source tokens, got {source!r}"
+                    f"source must be one or more of {self.modalities} for a model with source tokens, got {source!r}"
                 )
-            embedding = embedding + self.source_tokens[self.modalities.index(source)]
+            rows = [self.modalities.index(str(name)) for name in sources]
+            embedding = embedding + self.source_tokens[rows].mean(0)
         return self._pose(embedding)
 
     def forward(

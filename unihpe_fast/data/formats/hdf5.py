@@ -17,6 +17,27 @@ _BROKEN = (OSError, RuntimeError, ValueError, LookupError, TypeError, MemoryErro
 
 
 @contextmanager
+def opened_file(path: Path) -> Iterator[h5py.File]:
+    """A file, open for reading. Raises SourceError naming it where it is damaged, also where the body reads from it."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except SourceError:
+        raise
+    except _BROKEN as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+
+
+def members(path: Path) -> frozenset[str]:
+    """The names at the top of a file; none where it is damaged or no HDF5 file."""
+    try:
+        with opened_file(path) as file:
+            return frozenset(file)
+    except SourceError:
+        return frozenset()
+
+
+@contextmanager
 def opened_dataset(path: Path, key: str, shape: Sequence[int | str], kinds: str) -> Iterator[h5py.Dataset]:
     """A dataset of a file, not read yet: `with opened_dataset(..) as dataset`.
 

@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,15 +19,16 @@ LARGEST = 1e6
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
-def records(path: Path) -> Iterator[tuple[str, int, Any]]:
+def records(path: Path, *, constants: bool = False) -> Iterator[tuple[str, int, Any]]:
     """Name, index and value of each element of each array that the file's one object has, in the file's order.
 
-    A file that is one array has the name ""; members that are no arrays are left out. Raises SourceError naming file
-    and record for what is no JSON (NaN and Infinity are none), nests too deeply or is longer than LONGEST; OSError.
+    A file that is one array has the name ""; members that are no arrays are left out. constants: NaN and Infinity,
+    which Python writes though JSON has none, are numbers. Raises SourceError naming file and record for what is no
+    JSON, nests too deeply or is longer than LONGEST; OSError.
     """
     file_size(path)
     with open(path, "rb") as file:
-        text = _Text(path, file)
+        text = _Text(path, file, float if constants else _refuse)
         if text.peek() == "[":
             yield from _elements(text, "")
         elif text.peek() == "{":
@@ -97,10 +98,10 @@ def _elements(text: "_Text", name: str) -> Iterator[tuple[str, int, Any]]:
 class _Text:
     """The characters of a file from where parsing has come to."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BinaryIO, constant: Callable[[str], float]) -> None:
         self._path, self._file = path, file
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        self._json = json.JSONDecoder(parse_constant=_refuse)
+        self._json = json.JSONDecoder(parse_constant=constant)
         # _start: characters of the file ahead of the buffer
         self._buffer, self._at, self._start, self._ended = "", 0, 0, False
 
@@ -162,5 +163,5 @@ class _Text:
         self._at = 0
 
 
-def _refuse(word: str) -> None:
+def _refuse(word: str) -> float:
     raise ValueError(f"found {word}, wanted a number")

@@ -28,6 +28,7 @@ SOURCES = {
     "cmu": "cmu",
     "coco": "coco",
     "h36m": "h36m.source",
+    "keypoints": "keypoints",
     "lsp": "lsp",
     "motion": "motion",
     "mpi-inf-3dhp": "mpi_inf_3dhp",

@@ -1,0 +1,257 @@
+"""Predictor: shapes, units and conventions against the model itself, and input that cannot be used."""
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.tiny import tiny
+from tests.outputs.walkers import SIZE, STANDING, walkers
+from unihpe_fast import Prediction, Predictor, load_model
+from unihpe_fast.data.bbox import square_bbox
+from unihpe_fast.data.formats.keypoints import read_keypoints
+from unihpe_fast.data.joint_sets import COCO17, to_h36m17
+from unihpe_fast.detector.interface import Detections
+from unihpe_fast.lifting import camera_roll, fit_root, guess_size
+from unihpe_fast.models.unihpe import UniHPE
+from unihpe_kernels import pa_mpjpe
+
+ROOT = Path(__file__).parent.parent
+CAMERA = (1100.0, 640.0, 360.0)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor(device="cpu", detector=Found())
+
+
+class Found:
+    """A detector that finds the people it was told of, frame by frame."""
+
+    name, layout, licence = "told", "h36m17", ""
+
+    def __init__(self, *frames: np.ndarray) -> None:
+        from unihpe_fast.data.skeleton import JOINT_NAMES
+
+        self.frames, self.keypoint_names = list(frames), JOINT_NAMES
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        people = self.frames.pop(0)
+        low, high = people.min(1), people.max(1)
+        count = len(people)
+        return Detections(
+            people.astype(np.float32),
+            np.full(people.shape[:2], 0.9, np.float32),
+            np.concatenate([low, high], axis=1).astype(np.float32),
+            np.ones(count, np.float32),
+        )
+
+
+def coco(count: int = 3) -> np.ndarray:
+    """[count, 17, 3] px and confidence of people like a real one."""
+    p = walkers(count)
+    # shoulders and the rest of H36M-17 as COCO's: a face where the head is
+    order = [9, 10, 10, 10, 10, 11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3]
+    points = p.joints_2d[:, order] + np.array([[0, 0], [4, 0], [-4, 0], [8, 0], [-8, 0], *[[0, 0]] * 12])
+    return np.concatenate([points, np.full((count, 17, 1), 0.9)], axis=-1).astype(np.float32)
+
+
+def test_a_lifted_pose_is_what_the_model_says_of_the_training_input(predictor: Predictor) -> None:
+    """The box, the crop units and the context of Batch, written out by hand."""
+    model, _ = load_model("lifting")
+    points = coco()
+    joints = to_h36m17(points, COCO17)
+    bbox = square_bbox(joints)
+    joints[..., :2] = (joints[..., :2] - bbox[:, None, :2]) / (bbox[:, None, 2:] / 2)
+    # the model has seen confidences of 0 and 1 only
+    joints[..., 2] = 1
+    focal = np.hypot(*SIZE)
+    box = np.concatenate([bbox[:, :2] - np.array(SIZE) / 2, bbox[:, 2:]], axis=1) / focal
+    with torch.no_grad():
+        want = model.decode(model.encode_pose2d(torch.from_numpy(joints).float(), torch.from_numpy(box).float()))
+    got = predictor.lift(points, size=SIZE)
+    # float32 of about a metre, in mm
+    np.testing.assert_allclose(got.joints_3d, want.numpy(), rtol=0, atol=2e-2)
+    assert (got.joints_3d[:, 0] == 0).all()
+    assert got.joints_3d.dtype == np.float32
+    np.testing.assert_allclose(got.camera[0, :4], [focal, focal, SIZE[0] / 2, SIZE[1] / 2])
+    np.testing.assert_allclose(got.joints_2d, to_h36m17(points, COCO17)[..., :2])
+    assert got.layout == "coco17"
+
+
+def test_leading_shapes_torch_and_numpy_are_one(predictor: Predictor) -> None:
+    points = coco(6)
+    want = predictor.lift(points, size=SIZE)
+    shaped = predictor.lift(torch.from_numpy(points).reshape(2, 3, 17, 3), size=SIZE)
+    assert (shaped.shape, shaped.joints_3d.shape, shaped.root.shape) == ((2, 3), (2, 3, 17, 3), (2, 3, 3))
+    np.testing.assert_array_equal(shaped.flat().joints_3d, want.joints_3d)
+    single = predictor.lift(points[0, :, :2], points[0, :, 2], size=SIZE)
+    assert single.joints_3d.shape == (17, 3)
+    # another batch size rounds differently, mm
+    np.testing.assert_allclose(single.joints_3d, want.joints_3d[0], atol=2e-2)
+    small = Predictor(predictor.model, device="cpu", batch_size=4).lift(points, size=SIZE)
+    np.testing.assert_allclose(small.joints_3d, want.joints_3d, atol=2e-2)
+    sizes = np.tile(SIZE, (6, 1))
+    np.testing.assert_array_equal(predictor.lift(points, size=sizes).joints_3d, want.joints_3d)
+    cameras = np.tile(CAMERA, (6, 1))
+    np.testing.assert_array_equal(
+        predictor.lift(points, camera=cameras).joints_3d, predictor.lift(points, camera=CAMERA).joints_3d
+    )
+    assert predictor.lift(points[:0], size=SIZE).joints_3d.shape == (0, 17, 3)
+
+
+def test_absent_joints_are_absent_whatever_stands_in_them(predictor: Predictor) -> None:
+    points = coco()
+    points[:, 9, 2] = 0
+    want = predictor.lift(points, size=SIZE)
+    for junk in (np.nan, 1e5, 0):
+        points[:, 9, :2] = junk
+        np.testing.assert_array_equal(predictor.lift(points, size=SIZE).joints_3d, want.joints_3d)
+    points[:, 9] = 300, 200, 0.05
+    got = predictor.lift(points, size=SIZE)
+    np.testing.assert_array_equal(got.joints_3d, want.joints_3d)
+    assert np.isnan(got.joints_2d[:, 13]).all()
+    assert (got.confidence[:, 13] == 0).all()
+    points[0, :, 2] = 0
+    points[1, :, :2] = points[1, :, :2] / 1000
+    sparse = predictor.lift(points, size=SIZE)
+    assert np.isnan(sparse.joints_3d[:2]).all()
+    np.testing.assert_allclose(sparse.joints_3d[2], want.joints_3d[2], atol=2e-2)
+
+
+def test_the_model_that_comes_along_beats_a_mean_pose_on_our_walk(predictor: Predictor) -> None:
+    """Not a score: left and right, up and down, near and far must not be confused anywhere on the way."""
+    import runpy
+
+    walk = runpy.run_path(str(ROOT / "examples/make_walk.py"))
+    found = read_keypoints(ROOT / "examples/walk.json")
+    got = predictor.keypoints(found, size=walk["SIZE"], fps=30)
+    truth = []
+    for frame in range(walk["FRAMES"]):
+        points, _ = walk["placed"](frame)
+        joints = to_h36m17(np.concatenate([1000 * points, np.ones((17, 1))], axis=1), COCO17)[:, :3]
+        truth.append(joints - joints[:1])
+    want = np.stack(truth)
+    error = np.linalg.norm(got.joints_3d - want, axis=-1).mean()
+    mean_pose = want.mean(0)
+    assert error < 120 < np.linalg.norm(mean_pose - want, axis=-1).mean()
+    assert pa_mpjpe(torch.from_numpy(got.joints_3d).double(), torch.from_numpy(want)).mean() < 90
+    np.testing.assert_array_equal(got.frame, np.arange(90))
+    np.testing.assert_allclose(got.time, np.arange(90) / 30)
+    assert got.is_sequence
+
+
+def test_the_root_is_where_the_pose_projects_onto_its_keypoints() -> None:
+    p = walkers(4, 2)
+    keypoints = np.concatenate([p.joints_2d, p.confidence[..., None]], axis=-1).astype(np.float64)
+    keypoints[0, 3] = np.nan, np.nan, 0
+    found = fit_root(p.joints_3d, keypoints, p.camera)
+    # float32 pixels
+    np.testing.assert_allclose(found, p.root, rtol=0, atol=1.0)
+    keypoints[1, 2:, 2] = 0
+    assert np.isnan(fit_root(p.joints_3d, keypoints, p.camera)[1]).all()
+    assert np.isnan(fit_root(p.joints_3d, keypoints, np.full_like(p.camera, np.nan))).all()
+
+
+def test_levelling_takes_a_turned_camera_back(predictor: Predictor) -> None:
+    points = coco(5)
+    angle = np.radians(17)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turned = points.copy()
+    turned[..., :2] = (points[..., :2] - CAMERA[1:]) @ turn.T + CAMERA[1:]
+    want, got = (predictor.lift(p, camera=CAMERA, level=True) for p in (points, turned))
+    assert got.roll == pytest.approx(want.roll - angle, abs=1e-5)
+    # float32 px
+    np.testing.assert_allclose(got.joints_3d, want.joints_3d, rtol=0, atol=0.1)
+    np.testing.assert_allclose(got.root, want.root, rtol=0, atol=1)
+    assert np.abs(predictor.lift(turned, camera=CAMERA).joints_3d - want.joints_3d).mean() > 10
+    lying = points.copy()
+    lying[..., :2] = lying[..., [1, 0]]
+    assert camera_roll(to_h36m17(lying, COCO17)) == 0
+    assert camera_roll(np.zeros((3, 17, 3))) == 0
+
+
+def test_sizes_are_guessed_from_the_usual_ones() -> None:
+    assert guess_size(np.array([[10.0, 20], [600, 470]])) == (640, 480)
+    assert guess_size(np.array([[10.0, 20], [600, 900]])) == (720, 1280)
+    assert guess_size(np.array([[1000.0, 20], [np.nan, np.nan]])) == (1280, 720)
+    assert guess_size(np.array([[9000.0, 20]])) == (9000, 20)
+
+
+def test_arguments_that_cannot_be_used(predictor: Predictor) -> None:
+    points = coco()
+    for arguments, message in (
+        ({}, "size must be the width and height of the picture in px, or camera given, got neither"),
+        ({"size": (0, 3)}, "size must be width, height in px"),
+        ({"size": SIZE, "layout": "coco18"}, "layout must be one of coco17"),
+        ({"size": SIZE, "layout": "body25"}, r"keypoints_2d must be \[\.\., 25, 2\] or \[\.\., 25, 3\]"),
+        ({"size": SIZE, "confidence": np.ones(3)}, "keypoints_2d must be"),
+        ({"camera": (1.0, 2.0)}, "camera must be f, cx, cy"),
+        ({"camera": (-1.0, 2.0, 3.0)}, "focal length above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predictor.lift(points, **arguments)
+    with pytest.raises(ValueError, match=r"confidence must be \[3, 17\], got \[3\]"):
+        predictor.lift(points[..., :2], np.ones(3), size=SIZE)
+    with pytest.raises(ValueError, match="min_confidence must be 0 to 1"):
+        Predictor(predictor.model, min_confidence=2)
+    pose3d = UniHPE(tiny(model={"modalities": ("pose3d",)}).model, image_size=0)
+    with pytest.raises(ValueError, match="must read images or 2D poses"):
+        Predictor(pose3d, device="cpu")
+
+
+def video(frames: int, gap: range = range(0)) -> tuple[list[SimpleNamespace], list[np.ndarray]]:
+    p = walkers(frames, 2)
+    people = p.joints_2d.reshape(frames, 2, 17, 2)
+    image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    listed = [SimpleNamespace(index=n, time=n / 25, image=image) for n in range(frames)]
+    return listed, [pair[:1] if n in gap else pair for n, pair in enumerate(people)]
+
+
+def test_a_video_is_tracked_and_its_gaps_are_filled(predictor: Predictor) -> None:
+    frames, people = video(30, range(10, 14))
+    finder = Predictor(predictor.model, device="cpu", detector=Found(*people))
+    got = finder.video(frames, fps=25.0, source="a.mp4", max_gap=4)
+    assert got.is_sequence
+    assert {person: len(rows) for person, rows in got.tracks().items()} == {0: 30, 1: 30}
+    filled = got.select((got.person == 1) & (got.frame >= 10) & (got.frame < 14))
+    assert np.isnan(filled.joints_2d).all()
+    assert (filled.confidence == 0).all()
+    assert np.isfinite(filled.joints_3d).all()
+    again = Predictor(predictor.model, device="cpu", detector=Found(*people))
+    assert len(again.video(frames, fps=25.0, max_gap=3)) == 56
+    smooth = Predictor(predictor.model, device="cpu", detector=Found(*people))
+    steady = smooth.video(frames, fps=25.0, max_gap=4, smooth=3.0)
+    jerk = [np.abs(np.diff(p.joints_3d[p.person == 0], 3, axis=0)).mean() for p in (got, steady)]
+    assert jerk[1] < jerk[0]
+    assert (steady.joints_3d[:, 0] == 0).all()
+
+
+def test_frames_without_people_are_counted_and_an_empty_video_is_refused(predictor: Predictor) -> None:
+    frames, people = video(6)
+    people[2] = people[2][:0]
+    left_out: Counter[str] = Counter()
+    Predictor(predictor.model, device="cpu", detector=Found(*people)).video(frames, fps=25.0, left_out=left_out)
+    assert left_out == {"frames without a person": 1}
+    nobody = Found(*[people[2]] * 6)
+    with pytest.raises(ValueError, match=r"a\.mp4: people must be at least one, got none in any frame"):
+        Predictor(predictor.model, device="cpu", detector=nobody).video(frames, fps=25.0, source="a.mp4")
+
+
+def test_a_model_with_an_image_encoder_looks_at_the_picture() -> None:
+    model = UniHPE(tiny(model={"modalities": ("image", "pose2d", "pose3d")}).model, image_size=32).eval()
+    people = walkers(1, 2).joints_2d
+    # a picture that is the same everywhere: every crop of it is known without cutting any
+    picture = np.full((SIZE[1], SIZE[0], 3), (124, 116, 104), np.uint8)
+    one = Predictor(model, device="cpu", detector=Found(people)).image(picture)
+    other = Predictor(model, device="cpu", detector=Found(people)).image(255 - picture)
+    assert not np.allclose(one.joints_3d, other.joints_3d, atol=1e-3)
+    blind = UniHPE(tiny(model={"modalities": ("pose2d",)}).model, image_size=0).eval()
+    one = Predictor(blind, device="cpu", detector=Found(people)).image(picture)
+    other = Predictor(blind, device="cpu", detector=Found(people)).image(255 - picture)
+    np.testing.assert_array_equal(one.joints_3d, other.joints_3d)
+    assert isinstance(one, Prediction)
+    assert len(STANDING) == one.joints_3d.shape[1]

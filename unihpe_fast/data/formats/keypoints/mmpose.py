@@ -1,0 +1,92 @@
+"""mmpose's predictions: lists of instances of a picture, of frames of a video, and what its demos save of either."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.json_records import records
+from unihpe_fast.data.formats.keypoints.found import Found
+from unihpe_fast.data.formats.keypoints.record import Keypoints, People, ReadOptions
+from unihpe_fast.data.formats.keypoints.triples import numbers
+from unihpe_fast.data.formats.untrusted import read_bytes
+
+LARGEST_FILE = 1 << 30
+
+
+def recognises(found: Found) -> bool:
+    if "instance_info" in found.keys:
+        return True
+    record = found.record
+    return isinstance(record, dict) and ("keypoint_scores" in record or {"frame_id", "instances"} <= set(record))
+
+
+def read(found: Found, options: ReadOptions) -> Keypoints:
+    """A file; or a folder with one a picture, which are not a video."""
+    people = People(found.path)
+    names: list[str] | None = None
+    frames, sequence = 0, False
+    for file in found.files[".json"]:
+        listed, names = _instances(file, names)
+        start = frames
+        of_video = [entry for entry in listed if isinstance(entry[1], dict) and "instances" in entry[1]]
+        if not of_video:
+            for where, instance in listed:
+                _add(people, instance, start, where, "" if not found.folder else file.stem)
+            frames += 1
+            continue
+        sequence = not found.folder
+        for where, entry in of_video:
+            frame = entry.get("frame_id")
+            if not isinstance(frame, int) or isinstance(frame, bool) or not 0 <= frame < 1 << 53:
+                raise SourceError(f"{found.path}: {where}: frame_id must be 0 or more, got {frame!r:.40}")
+            if not isinstance(entry["instances"], list):
+                raise SourceError(f"{found.path}: {where}: instances must be a list, got {entry['instances']!r:.40}")
+            for index, instance in enumerate(entry["instances"]):
+                _add(people, instance, start + frame, f"{where}: instances[{index}]", "")
+            frames += 1
+        # the demos count from 1, the inferencer from 0
+        first = min(entry["frame_id"] for _, entry in of_video)
+        if first == 1:
+            people.frame = [frame - 1 if frame >= start else frame for frame in people.frame]
+    return people.finished(options, frames=frames, names=names, sequence=sequence)
+
+
+def _instances(file: Any, names: list[str] | None) -> tuple[list[tuple[str, Any]], list[str] | None]:
+    with file.open("rb") as opened:
+        array = opened.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+    if array:
+        return [(f"[{index}]", record) for name, index, record in records(file, constants=True) if not name], names
+    try:
+        content = json.loads(read_bytes(file, LARGEST_FILE))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{file}: must be JSON as mmpose writes it, got {error}; cut short?") from error
+    info = content.get("instance_info") if isinstance(content, dict) else None
+    if not isinstance(info, list):
+        raise SourceError(f"{file}: instance_info must be a list, got {type(info).__name__}")
+    meta = content.get("meta_info")
+    by_number = meta.get("keypoint_id2name") if isinstance(meta, dict) else None
+    if isinstance(by_number, dict):
+        names = [str(by_number[key]) for key in sorted(by_number, key=lambda k: int(k) if str(k).isdecimal() else 0)]
+    return [(f"instance_info[{index}]", entry) for index, entry in enumerate(info)], names
+
+
+def _add(people: People, instance: Any, frame: int, where: str, picture: str) -> None:
+    if not isinstance(instance, dict) or "keypoints" not in instance:
+        raise SourceError(f"{people.path}: {where}: must be an object with keypoints, got {instance!r:.60}")
+    points = numbers(instance["keypoints"], f"{people.path}: {where}: keypoints")
+    if points.ndim != 2 or points.shape[1] not in (2, 3):
+        raise SourceError(f"{people.path}: {where}: keypoints must be [K, 2], got {list(points.shape)}")
+    scores = np.ones(len(points))
+    if "keypoint_scores" in instance:
+        scores = numbers(instance["keypoint_scores"], f"{people.path}: {where}: keypoint_scores")
+    if scores.shape != points.shape[:1]:
+        raise SourceError(
+            f"{people.path}: {where}: keypoint_scores must be [{len(points)}], as the keypoints, got "
+            f"{list(scores.shape)}"
+        )
+    track = instance.get("track_id", instance.get("instance_id", -1))
+    person = track if isinstance(track, int) and not isinstance(track, bool) and 0 <= track < 1 << 62 else -1
+    joints = np.concatenate([points[:, :2], scores[:, None]], axis=1)
+    people.add(joints, frame, where, person=person, picture=picture)

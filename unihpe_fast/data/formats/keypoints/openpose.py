@@ -1,0 +1,63 @@
+"""OpenPose's JSON: a file a frame, `people[].pose_keypoints_2d`; 25, 18 or 15 keypoints, px or normalised."""
+
+import json
+from typing import Any
+
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.keypoints.found import Found
+from unihpe_fast.data.formats.keypoints.record import KEYPOINT_NAMES, Keypoints, People, ReadOptions, frame_numbers
+from unihpe_fast.data.formats.keypoints.triples import triples
+from unihpe_fast.data.formats.untrusted import read_bytes
+
+LARGEST_FILE = 16 << 20
+# the model MPI: head, neck, arms, legs as COCO-18 has them, and the chest
+_MPI15 = ("head_top", *KEYPOINT_NAMES["openpose18"][1:14], "spine")
+
+
+def recognises(found: Found) -> bool:
+    return found.is_json and "people" in found.keys and found.head.lstrip()[:1] == "{" and "AlphaPose" not in found.head
+
+
+def read(found: Found, options: ReadOptions) -> Keypoints:
+    """A file, or the files of a folder as frames; the frame's number is the last in the name, else their order."""
+    files = found.files[".json"]
+    numbers = frame_numbers([file.name for file in files])
+    people = People(found.path)
+    for order, file in enumerate(files):
+        content = _parse(file)
+        frame = order if numbers is None or not found.folder else numbers[order]
+        for index, person in enumerate(content):
+            where = f"{file.name}: people[{index}]"
+            if not isinstance(person, dict):
+                raise SourceError(f"{found.path}: {where}: must be an object, got {type(person).__name__}")
+            key = "pose_keypoints_2d" if "pose_keypoints_2d" in person else "pose_keypoints"
+            if not person.get(key):
+                people.skipped["people without a body"] += 1
+                continue
+            row = triples(person[key], f"{found.path}: {where}: {key}")
+            people.add(row, frame, where, person=_identity(person.get("person_id")))
+    normal, signed = people.normalised()
+    if normal:
+        if signed:
+            for row in people.rows:
+                row[:, :2] = (row[:, :2] + 1) / 2
+        # its writer divides by the width less one
+        people.scale(options, edges=True)
+    names = _MPI15 if people.rows and len(people.rows[0]) == len(_MPI15) else None
+    return people.finished(options, frames=len(files), names=names, sequence=found.folder)
+
+
+def _parse(file: Any) -> list[Any]:
+    try:
+        content = json.loads(read_bytes(file, LARGEST_FILE))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{file}: must be JSON as OpenPose writes it, got {error}; cut short?") from error
+    people = content.get("people") if isinstance(content, dict) else None
+    if not isinstance(people, list):
+        raise SourceError(f"{file}: people must be a list, got {type(people).__name__}")
+    return people
+
+
+def _identity(value: Any) -> int:
+    number = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return number if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 62 else -1

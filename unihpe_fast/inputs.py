@@ -1,0 +1,81 @@
+"""What a user names to `predict`: keypoints, photographs, videos, a webcam; and the names of their results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unihpe_fast.data.formats.keypoints import recognise
+from unihpe_fast.data.formats.keypoints.found import PICTURES
+from unihpe_fast.data.formats.keypoints.record import natural
+
+Kind = Literal["keypoints", "photos", "video", "webcam"]
+VIDEOS = (
+    ".mp4",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".3gp",
+    ".ts",
+    ".ogv",
+    ".gif",
+)
+
+
+class InputError(ValueError):
+    """Something that is no input; the message names it."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """name: as the user gave it. paths: the photographs, or the one file or folder. stem: what results are called."""
+
+    name: str
+    kind: Kind
+    paths: tuple[Path, ...]
+    stem: str
+
+
+def find(name: str, *, keypoints: bool = False) -> Input:
+    """What a command-line argument is. keypoints: it is known to be those. Raises InputError or OSError."""
+    path = Path(name)
+    if name.isdecimal() and not path.exists():
+        return Input(name, "webcam", (), f"webcam{name}")
+    if not path.exists():
+        raise InputError(f"{name}: input must be a file, a folder or the number of a webcam, got nothing there")
+    # "." and "/" have no name of their own
+    stem = (path.resolve().name if path.is_dir() else path.stem) or "result"
+    if keypoints:
+        return Input(name, "keypoints", (path,), stem)
+    if path.is_file() and path.suffix.lower() in PICTURES:
+        return Input(name, "photos", (path,), stem)
+    if path.is_file() and path.suffix.lower() in VIDEOS:
+        return Input(name, "video", (path,), stem)
+    if recognise(path) is not None:
+        return Input(name, "keypoints", (path,), stem)
+    if path.is_dir():
+        photos = natural(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in PICTURES)
+        if not photos:
+            raise InputError(f"{name}: folder must have photographs or keypoint files, got none that are known")
+        return Input(name, "photos", tuple(photos), stem)
+    # whatever else it is, the video reader knows, or says what is wrong
+    return Input(name, "video", (path,), stem)
+
+
+def distinct(inputs: list[Input]) -> list[Input]:
+    """The same with stems that differ: a second one of a name gets _2."""
+    taken: set[str] = set()
+    result = []
+    for item in inputs:
+        stem, number = item.stem, 1
+        while stem in taken:
+            number += 1
+            stem = f"{item.stem}_{number}"
+        taken.add(stem)
+        result.append(Input(item.name, item.kind, item.paths, stem))
+    return result

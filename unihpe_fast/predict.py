@@ -1,0 +1,303 @@
+"""`python -m unihpe_fast.predict INPUT.. [--out DIR]`: photographs, videos and files of 2D keypoints to 3D poses."""
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from unihpe_fast.data.formats.keypoints import FORMATS as KEYPOINT_FORMATS
+from unihpe_fast.data.formats.keypoints import Keypoints, ReadOptions, read_keypoints
+from unihpe_fast.data.progress import Counting
+from unihpe_fast.detector import DetectorError
+from unihpe_fast.engine.faults import CheckpointError
+from unihpe_fast.inputs import Input, distinct, find
+from unihpe_fast.lifting import guess_size
+from unihpe_fast.live import live
+from unihpe_fast.outputs import DEFAULT, FORMATS, OutputError, Pictures, write
+from unihpe_fast.outputs.keypoints import SavedKeypoints
+from unihpe_fast.outputs.overlay import draw_overlay
+from unihpe_fast.outputs.pictures import Photos, VideoFrames
+from unihpe_fast.prediction import Prediction
+from unihpe_fast.predictor import ASSUMED_FPS, DEFAULT_MODEL, Predictor
+from unihpe_fast.video import open_video
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Turn photographs, videos, webcams and files of 2D keypoints into 3D poses, and write them into a folder."""
+
+    inputs: tyro.conf.Positional[tuple[str, ...]]
+    """each a file or folder of keypoints, a photograph, a folder of photographs, a video, or the number of a webcam"""
+    out: Path = Path("predictions")
+    """folder to write to"""
+    run: Path | None = None
+    """run folder of a model that you trained; without it and --model, the model that comes with the package"""
+    model: str | None = None
+    """name of a model that comes with the package, or a file of python -m unihpe_fast.export"""
+    detector: str = "movenet"
+    """2D detector for pictures, NAME or NAME=FOLDER with its weights"""
+    write: tuple[str, ...] = DEFAULT
+    """formats of the results"""
+    format: str = ""
+    """format of keypoint files; by default their content tells"""
+    layout: str = ""
+    """keypoint layout of keypoint files, where they do not say it: coco17, halpe26, body25, .."""
+    joints: str = ""
+    """names of keypoints in the file and ours, theirs=ours,.., e.g. snout=nose,hip_l=left_hip"""
+    size: str = ""
+    """width,height of the pictures in px, for keypoint files that do not say it"""
+    camera: str = ""
+    """f,cx,cy or fx,fy,cx,cy in px; by default a focal length of the picture's diagonal"""
+    fps: float | None = None
+    """frames a second, for keypoint files that do not say it"""
+    level: bool = False
+    """take the camera's roll out: the trunks of all people stand upright in the median"""
+    smooth: float | Literal["off"] = 6.0
+    """cutoff of the smoothing of videos, Hz, or off"""
+    max_gap: int = 10
+    """longest gap, in frames, that is filled where a person is missing for a while"""
+    min_confidence: float = 0.1
+    """keypoints less sure than this are absent"""
+    save_keypoints: bool = False
+    """write what the detector found, as JSON that this command reads"""
+    overwrite: bool = False
+    """replace results that are there already"""
+    device: str = "auto"
+    """where to run"""
+
+
+class Job:
+    """The command's options in the units of `Predictor`, and what it says on the way."""
+
+    def __init__(self, arguments: Arguments, console: Console) -> None:
+        """Raises CheckpointError or ValueError for options that cannot be used."""
+        a = arguments
+        if a.run is not None and a.model is not None:
+            raise ValueError("--run and --model: must be one of them, got both")
+        if a.format and a.format not in KEYPOINT_FORMATS:
+            raise ValueError(f"--format: must be one of {', '.join(KEYPOINT_FORMATS)}, got {a.format!r}")
+        for name in a.write:
+            if name not in FORMATS:
+                raise ValueError(f"--write: must be of {', '.join(FORMATS)}, got {name!r}")
+        if a.smooth != "off" and not a.smooth > 0:
+            raise ValueError(f"--smooth: must be Hz above 0 or off, got {a.smooth}")
+        if a.max_gap < 0:
+            raise ValueError(f"--max-gap: must be 0 or more, got {a.max_gap}")
+        if a.fps is not None and not 0 < a.fps < 1e5:
+            raise ValueError(f"--fps: must be above 0, got {a.fps}")
+        self.arguments, self.console = arguments, console
+        size = _numbers("--size", a.size, (2,))
+        self.size = None if size is None else (int(size[0]), int(size[1]))
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"--size: must be width,height in px, got {a.size!r}")
+        self.camera = _numbers("--camera", a.camera, (3, 4))
+        self.cutoff = None if a.smooth == "off" else float(a.smooth)
+        self.reading = ReadOptions(a.layout or None, self.size, _pairs(a.joints))
+        model = a.run or a.model or DEFAULT_MODEL
+        if a.run is not None and not a.run.is_dir():
+            raise ValueError(f"--run: must be a run folder, got {a.run}")
+        self.predictor = Predictor(model, detector=a.detector, device=a.device, min_confidence=a.min_confidence)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def run(self, item: Input) -> list[Path]:
+        """Predict one input and write its results. Raises ValueError or OSError, naming what cannot be used."""
+        self._refuse_old(item)
+        left_out: Counter[str] = Counter()
+        start = time.perf_counter()
+        found, frames, pictures, saved = self._predict(item, left_out)
+        seconds = time.perf_counter() - start
+        people = len(np.unique(found.person)) if found.is_sequence else len(found)
+        rate = f"{frames / seconds:.1f} frames/s" if seconds > 0 else ""
+        self.say(f"{item.name}: {len(found)} poses of {people} people in {frames} frames, {seconds:.1f} s, {rate}")
+        written: list[Path] = []
+        if saved is not None and self.arguments.save_keypoints:
+            written += saved.write(self.arguments.out / f"{item.stem}_keypoints.json")
+        for name in dict.fromkeys(self.arguments.write):
+            try:
+                written += write(found, self.arguments.out / item.stem, name, pictures)
+            except OutputError as error:
+                left_out[f"{name}: {error}"] += 1
+        for reason, count in left_out.items():
+            self.say(f"{item.name}: left out: {count} {reason}" if count > 1 else f"{item.name}: left out: {reason}")
+        self.say(f"{item.name}: written: {', '.join(map(str, written))}")
+        return written
+
+    def _refuse_old(self, item: Input) -> None:
+        """A ValueError naming results of an earlier call, unless they may go."""
+        if self.arguments.overwrite:
+            return
+        suffixes = [FORMATS[name].suffix for name in self.arguments.write]
+        names = [path.name for path in self.arguments.out.iterdir()] if self.arguments.out.is_dir() else []
+        for name in names:
+            rest = name.removeprefix(item.stem)
+            mine = any(
+                rest.startswith(suffix) or (rest.startswith("_person") and rest.endswith(suffix)) for suffix in suffixes
+            )
+            if name.startswith(item.stem) and mine:
+                raise ValueError(f"{self.arguments.out / name}: is there already; --overwrite replaces it")
+
+    def _predict(
+        self, item: Input, left_out: Counter[str]
+    ) -> tuple[Prediction, int, Pictures | None, SavedKeypoints | None]:
+        a = self.arguments
+        common: dict[str, Any] = {"camera": self.camera, "level": a.level, "left_out": left_out}
+        if item.kind == "keypoints":
+            return *self._keypoints(item, left_out), None, None
+        saved = SavedKeypoints() if a.save_keypoints else None
+        if item.kind == "photos":
+            with Counting(item.name, len(item.paths), self.console) as counting:
+                found = self.predictor.photos(
+                    item.paths, progress=counting.advance, keep=saved.add if saved else None, **common
+                )
+            return found, len(item.paths), Photos(item.paths), saved
+        if item.kind == "webcam":
+            seen = live(
+                self.predictor,
+                int(item.name),
+                say=self.say,
+                camera=self.camera,
+                smooth=self.cutoff is not None,
+                draw=_drawn,
+            )
+            if seen is None:
+                raise ValueError(f"{item.name}: people must be at least one, got none")
+            return seen, len(np.unique(seen.frame)), None, None
+        with open_video(item.paths[0]) as video, Counting(item.name, video.num_frames, self.console) as counting:
+            frames = Counter[str]()
+
+            def advance(count: int) -> None:
+                frames["read"] += count
+                counting.advance(count)
+
+            found = self.predictor.video(
+                video,
+                fps=video.fps,
+                source=str(item.paths[0]),
+                smooth=self.cutoff,
+                max_gap=a.max_gap,
+                progress=advance,
+                keep=saved.add if saved else None,
+                **common,
+            )
+            if video.broken:
+                left_out["frames that do not decode"] += video.broken
+            if video.variable_rate:
+                self.say(f"{item.name}: note: the frame rate varies, {video.mean_fps:.2f} frames/s in the mean")
+        return found, frames["read"], VideoFrames(item.paths[0]), saved
+
+    def _keypoints(self, item: Input, left_out: Counter[str]) -> tuple[Prediction, int]:
+        a, path = self.arguments, item.paths[0]
+        found = read_keypoints(path, self.reading, a.format or None)
+        left_out.update(found.skipped)
+        empty = found.frames - len(np.unique(found.frame))
+        if empty > 0:
+            left_out["frames without a person"] += empty
+        size = self._size(item, found)
+        if found.sequence and a.fps is None and found.fps is None:
+            self.say(f"{item.name}: note: the file does not say its frame rate, {ASSUMED_FPS:.0f}/s is taken; --fps F")
+        predicted = self.predictor.keypoints(
+            found,
+            source=str(path),
+            size=size,
+            camera=self.camera,
+            fps=a.fps,
+            level=a.level,
+            smooth=self.cutoff,
+            max_gap=a.max_gap,
+            left_out=left_out,
+        )
+        return predicted, found.frames
+
+    def _size(self, item: Input, found: Keypoints) -> tuple[int, int] | None:
+        """What stands in for the sizes that the file does not say."""
+        if (found.size > 0).all() or self.camera is not None:
+            return None
+        unknown = ~(found.size > 0).all(1)
+        joints = found.keypoints_2d[unknown]
+        width, height = guess_size(np.where(joints[..., 2:] > 0, joints[..., :2], np.nan))
+        self.say(
+            f"{item.name}: note: the file does not say the pictures' size, {width} x {height} px is taken as the "
+            "smallest usual one that holds the keypoints; --size W,H"
+        )
+        return width, height
+
+
+def _drawn(image: np.ndarray, posed: Prediction) -> np.ndarray:
+    size = (image.shape[1], image.shape[0])
+    return draw_overlay(image, posed.joints_2d, posed.confidence, posed.joints_3d, size=size)
+
+
+def _numbers(option: str, text: str, counts: tuple[int, ...]) -> tuple[float, ...] | None:
+    if not text:
+        return None
+    try:
+        values = tuple(float(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in counts or not all(np.isfinite(values)):
+        wanted = " or ".join(map(str, counts))
+        raise ValueError(f"{option}: must be {wanted} numbers with commas between, got {text!r}")
+    return values
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [part.split("=") for part in text.split(",")] if text else []
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ValueError(f"--joints: must be THEIRS=OURS,.., got {text!r}")
+    return {theirs.strip(): ours.strip() for theirs, ours in pairs}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 0, 1 for input that cannot be used, 2 for a command line that cannot, 130 for Ctrl-C.
+
+    One input that cannot be used does not keep the others from being predicted.
+    """
+    parsed = tyro.cli(Arguments, args=arguments, prog="python -m unihpe_fast.predict")
+    console, errors = Console(), Console(stderr=True)
+
+    def complain(error: object) -> None:
+        errors.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+    failed = False
+    try:
+        if not parsed.inputs:
+            raise ValueError("INPUT..: must be at least one file, folder or webcam number, got none")
+        job = Job(parsed, console)
+    except (CheckpointError, ValueError, OSError) as error:
+        complain(error)
+        return 2
+    items = []
+    for name in parsed.inputs:
+        try:
+            items.append(find(name, keypoints=bool(parsed.format)))
+        except (ValueError, OSError) as error:
+            complain(error)
+            failed = True
+    for item in distinct(items):
+        try:
+            job.run(item)
+        except KeyboardInterrupt:
+            errors.print(f"interrupted; nothing of {item.name} was written", markup=False, highlight=False)
+            return 130
+        except DetectorError as error:
+            complain(error)
+            return 2
+        except (ValueError, OSError) as error:
+            text = str(error)
+            complain(
+                text if item.name in text or any(str(path) in text for path in item.paths) else f"{item.name}: {text}"
+            )
+            failed = True
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,439 @@
+"""`Predictor`: keypoints, photographs and videos to 3D, on arrays."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unihpe_fast.config import RunConfig
+from unihpe_fast.data.augment import roll as roll_people
+from unihpe_fast.data.collate import collate, input_crop
+from unihpe_fast.data.formats.keypoints import Keypoints
+from unihpe_fast.data.images import normalized
+from unihpe_fast.data.joint_sets import KEYPOINT_NAMES, joint_map, to_h36m17
+from unihpe_fast.data.records import MODALITIES, Batch
+from unihpe_fast.detector.interface import Detections, Detector
+from unihpe_fast.engine.checkpoint import load_model
+from unihpe_fast.engine.packaged import read_card, shipped
+from unihpe_fast.engine.runtime import choose_runtime
+from unihpe_fast.lifting import FEWEST_JOINTS, SMALLEST_BOX, boxes, camera_roll, camera_vectors, fit_root, people_of
+from unihpe_fast.models.unihpe import UniHPE
+from unihpe_fast.outputs.pictures import PictureError, read_photo
+from unihpe_fast.prediction import Prediction, concatenate
+from unihpe_fast.sequences import identities, steady
+from unihpe_fast.video import Tracker
+
+# the model that comes with the package
+DEFAULT_MODEL = "lifting"
+# of keypoint files that do not say theirs
+ASSUMED_FPS = 30.0
+Array = np.ndarray | Tensor
+# is told frame, detections, numbers of the people [P], and names of the keypoints
+Keep = Callable[[int, Detections, np.ndarray, tuple[str, ...]], None]
+
+
+class Predictor:
+    """A trained model, and a detector of 2D keypoints, that turn people in pictures into 3D poses.
+
+    model: the name of one that comes with the package, a run folder, a file of `python -m unihpe_fast.export`, or a
+    UniHPE in evaluation mode. detector: `Detector`, or the name of one (`unihpe_fast.detector.DETECTORS`); it is opened
+    when a picture first needs it. device: "auto", "cpu", "cuda".. min_confidence: keypoints less sure than that are
+    absent. confidence: whether the model knows 0 and 1 only ("binary") or a detector's own ("graded"); None: what its
+    file says, else "binary". batch_size: people that go through the model at once.
+
+    Raises CheckpointError for a model that cannot be used, ValueError for other options.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | UniHPE = DEFAULT_MODEL,
+        *,
+        detector: str | Detector = "movenet",
+        device: str = "auto",
+        min_confidence: float = 0.1,
+        confidence: Literal["binary", "graded"] | None = None,
+        batch_size: int = 4096,
+    ) -> None:
+        if not 0 <= min_confidence <= 1:
+            raise ValueError(f"Predictor: min_confidence must be 0 to 1, got {min_confidence}")
+        if batch_size < 1:
+            raise ValueError(f"Predictor: batch_size must be at least 1, got {batch_size}")
+        self.device = choose_runtime(RunConfig(device=device, compile="off")).device
+        self.model = (model if isinstance(model, UniHPE) else load_model(model)[0]).to(self.device)
+        if not {"image", "pose2d"} & set(self.model.modalities):
+            raise ValueError(f"Predictor: model must read images or 2D poses, got one of {self.model.modalities}")
+        self.graded = (confidence or _stated_confidence(model)) == "graded"
+        self.min_confidence, self.batch_size = min_confidence, batch_size
+        self._detector = detector
+
+    @property
+    def detector(self) -> Detector:
+        """The detector, opened; DetectorError, whose one line says what to do, where that cannot be done."""
+        if isinstance(self._detector, str):
+            from unihpe_fast.detector import open_detector
+
+            self._detector = open_detector(self._detector)
+        return self._detector
+
+    def lift(
+        self,
+        keypoints_2d: Array,
+        confidence: Array | None = None,
+        *,
+        layout: str | Sequence[str] = "coco17",
+        size: Any = None,
+        camera: Any = None,
+        level: bool = False,
+    ) -> Prediction:
+        """3D poses of people whose 2D keypoints are known; NumPy or torch in, NumPy out.
+
+        keypoints_2d: [.., K, 2] px of the full image (x right, y down), or [.., K, 3] with a confidence. confidence:
+        [.., K]; absent keypoints have 0, or NaN coordinates. layout: a name of KEYPOINT_NAMES, or the K names of the
+        keypoints. size: width and height of the full image in px, for all or [.., 2]; needed unless there is a
+        camera. camera: f, cx, cy or fx, fy, cx, cy or nine numbers of data/camera.py, for all or [.., n]; without one,
+        a focal length of sqrt(w^2 + h^2). level: the people were taken by one camera, whose roll is taken out first;
+        poses are in the level camera's axes then.
+
+        Returns a Prediction with the leading shape of keypoints_2d; people of whom too little is seen have NaN. Raises
+        ValueError for shapes and values that cannot be used.
+        """
+        joints, lead, name = self._joints(keypoints_2d, confidence, layout)
+        sizes, cameras = _pictures(size, camera, lead)
+        return self._predict(joints, sizes, cameras, lead, name, level=level)
+
+    def image(self, image: np.ndarray, *, camera: Any = None, level: bool = False) -> Prediction:
+        """3D poses of the people that the detector finds in a picture: uint8 [H, W, 3] RGB -> P rows, the surest first.
+
+        A model with an image encoder looks at the picture too: its embedding and that of the keypoints are fused.
+        """
+        return self.detected(image, self.detect(image), camera=camera, level=level)
+
+    def detect(self, image: np.ndarray) -> Detections:
+        """The 2D keypoints of the people in a picture, uint8 [H, W, 3] RGB."""
+        return self.detector(image)
+
+    def detected(
+        self, image: np.ndarray | None, found: Detections, *, camera: Any = None, size: Any = None, level: bool = False
+    ) -> Prediction:
+        """3D poses of the people that `detect` found; image: None where the model does not look at it."""
+        names = self.detector.keypoint_names
+        size = size if image is None else (image.shape[1], image.shape[0])
+        joints, lead, _ = self._joints(found.keypoints_2d, found.confidence, names)
+        sizes, cameras = _pictures(size, camera, lead)
+        return self._predict(joints, sizes, cameras, lead, self.detector.layout, level=level, image=image)
+
+    def keypoints(
+        self,
+        found: Keypoints,
+        *,
+        source: str = "",
+        size: tuple[int, int] | None = None,
+        camera: Any = None,
+        fps: float | None = None,
+        level: bool = False,
+        smooth: float | None = None,
+        max_gap: int = 0,
+        left_out: Counter[str] | None = None,
+    ) -> Prediction:
+        """3D poses of the people in a file of keypoints (`read_keypoints`), a row each in the file's order.
+
+        size: of the pictures where the file does not say it. fps: frames a second where the file does not say it, else
+        30. The rows of a sequence are tracked, gaps of up to max_gap frames filled, and smoothed with a cutoff of
+        `smooth` Hz. left_out: counts what has no row, by reason. Raises ValueError as `lift` does.
+        """
+        sizes = np.where(found.size > 0, found.size, 0 if size is None else np.array(size))
+        known = size is not None or bool((sizes > 0).all())
+        predicted = self.lift(
+            found.keypoints_2d, layout=found.names, size=sizes if known else None, camera=camera, level=level
+        )
+        rate = (fps or found.fps or ASSUMED_FPS) if found.sequence else None
+        time = found.frame / rate if rate else np.full(len(found), np.nan)
+        names = [source if found.sequence or not name else name for name in found.picture]
+        predicted = replace(
+            predicted,
+            person=identities(found),
+            frame=found.frame,
+            time=time,
+            source=np.array(names, dtype=object),
+            fps=rate,
+            layout=found.layout,
+        )
+        return _finished(predicted, smooth, max_gap, left_out)
+
+    def photos(
+        self,
+        paths: Iterable[Path],
+        *,
+        camera: Any = None,
+        level: bool = False,
+        left_out: Counter[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+        keep: Keep | None = None,
+    ) -> Prediction:
+        """3D poses of the people in photographs, each a frame; people are numbered within theirs, the surest first.
+
+        A photograph that is broken or has no person is counted in left_out, named. Raises DetectorError, and
+        ValueError where there is no person in any.
+        """
+        left_out = Counter() if left_out is None else left_out
+        parts = []
+        for frame, path in enumerate(paths):
+            try:
+                image = read_photo(path)
+                found = self.detect(image)
+                predicted = self.detected(image, found, camera=camera, level=level)
+                if keep:
+                    keep(frame, found, np.arange(len(found)), self.detector.keypoint_names)
+            except (OSError, PictureError) as error:
+                left_out[str(error)] += 1
+                predicted = None
+            if predicted is not None and not len(predicted):
+                left_out[f"{path}: no person found"] += 1
+            elif predicted is not None:
+                names = np.full(len(predicted), str(path), dtype=object)
+                parts.append(replace(predicted, frame=np.full(len(predicted), frame), source=names))
+            if progress:
+                progress(1)
+        if not parts:
+            raise ValueError(f"people must be at least one, got none: {'; '.join(left_out)}")
+        return _finished(concatenate(parts), None, 0, left_out)
+
+    def video(
+        self,
+        video: Iterable[Any],
+        *,
+        fps: float,
+        source: str = "",
+        camera: Any = None,
+        level: bool = False,
+        smooth: float | None = None,
+        max_gap: int = 0,
+        left_out: Counter[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+        keep: Keep | None = None,
+    ) -> Prediction:
+        """3D poses of the people in the frames of a video (`unihpe_fast.video.open_video`), tracked.
+
+        Frames have an index, a time in s and an image. One frame at a time is held. keep: is told of every
+        frame. Gaps, smoothing and left_out as in `keypoints`. Raises ValueError where there
+        is no person in any frame.
+        """
+        left_out = Counter() if left_out is None else left_out
+        tracker, rows, parts = Tracker(), [], []
+        size = (0, 0)
+        for frame in video:
+            size = (frame.image.shape[1], frame.image.shape[0])
+            found = self.detect(frame.image)
+            people = tracker.update(found, frame.index)
+            if keep:
+                keep(frame.index, found, people, self.detector.keypoint_names)
+            if not len(found):
+                left_out["frames without a person"] += 1
+            elif self.looks_at_pictures:
+                # level: the roll is known at the end only, and the picture is gone then
+                parts.append(self.placed(frame, found, people, camera=camera))
+            else:
+                rows.append((found.keypoints_2d, found.confidence, people, frame.index, frame.time))
+            if progress:
+                progress(1)
+        if rows:
+            counts = [len(row[2]) for row in rows]
+            predicted = self.lift(
+                np.concatenate([row[0] for row in rows]),
+                np.concatenate([row[1] for row in rows]),
+                layout=self.detector.keypoint_names,
+                size=size,
+                camera=camera,
+                level=level,
+            )
+            placed = replace(
+                predicted,
+                person=np.concatenate([row[2] for row in rows]),
+                frame=np.repeat([row[3] for row in rows], counts),
+                time=np.repeat([float(row[4]) for row in rows], counts),
+                layout=self.detector.layout,
+            )
+            parts = [placed]
+        if not parts:
+            raise ValueError(f"{source}: people must be at least one, got none in any frame")
+        whole = concatenate(parts)
+        whole = replace(whole, source=np.full(len(whole), source, dtype=object), fps=fps)
+        return _finished(whole, smooth, max_gap, left_out)
+
+    def placed(self, frame: Any, found: Detections, people: np.ndarray, *, camera: Any = None) -> Prediction:
+        """3D poses of the people that were found in one frame of a video, with their numbers and the frame's time."""
+        count = len(people)
+        return replace(
+            self.detected(frame.image, found, camera=camera),
+            person=people,
+            frame=np.full(count, frame.index),
+            time=np.full(count, float(frame.time)),
+        )
+
+    @property
+    def looks_at_pictures(self) -> bool:
+        """Whether the model has an image encoder."""
+        return "image" in self.model.modalities
+
+    def _joints(
+        self, keypoints_2d: Array, confidence: Array | None, layout: str | Sequence[str]
+    ) -> tuple[np.ndarray, tuple[int, ...], str]:
+        """[N, 17, 3] float32 px and confidence of H36M-17, the leading shape, and what the layout is called."""
+        if isinstance(layout, str) and layout not in KEYPOINT_NAMES:
+            raise ValueError(f"lift: layout must be one of {', '.join(KEYPOINT_NAMES)} or names, got {layout!r}")
+        names = KEYPOINT_NAMES[layout] if isinstance(layout, str) else tuple(layout)
+        points = _numpy("keypoints_2d", keypoints_2d)
+        columns = (2, 3) if confidence is None else (2,)
+        if points.ndim < 2 or points.shape[-2] != len(names) or points.shape[-1] not in columns:
+            wanted = " or ".join(f"[.., {len(names)}, {n}]" for n in columns)
+            raise ValueError(f"lift: keypoints_2d must be {wanted} for this layout, got {list(points.shape)}")
+        lead = points.shape[:-2]
+        if confidence is not None:
+            sure = _numpy("confidence", confidence)
+            if sure.shape != points.shape[:-1]:
+                raise ValueError(f"lift: confidence must be {list(points.shape[:-1])}, got {list(sure.shape)}")
+        else:
+            sure = points[..., 2] if points.shape[-1] == 3 else np.ones(points.shape[:-1])
+        joints = np.concatenate([points[..., :2], sure[..., None]], axis=-1).reshape(-1, len(names), 3)
+        absent = ~np.isfinite(joints).all(-1) | (joints[..., 2] < max(self.min_confidence, 1e-12))
+        joints[absent] = 0
+        return to_h36m17(joints.astype(np.float32), joint_map(names)), lead, layout if isinstance(layout, str) else ""
+
+    def _predict(
+        self,
+        joints: np.ndarray,
+        size: np.ndarray,
+        camera: np.ndarray,
+        lead: tuple[int, ...],
+        layout: str,
+        *,
+        level: bool,
+        image: np.ndarray | None = None,
+    ) -> Prediction:
+        people, usable = people_of(joints, camera, size)
+        angle = np.full(len(joints), camera_roll(people.keypoints_2d) if level else 0.0)
+        if angle.any():
+            people = roll_people(people, angle)
+            people = replace(people, bbox=boxes(people.keypoints_2d, usable))
+        poses = np.full((len(joints), 17, 3), np.nan, np.float32)
+        for start in range(0, len(joints), self.batch_size):
+            rows = np.arange(start, min(start + self.batch_size, len(joints)))
+            rows = rows[usable[rows]]
+            if len(rows):
+                poses[rows] = self._forward(people, rows, None if angle.any() else image)
+        seen = joints[..., 2] > 0
+        prediction = Prediction(
+            joints_3d=poses,
+            joints_2d=np.where(seen[..., None], joints[..., :2], np.nan).astype(np.float32),
+            confidence=np.where(seen, joints[..., 2], 0).astype(np.float32),
+            root=fit_root(poses, people.keypoints_2d, camera),
+            roll=angle.astype(np.float32),
+            person=np.arange(len(joints)) if len(lead) == 1 else np.zeros(len(joints), np.int64),
+            frame=np.zeros(len(joints), np.int64),
+            time=np.full(len(joints), np.nan),
+            source=np.full(len(joints), "", dtype=object),
+            size=size,
+            camera=camera,
+            layout=layout,
+        )
+        return prediction.shaped(lead)
+
+    def _forward(self, people: Any, rows: np.ndarray, image: np.ndarray | None) -> np.ndarray:
+        """[n, 17, 3] mm of some of the people."""
+        model, few = self.model, people.select(rows)
+        if not self.graded:
+            few.keypoints_2d[..., 2] = few.keypoints_2d[..., 2] > 0
+        pixels = self._crops(few.bbox, image) if self.looks_at_pictures and image is not None else None
+        batch = _batch(few, pixels).to(self.device)
+        with torch.inference_mode():
+            embeddings: dict[str, Tensor] = {}
+            if pixels is not None:
+                embeddings["image"] = model.encode_image(batch.image, batch.box)
+            if "pose2d" in model.modalities:
+                embeddings["pose2d"] = model.encode_pose2d(batch.keypoints_2d, batch.box)
+            if not embeddings:
+                raise ValueError("lift: model must read 2D poses, got one that reads images only: give it pictures")
+            pose = model.decode(model.fuse(**embeddings), tuple(embeddings))
+        return pose.float().cpu().numpy()
+
+    def _crops(self, bbox: np.ndarray, image: np.ndarray) -> Tensor:
+        """[n, 3, S, S] float32, the network's input for each bbox [n, 3] of a picture."""
+        import cv2
+
+        side = self.model.image_encoder.image_size
+        crops = [
+            cv2.warpAffine(
+                image, matrix, (side, side), flags=cv2.INTER_AREA if matrix[0, 0] < 0.5 else cv2.INTER_LINEAR
+            )
+            for matrix in input_crop(bbox, side)
+        ]
+        return normalized(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
+
+
+def _finished(predicted: Prediction, smooth: float | None, max_gap: int, left_out: Counter[str] | None) -> Prediction:
+    """Without people of whom too little is seen; steady, where the rows are frames of a video."""
+    good = np.isfinite(predicted.joints_3d).all((1, 2))
+    if left_out is not None and not good.all():
+        left_out[f"people with fewer than {FEWEST_JOINTS} joints or smaller than {SMALLEST_BOX:.0f} px"] += int(
+            (~good).sum()
+        )
+    if not good.any():
+        raise ValueError(
+            f"people must show {FEWEST_JOINTS} joints and {SMALLEST_BOX:.0f} px, got none of {len(good)} that do"
+        )
+    predicted = predicted.select(good)
+    if not predicted.is_sequence:
+        return predicted
+    return steady(predicted, max_gap=max_gap, cutoff=smooth)
+
+
+def _batch(people: Any, pixels: Tensor | None) -> Batch:
+    count = len(people.bbox)
+    present = np.zeros((len(MODALITIES), count), bool)
+    present[0], present[1] = pixels is not None, True
+    return collate(
+        people,
+        torch.zeros(count, 3, 1, 1) if pixels is None else pixels,
+        present=present,
+        index=np.arange(count),
+        frame=np.zeros(count, np.int64),
+        subject=[],
+        action=[],
+        camera_id=[],
+    )
+
+
+def _stated_confidence(model: str | Path | UniHPE) -> str:
+    if isinstance(model, UniHPE):
+        return "binary"
+    path = shipped().get(str(model), Path(model)) if not Path(model).exists() else Path(model)
+    return read_card(path).confidence if path.is_file() else "binary"
+
+
+def _numpy(name: str, values: Array) -> np.ndarray:
+    found = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if found.dtype.kind not in "fiu":
+        raise ValueError(f"lift: {name} must be numbers, got {found.dtype}")
+    return found.astype(np.float64)
+
+
+def _pictures(size: Any, camera: Any, lead: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes [N, 2] int64 and camera vectors [N, 9] of N people, whose leading shape is `lead`."""
+    count = int(np.prod(lead))
+    if size is None and camera is None:
+        raise ValueError("lift: size must be the width and height of the picture in px, or camera given, got neither")
+    sizes = np.zeros((count, 2), np.int64)
+    if size is not None:
+        given = _numpy("size", size)
+        if given.shape not in ((2,), (*lead, 2)) or not ((given >= 1).all() and (given < 1 << 20).all()):
+            raise ValueError(f"lift: size must be width, height in px for all or {[*lead, 2]}, got {size!r:.80}")
+        sizes[:] = given.reshape(-1, 2).round()
+    if camera is not None:
+        given = _numpy("camera", camera)
+        camera = given.reshape(-1, given.shape[-1]) if given.ndim > 1 and given.shape[:-1] == lead else given
+    return sizes, camera_vectors(camera, sizes)

@@ -1,0 +1,84 @@
+"""People through the frames of a video: who is who, gaps filled, jitter taken out."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from unihpe_fast.data.formats.keypoints import Keypoints
+from unihpe_fast.detector.interface import Detections
+from unihpe_fast.prediction import Prediction, concatenate
+from unihpe_fast.video import Tracker, fill_gaps, smooth
+
+
+def identities(found: Keypoints) -> np.ndarray:
+    """[N] int64, the number of each person: the file's own, else by tracking through the frames of a sequence.
+
+    Without a sequence, people are numbered within their picture.
+    """
+    if (found.person >= 0).all():
+        return found.person
+    order = np.argsort(found.frame, kind="stable")
+    frames, starts = np.unique(found.frame[order], return_index=True)
+    groups = np.split(order, starts[1:])
+    people = np.zeros(len(found), np.int64)
+    if found.sequence and max(map(len, groups)) == 1:
+        return people
+    tracker = Tracker()
+    for frame, rows in zip(frames.tolist(), groups, strict=True):
+        people[rows] = tracker.update(as_detections(found, rows), frame) if found.sequence else np.arange(len(rows))
+    return people
+
+
+def as_detections(found: Keypoints, rows: np.ndarray) -> Detections:
+    """Some people of a file as a detector would have given them."""
+    joints = found.keypoints_2d[rows]
+    seen = joints[..., 2:] > 0
+    low = np.where(seen, joints[..., :2], np.inf).min(1)
+    high = np.where(seen, joints[..., :2], -np.inf).max(1)
+    bbox = np.concatenate([low, high], axis=1).astype(np.float32)
+    return Detections(joints[..., :2], joints[..., 2], bbox, joints[..., 2].max(1))
+
+
+def steady(prediction: Prediction, *, max_gap: int, cutoff: float | None) -> Prediction:
+    """The poses of each person of a video with gaps of up to max_gap frames filled, and smoothed.
+
+    prediction: flat, its fps known, every pose finite. cutoff: Hz of the zero-lag Butterworth filter, None: no filter.
+    Rows of filled frames have 3D poses and no 2D joints. Rows come out by frame, then person.
+    """
+    if prediction.fps is None:
+        raise ValueError("steady: prediction must have fps, got None")
+    parts = [_person(prediction.select(rows), max_gap, cutoff) for rows in prediction.tracks().values()]
+    whole = concatenate(parts) if parts else prediction
+    return whole.select(np.lexsort((whole.person, whole.frame)))
+
+
+def _person(track: Prediction, max_gap: int, cutoff: float | None) -> Prediction:
+    """A person's rows, by frame."""
+    assert track.fps is not None
+    first = int(track.frame[0])
+    at = track.frame - first
+    count = int(at[-1]) + 1
+    # the root moves through space as an 18th point
+    points = np.zeros((count, 18, 3))
+    points[at, :17], points[at, 17] = track.joints_3d, np.nan_to_num(track.root)
+    present = np.zeros((count, 18), bool)
+    present[at, :17], present[at, 17] = True, np.isfinite(track.root).all(1)
+    times = np.interp(np.arange(count), at, track.time)
+    points, known = fill_gaps(points, present, max_gap=max_gap, times=times)
+    if cutoff is not None:
+        points = smooth(points, track.fps, cutoff=cutoff, present=known, times=times)
+    kept = np.flatnonzero(known[:, 0])
+    # what a filled frame does not have of its own is that of the frame before it
+    source = np.searchsorted(at, kept, side="right") - 1
+    filled = ~present[kept, 0]
+    result = track.select(source)
+    changed: dict[str, Any] = {
+        "joints_3d": points[kept, :17].astype(np.float32),
+        "root": np.where(known[kept, 17:], points[kept, 17], np.nan).astype(np.float32),
+        "joints_2d": np.where(filled[:, None, None], np.nan, result.joints_2d),
+        "confidence": np.where(filled[:, None], 0, result.confidence),
+        "frame": kept + first,
+        "time": times[kept],
+    }
+    return replace(result, **changed)
