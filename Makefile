@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train predict test dist test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
+.PHONY: train real-motion predict test dist test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -51,6 +51,22 @@ compile: $(STAMP)
 fuzz: export FUZZ ?= 10000
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest tests/data -m fuzz
+
+# the splits of real-motion v2 from DATA, a folder with cmu, cmu_more and accad, as OUT/*.h5; people to train on are no
+# people to validate on. Without pictures
+real-motion: OUT ?= real-motion
+real-motion: FILM = --views 4 --fps 20 --image-size 0
+real-motion: ACCAD = --name accad --licence "ACCAD Open Motion Project, CC BY 3.0"
+real-motion: $(STAMP)
+	@test -d "$(DATA)/cmu" || { echo "make real-motion DATA=dir: say where the folders cmu, cmu_more and accad are"; exit 2; }
+	mkdir -p $(OUT)
+	$(BIN)/python -m unihpe_fast.prepare cmu $(DATA)/cmu $(DATA)/cmu_more $(OUT)/cmu-train.h5 \
+		--subjects 01,02,05,07,08,14,49,60,88,94 $(FILM)
+	$(BIN)/python -m unihpe_fast.prepare cmu $(DATA)/cmu $(DATA)/cmu_more $(OUT)/cmu-val.h5 \
+		--subjects 09,11,12,35,61,87,104,131,135 --split val $(FILM)
+	$(BIN)/python -m unihpe_fast.prepare motion $(DATA)/accad $(OUT)/accad-train.h5 --subjects 1003 $(ACCAD) $(FILM)
+	$(BIN)/python -m unihpe_fast.prepare motion $(DATA)/accad $(OUT)/accad-val.h5 --subjects 1001 --split val \
+		$(ACCAD) $(FILM)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

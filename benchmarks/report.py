@@ -97,6 +97,41 @@ def predict_table(record: dict[str, Any]) -> str:
     return f"{table(['what', 'median', 'best'], rows)}\n\nLifter: `{record['model']}`. {load} {origin(record)}"
 
 
+def real_motion_table(record: dict[str, Any]) -> str:
+    """Errors by input, with their intervals, and by family of actions."""
+    titles = {"exact": "exact 2D", "detector": "a detector's 2D", "quarter": "a quarter of the joints missing"}
+    inputs = record["inputs"]
+    head = ["", *(titles[name] for name in inputs), "mean pose"]
+
+    def interval(scores: dict[str, Any], key: str) -> str:
+        low, high = scores[f"{key}_interval"]
+        return f"{scores[key]:.1f} ({low:.0f} to {high:.0f})"
+
+    first = inputs["exact"]
+    rows = [
+        ["MPJPE, mean over samples (95 % over people)", *(interval(s, "mpjpe") for s in inputs.values())],
+        ["PA-MPJPE, the same", *(interval(s, "pa") for s in inputs.values())],
+        ["MPJPE / PA-MPJPE, mean over families"]
+        + [f"{s['mpjpe_families']:.1f} / {s['pa_families']:.1f}" for s in inputs.values()],
+    ]
+    rows[0].append(interval(first, "mean"))
+    rows[1].append(interval(first, "mean_pa"))
+    rows[2].append(f"{first['mean_families']:.1f} / {first['mean_pa_families']:.1f}")
+    for name, group in first["families"].items():
+        cells = [f"{s['families'][name]['mpjpe']:.1f} / {s['families'][name]['pa']:.1f}" for s in inputs.values()]
+        rows.append([f"{name} ({group['samples']})", *cells, f"{group['mean']:.1f} / {group['mean_pa']:.1f}"])
+    worse = {
+        title: [who for who, scores in inputs[name]["people"].items() if scores["mpjpe"] > scores["mean"]]
+        for name, title in titles.items()
+    }
+    said = [f"worse than the mean pose with {title}: {', '.join(who)}" for title, who in worse.items() if who]
+    notes = [
+        f"mm; {first['samples']} samples of {len(first['people'])} people",
+        *(said or ["no person is worse than the mean pose"]),
+    ]
+    return f"{table(head, rows)}\n\n{'; '.join(notes)}. {record['trained']} {origin(record)}"
+
+
 def _spread(values: list[float], digits: int) -> str:
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
@@ -187,6 +222,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cmu-lifting": ("cmu-lifting", run_table),
     "cmu-images": ("cmu-images", run_table),
     "lifting": ("lifting", lifting_table),
+    "real-motion": ("real-motion", real_motion_table),
     "ablation": ("ablation", ablation_table),
     "static_cost": ("static_cost", static_cost_table),
     "data": ("data", data_table),

@@ -34,6 +34,19 @@ class AugmentConfig:
     """simulated 2D detector: standard deviation as a share of the bbox side"""
     missing: float = 0.0
     """simulated 2D detector: chance that a joint is missing"""
+    refilm: float = 0.0
+    """samples without an image: share filmed by cameras of other labs (focal length, height, pitch, roll, distance)"""
+    detector: float = 0.0
+    """samples without an image: error of a 2D detector, standard deviation as a share of the bbox side, mean over
+    joints; it differs by joint and person, has a heavy tail, and shows in the confidence of half of the people"""
+    swap: float = 0.0
+    """of that detector: chance that it takes a person's left arm or leg for the right one"""
+    halves: float = 0.0
+    """of that detector: chance that it sees the upper half of a person only"""
+    coco: float = 0.0
+    """of that detector: share of people whose head and trunk are derived from COCO's nose, eyes, shoulders and hips"""
+    unknown_focal: float = 0.0
+    """share of samples whose focal length the model is not told"""
 
 
 @dataclass(frozen=True)

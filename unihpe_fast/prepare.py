@@ -17,6 +17,7 @@ from rich.console import Console
 from unihpe_fast.data.check import check_store
 from unihpe_fast.data.crop_cache import CropCache
 from unihpe_fast.data.crop_photos import CROP_SIZE, PhotoError, crop_photos
+from unihpe_fast.data.plausible import keep_plausible
 from unihpe_fast.data.progress import Counting
 from unihpe_fast.data.records import Sample
 from unihpe_fast.data.render import render_crops
@@ -80,15 +81,23 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    for note in reading.tally.notes:
-        say(f"note: {note}")
+    shown = 0
+
+    def say_notes() -> None:
+        """Those that came up since the last time."""
+        nonlocal shown
+        for note in reading.tally.notes[shown:]:
+            say(f"note: {note}")
+        shown = len(reading.tally.notes)
+
+    say_notes()
     if reading.caveat:
         say(f"caveat: {reading.caveat}")
     written: Counter[tuple[str, str]] = Counter()
     with ExitStack() as stack:
         # two jobs with one output would write into each other's crops and take each other's temporary file
         stack.enter_context(alone(out.with_name(f".{out.name}.lock"), out))
-        samples = reading.samples
+        samples = keep_plausible(reading.samples, reading.tally)
         if reading.render and size:
             samples = render_crops(samples, size, job.seed)
         elif job.images and size:
@@ -102,6 +111,7 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
             for sample in counting.over(samples):
                 written[sample.subject, sample.action] += 1
                 yield sample
+            say_notes()
             if not written and (skipped := reading.tally.skipped):
                 reasons = ", ".join(sorted({reason for _, _, reason in skipped}))
                 raise ValueError(f"{out}: all {skipped.total()} samples were left out ({reasons}); nothing was written")

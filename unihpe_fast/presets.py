@@ -40,6 +40,37 @@ PRESETS: dict[str, Config] = {
         model=ModelConfig(modalities=("pose2d", "pose3d")),
         optim=OptimConfig(steps=9000),
     ),
+    # lifting that lives with 2D detectors, other labs' cameras and other people's proportions. Widths: a 2D encoder and
+    # decoder of 0.63 M multiply-adds a pose, so that one core lifts tens of thousands a second
+    "lifting": Config(
+        data=DataConfig(
+            train=("cmu-train.h5",),
+            val=("cmu-val.h5",),
+            image_size=0,
+            batch_size=256,
+            val_batch_size=1024,
+            val_samples=0,
+            augment=AugmentConfig(
+                rotate=5,
+                yaw=True,
+                bone_scale=0.15,
+                body_scale=0.05,
+                refilm=0.6,
+                detector=0.015,
+                swap=0.04,
+                missing=0.07,
+                halves=0.08,
+                coco=0.3,
+                unknown_focal=0.3,
+            ),
+        ),
+        model=ModelConfig(
+            modalities=("pose2d", "pose3d"),
+            pose2d=PoseEncoderConfig(width=288, depth=2),
+            decoder=DecoderConfig(width=256, depth=1),
+        ),
+        optim=OptimConfig(steps=9000, ema=0.999),
+    ),
     "cmu-images": Config(
         data=DataConfig(
             train=("cmu-train.h5",),

@@ -24,6 +24,16 @@ def turned_camera(rng: np.random.Generator) -> Camera:
     return Camera("54138969", H36M_CAMERA, *SIZE, rotation=rotation, translation=rng.normal(0, 1000, 3))
 
 
+def standing_person() -> np.ndarray:
+    """[17, 3] float64 mm about the pelvis: a person with arms out who faces the camera (x right, y down, z away)."""
+    y = [0, 0, 440, 890, 0, 440, 890, -230, -480, -590, -700, -440, -440, -440, -440, -440, -440]
+    joints = np.zeros((17, 3))
+    joints[:, 1] = y
+    joints[[4, 5, 6], 0], joints[[1, 2, 3], 0] = 130, -130
+    joints[[11, 12, 13], 0], joints[[14, 15, 16], 0] = [150, 430, 680], [-150, -430, -680]
+    return joints
+
+
 def random_joints(rng: np.random.Generator) -> np.ndarray:
     """[17, 3] float64 mm: joints within about a metre of a root 4 to 6 m away, near enough to the image's middle."""
     root = np.array([*rng.uniform(-350, 350, 2), rng.uniform(4000, 6000)])

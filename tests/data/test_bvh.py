@@ -55,7 +55,8 @@ def write(tmp_path: Path, text: str) -> Path:
 def reference(row: list[float]) -> dict[str, np.ndarray]:
     """Joint positions of one frame, walked by hand with SciPy's intrinsic Euler angles."""
     rotation = {"hip": Rotation.from_euler("ZYX", row[3:6], degrees=True)}
-    place = {"hip": np.add([row[1], row[0], row[2]], [0.5, 1, -2])}
+    # the channels say where the root is, its OFFSET is not added
+    place = {"hip": np.array([row[1], row[0], row[2]])}
 
     def child(name: str, parent: str, offset: list[float], angles: list[float] | None) -> None:
         place[name] = place[parent] + rotation[parent].apply(offset)
@@ -80,6 +81,37 @@ def test_kinematics_agree_with_an_independent_walk(tmp_path):
     for frame, row in enumerate(rows):
         for name, place in reference(row).items():
             np.testing.assert_allclose(positions[frame, bvh.index(name)], place, atol=1e-9)
+
+
+def test_files_as_other_programs_write_them_read_the_same(tmp_path):
+    plain = read_bvh(write(tmp_path, TEXT)).positions()
+    written = (
+        TEXT.replace("MOTION\n", "Motion\n\n")
+        .replace("JOINT leg\n  {", "JOINT leg {")
+        .replace("End Site\n      {", "END SITE {", 1)
+        .replace("OFFSET 0 -40 0\n    }\n  }\n}", "offset 0 -40 0 } } }")
+        .replace("Zrotation Yrotation Xrotation\n  JOINT", "ZRotation yrotation XROTATION\n  Joint")
+        .replace("Frames: 3\n", "Frames:\t3\n\n")
+    )
+    (tmp_path / "b.bvh").write_bytes(b"\xef\xbb\xbf" + written.encode())
+    np.testing.assert_array_equal(read_bvh(tmp_path / "b.bvh").positions(), plain)
+
+
+def test_joints_that_move_do_so_in_place_of_their_offset(tmp_path):
+    moving = TEXT.replace(
+        "CHANNELS 3 Zrotation Xrotation Yrotation",
+        "CHANNELS 6 Xposition Yposition Zposition Zrotation Xrotation Yrotation",
+    )
+    lines = moving.splitlines()
+    for row in (-3, -2, -1):
+        words = lines[row].split()
+        lines[row] = " ".join([*words[:6], "1", "2", "3", *words[6:]])
+    bvh, fixed = read_bvh(write(tmp_path, "\n".join(lines))), read_bvh(write(tmp_path, TEXT))
+    offsets = fixed.offsets.copy()
+    offsets[fixed.index("chest")] = [1, 2, 3]
+    np.testing.assert_allclose(bvh.positions(), fixed.positions(offsets), atol=1e-12)
+    # at rest they lie at their offsets
+    np.testing.assert_allclose(bvh.positions(rest=True)[0, bvh.index("head")], np.add([0.5, 1, -2], [1, 28, -1]))
 
 
 def test_replaced_offsets_move_the_joint_and_its_children(tmp_path):
@@ -115,13 +147,15 @@ def test_gzip_and_windows_line_ends_read_the_same(tmp_path):
         ("CHANNELS 3 Xrotation Yrotation Zrotation", "CHANNELS 4 Xrotation Yrotation Zrotation",
          "line 23: 'leg' says 4 channels and lists 3"),
         ("CHANNELS 3 Xrotation Yrotation Zrotation", "CHANNELS 2 Xrotation Yrotation",
-         "line 23: channels of 'leg': want 3 different ones"),
+         "line 33: want 14 channel values, got 15"),
         ("CHANNELS 3 Xrotation Yrotation Zrotation", "CHANNELS 3 Xrotation Yrotation Yrotation",
-         "line 23: channels of 'leg'"),
+         "line 23: channels of 'leg': want 3 different ones"),
         ("CHANNELS 3 Xrotation Yrotation Zrotation", "CHANNELS 3 Xposition Yrotation Zrotation",
-         "line 23: channels of 'leg': want 3 rotations, got 'Xposition'"),
-        ("Yposition Xposition Zposition Zrotation", "Zrotation Yposition Xposition Zposition",
-         "line 5: channels of 'hip': want 3 positions, then 3 rotations, got 'Zrotation'"),
+         "line 23: channels of 'leg': want all three positions or none"),
+        ("CHANNELS 3 Xrotation Yrotation Zrotation", "CHANNELS 3 Xrotation Yrotation Wrotation",
+         "line 23: channels of 'leg': want Xposition .. Zrotation, got 'Wrotation'"),
+        ("Frame Time: 0.01", "Frame Time: 120",
+         "line 32: Frame Time must be the seconds of a frame, at most 2, got 120 (the frame rate?"),
         ("    CHANNELS 3 Xrotation Yrotation Zrotation\n", "", "line 27: joint 'leg' has no CHANNELS"),
         ("      OFFSET 0 -40 0\n", "", "line 26: joint 'leg_end' has no OFFSET"),
         ("OFFSET 0 -40 0", "OFFSET 0 -40", "line 26: OFFSET of 'leg_end' has 2 values, want 3"),

@@ -9,22 +9,30 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.data.people import pixels_of, sample
+from tests.data.people import H36M_CAMERA, SIZE, picture_crop, pixels_of, sample, standing_person
 from tests.data.test_prepare import run
 from unihpe_fast.data import check
+from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.check import check_store
 from unihpe_fast.data.store import write_store
 
 
 def adult(rng: np.random.Generator, **changes):
-    """Whose thighs are 450 mm long; bbox and picture are those of `sample`."""
-    person = sample(rng, picture=True)
-    joints = person.joints_3d
-    for hip, knee in ((1, 2), (4, 5)):
-        step = joints[knee, :3] - joints[hip, :3]
-        joints[knee, :3] = joints[hip, :3] + 450 * step / np.linalg.norm(step)
-    person.keypoints_2d[:, :2] = pixels_of(joints[:, :3])
+    """A person whose thighs are 440 mm long, upright before a level camera."""
+    joints = standing_person() + rng.uniform((-200, -200, 4500), (200, 200, 6000))
+    pixels = pixels_of(joints)
+    bbox = square_bbox(pixels)
+    level = Camera("54138969", H36M_CAMERA, *SIZE, np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]), np.zeros(3))
+    person = sample(
+        rng,
+        picture=True,
+        camera=level,
+        joints_3d=np.concatenate([joints, np.ones((17, 1))], axis=1),
+        keypoints_2d=np.concatenate([pixels, np.ones((17, 1))], axis=1),
+        bbox=bbox,
+        crop=picture_crop(bbox, 128, 2.0),
+    )
     return replace(person, **changes)
 
 
@@ -52,7 +60,7 @@ def test_a_sound_file_passes_and_is_drawn(prepared: Path, tmp_path: Path, capsys
         "pictures of 128 x 128 px",
         "caveat: a toy",
         "projected 3D against 2D joints: median 0.000 px, 99 % below 0.000 px (7 samples)",
-        "median thigh: 450 mm",
+        "median thigh: 440 mm",
         "nothing is wrong with it",
     ):
         assert line in printed
@@ -104,6 +112,19 @@ def garble_image(file: h5py.File) -> None:
     file["image"][1] = data
 
 
+def swap_joints(file: h5py.File) -> None:
+    """The order of MPI-INF-3DHP's test set taken for Human3.6M's."""
+    file["joints_3d"][:] = file["joints_3d"][:][:, [10, 8, 14, 15, 16, 11, 12, 13, 1, 2, 3, 4, 5, 6, 0, 7, 9]]
+
+
+def lay_down(file: h5py.File) -> None:
+    """Everyone on their side, arms up and down."""
+    values = file["joints_3d"][:]
+    root = values[:, :1, :3].copy()
+    values[..., :3] = (values[..., :3] - root)[..., [1, 0, 2]] * [-1, 1, 1] + root
+    file["joints_3d"][:] = values
+
+
 def mirror_2d(file: h5py.File) -> None:
     values = file["keypoints_2d"][:]
     values[..., 0] = np.where(values[..., 2] > 0, 1000 - values[..., 0], 0)
@@ -123,7 +144,9 @@ def mirror_2d(file: h5py.File) -> None:
         (set_rows("joints_3d", ([0, 1], 5, 2), -3), ["joints_3d: a joint lies behind the camera: 2 rows: 0, 1"]),
         (set_rows("frame", 3, -1), ["frame: below 0: 1 rows: 3"]),
         (set_rows("present", slice(None), False), ["has neither image nor 2D nor 3D: 9 rows: 0, 1, 2, 3, 4, .."]),
-        (scale_joints(0.001), ["joints_3d: the median thigh is 0.45 mm long: another unit?"]),
+        (scale_joints(0.001), ["joints_3d: the median thigh is 0.44 mm long: another unit?"]),
+        (swap_joints, ["joints_3d: no person has: 8 rows: 0, 1, 2, 4, 5, .. (S1 54138969: right thigh "]),
+        (lay_down, ["never upright (another up axis?)", "joints_3d: subject S1: never upright in the whole file"]),
         (mirror_2d, ["camera: projected 3D joints do not meet the 2D ones"]),
         (set_rows("bbox", (slice(None), 2), 3), ["bbox: only 0.0% of the 2D joints lie inside their box"]),
         (set_rows("bbox", (3, 2), np.nan), ["a.h5: bbox: row 3"]),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.fuzz import fuzz
+from tests.data.people import standing_person
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.skeleton import PARENTS
 from unihpe_fast.data.sources import Request
@@ -325,7 +326,9 @@ def test_missing_files_are_named(tmp_path):
 
 def test_the_command_writes_them(tmp_path, capsys):
     out = tmp_path / "out.h5"
-    assert main(["spin-npz", str(write(tmp_path / "a.npz")), str(out), "--image-size", "0"]) == 0
+    people = joints((2, 24, 4), 1)
+    people[:, FROM_24, :3] = standing_person() / 1000
+    assert main(["spin-npz", str(write(tmp_path / "a.npz", S=people)), str(out), "--image-size", "0"]) == 0
     assert "2 samples in" in capsys.readouterr().out
     with h5py.File(out) as file:
         assert file["present"][:].tolist() == [[False, True, True]] * 2
@@ -341,6 +344,20 @@ def test_a_broken_file_leaves_earlier_output_alone(tmp_path, capsys):
     assert main(["spin-npz", str(path), str(out)]) == 1
     assert "a.npz: has no 'scale'" in capsys.readouterr().err
     assert out.read_bytes() == b"earlier"
+
+
+@pytest.mark.filterwarnings("error")
+def test_half_precision_joints_are_read_without_a_word(tmp_path):
+    people = joints((2, 24, 4), 1)
+    people[:, FROM_24, :3] = standing_person() / 1000 + 3
+    samples, _ = drawn(write(tmp_path / "a.npz", S=people.astype(np.float16)))
+    want = people[0, FROM_24, :3].astype(np.float16).astype(np.float64)
+    found = samples[0].joints_3d[:, :3]
+    np.testing.assert_allclose(found - found[0], 1000 * (want - want[0]), atol=1e-3)
+    # beyond float16's largest number in mm, not in metres
+    people[:, FROM_24, 0] += 100
+    samples, _ = drawn(write(tmp_path / "b.npz", S=people.astype(np.float16)))
+    assert np.isfinite(samples[0].joints_3d).all()
 
 
 @pytest.mark.fuzz

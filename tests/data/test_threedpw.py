@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.data.fuzz import fuzz
+from tests.data.people import standing_person
 from tests.data.python2_pickle import python2_pickle
 from unihpe_fast.data.camera import project
 from unihpe_fast.data.errors import SourceError
@@ -270,11 +271,16 @@ def test_broken_files_are_named(tmp_path, content):
 
 def test_prepared_joints_project_to_where_the_camera_saw_them(tmp_path):
     world, points = skeletons(3), keypoints(1)
+    for target, source in enumerate(FROM_SKELETON):
+        if source is not None:
+            # the cameras look along the world's y
+            x, y, z = standing_person()[target] / 1000
+            world[:, source] = [x, z, 1 - y]
     camera = np.array([1960, 1950, 540.5, 960.5, 0, 0, 0, 0, 0])
     for frame in range(FRAMES):
         u = by_hand(world[frame, [2, 5, 8, 1, 4, 7]], frame)
         points[frame, :2, [8, 9, 10, 11, 12, 13]] = u[:, :2] / u[:, 2:] * camera[:2] + camera[2:4]
-    path = write(tmp_path, poses2d=[points, keypoints(2)])
+    path = write(tmp_path, poses2d=[points, keypoints(2)], jointPositions=[world.reshape(FRAMES, 72)] * 2)
     out = tmp_path / "out.h5"
     assert main(["3dpw", str(path), str(out), "--image-size", "0"]) == 0
     with h5py.File(out) as file:

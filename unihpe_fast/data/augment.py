@@ -61,12 +61,16 @@ def augment(people: People, config: AugmentConfig, rng: np.random.Generator) -> 
     """Everything but colours and the simulated 2D detector. What is drawn does not depend on what the people are."""
     if config.yaw or config.bone_scale or config.body_scale:
         people = move(people, config, rng)
+    if config.refilm:
+        people = refilm(people, rng.random(len(people.bbox)) < config.refilm, rng)
     if config.flip:
         people = flip(people, rng.random(len(people.bbox)) < 0.5)
     if config.rotate:
         people = roll(people, np.radians(rng.uniform(-config.rotate, config.rotate, len(people.bbox))))
     if config.scale or config.shift:
         people = replace(people, bbox=_jitter_bbox(people.bbox, config, rng))
+    if config.detector:
+        people = detect(people, config, rng)
     return people
 
 
@@ -108,6 +112,145 @@ def move(people: People, config: AugmentConfig, rng: np.random.Generator) -> Peo
     if len(rows):
         result.bbox[rows] = square_bbox(pixels)
     return result
+
+
+def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator) -> People:
+    """Film the chosen people [N] bool with other cameras: pinhole, focal length 0.7 to 2.2 times the image's width, the
+    camera's elevation over the person 8 +- 12 degrees, rolled by 3 degrees, the person anywhere in the image and from
+    a fifth to nine tenths of it high.
+
+    Who may not be moved (see `move`) stays, and who would not fit the image.
+    """
+    count = len(people.bbox)
+    focal = _REFILM_SIZE * np.exp(rng.uniform(np.log(0.7), np.log(2.2), count))
+    pitch, tilt = np.radians(rng.normal(8, 12, count)).clip(-0.5, 1.0), np.radians(rng.normal(0, 3, count))
+    yaw, share, off = rng.uniform(-np.pi, np.pi, count), rng.uniform(0.2, 0.9, count), rng.uniform(-1, 1, (count, 2))
+    known = (people.joints_3d[..., 3] > 0).all(1)
+    rows = np.flatnonzero(chosen & people.free & known)
+    if not len(rows):
+        return people
+
+    offsets = people.joints_3d[rows, :, :3] - people.joints_3d[rows, ROOT, None, :3]
+    up, level = people.up[rows], np.array([0.0, -1.0, 0.0])
+    # upright before a level camera, any way round, then the camera tips down and rolls
+    axis = np.cross(up, level)
+    sine = np.linalg.norm(axis, axis=1)
+    axis = np.where(sine[:, None] > 1e-9, axis / np.maximum(sine, 1e-9)[:, None], [1.0, 0.0, 0.0])
+    offsets = _turned(offsets, axis, np.arctan2(sine, up @ level))
+    unit = np.eye(3)[:, None].repeat(len(rows), 1)
+    for about, angle in ((1, yaw), (0, pitch), (2, tilt)):
+        offsets = _turned(offsets, unit[about], angle[rows])
+    radius = np.linalg.norm(offsets, axis=2).max(1)
+    distance = (2 * radius * focal[rows] / (share[rows] * _REFILM_SIZE)).clip(1500.0, 15_000.0)
+    # the middle of the body, as far off the optical axis as a sphere around it still fits the image
+    half = _REFILM_SIZE / 2 / focal[rows]
+    spare = (half - radius / distance).clip(0.0, None)
+    root = np.concatenate([off[rows] * spare[:, None] * distance[:, None], distance[:, None]], axis=1)
+    moved = offsets + root[:, None]
+    camera = np.zeros((len(rows), people.camera.shape[1]))
+    camera[:, :2], camera[:, 2:4] = focal[rows, None], _REFILM_SIZE / 2
+    far = (moved[..., 2] > NEAREST).all(1)
+    moved[~far] = [0, 0, 1e6]
+    pixels = project(torch.from_numpy(moved), torch.from_numpy(camera)).numpy()
+    fits = far & ((pixels >= 0) & (pixels <= _REFILM_SIZE - 1)).all((1, 2))
+    rows, new_up = rows[fits], np.broadcast_to(level, up.shape)[:, None]
+    for about, angle in ((0, pitch), (2, tilt)):
+        new_up = _turned(new_up, unit[about], angle[np.flatnonzero(chosen & people.free & known)])
+
+    result = replace(
+        people,
+        joints_3d=people.joints_3d.copy(),
+        keypoints_2d=people.keypoints_2d.copy(),
+        camera=people.camera.copy(),
+        size=people.size.copy(),
+        up=people.up.copy(),
+        bbox=people.bbox.copy(),
+    )
+    if len(rows):
+        result.joints_3d[rows, :, :3] = moved[fits]
+        result.keypoints_2d[rows] = np.concatenate([pixels[fits], np.ones((len(rows), NUM_JOINTS, 1))], axis=2)
+        result.camera[rows], result.size[rows] = camera[fits], _REFILM_SIZE
+        result.up[rows] = new_up[fits, 0]
+        result.bbox[rows] = square_bbox(pixels[fits])
+    return result
+
+
+# px, width and height of the images of other labs' cameras
+_REFILM_SIZE = 1000.0
+# how much a detector errs at each joint, mean 1: OKS's standard deviations (Ruggero Ronchi and Perona 2017), of joints
+# that are derived from others those of their sources
+_OKS = np.array(
+    [.107, .107, .087, .089, .107, .087, .089, .093, .079, .035, .035, .079, .072, .062, .079, .072, .062]
+)  # fmt: skip
+JOINT_ERROR = _OKS / _OKS.mean()
+# of the pairs that a detector confuses: right leg and left leg, right arm and left arm
+_LIMBS = (((1, 2, 3), (4, 5, 6)), ((14, 15, 16), (11, 12, 13)))
+_LOWER = (2, 3, 5, 6)
+# share of the people whose errors show in their joints' confidence; of the others it is 1
+_GRADED = 0.5
+
+
+def detect(people: People, config: AugmentConfig, rng: np.random.Generator) -> People:
+    """What a 2D detector would say of free people: see the options of AugmentConfig. Their boxes are drawn around that.
+
+    A joint's error is Gaussian with a standard deviation of JOINT_ERROR times the person's own, which is log-normal
+    about config.detector of the box side, and three times that for one joint in twenty. A graded confidence falls with
+    the error that was drawn, from 1 to 0.2 at three standard deviations.
+    """
+    count = len(people.bbox)
+    own = config.detector * np.exp(rng.normal(-0.125, 0.5, (count, 1)))
+    wide = np.where(rng.random((count, NUM_JOINTS)) < 0.05, 3.0, 1.0)
+    error = rng.standard_normal((count, NUM_JOINTS, 2)) * (own * JOINT_ERROR * wide)[..., None]
+    spread = rng.uniform(0.85, 1.15, (count, NUM_JOINTS))
+    graded, like_coco, half = (rng.random(count) < share for share in (_GRADED, config.coco, config.halves))
+    swapped, lowest = rng.random((count, 2)) < config.swap, rng.random(count) < 0.5
+    gone = rng.random((count, NUM_JOINTS)) < config.missing
+
+    points = people.keypoints_2d.copy()
+    seen = points[..., 2] > 0
+    if like_coco.any():
+        points = np.where((like_coco & people.free)[:, None, None], _coco_points(people), points)
+    points[..., :2] += error * people.bbox[:, None, 2:]
+    for limb, (one, two) in enumerate(_LIMBS):
+        confused = np.flatnonzero(swapped[:, limb])[:, None]
+        points[confused, [*one, *two]] = points[confused, [*two, *one]]
+        error[confused, [*one, *two]] = error[confused, [*two, *one]]
+    sure = np.exp(-np.linalg.norm(error, axis=2) / (2 * config.detector)) * spread
+    points[..., 2] = np.where(graded[:, None], sure.clip(0.2, 1.0), 1.0)
+    # cut at the hips, or at the knees
+    gone[:, _LOWER] |= half[:, None]
+    gone[:, [0, 1, 4]] |= (half & lowest)[:, None]
+    # nobody is found by less than a few joints
+    keep = (seen & ~gone).sum(1) >= 5
+    points[(gone & keep[:, None]) | ~seen] = 0
+    rows = np.flatnonzero(people.free & keep)
+    result = replace(people, keypoints_2d=people.keypoints_2d.copy(), bbox=people.bbox.copy())
+    result.keypoints_2d[rows] = points[rows]
+    if len(rows):
+        result.bbox[rows] = square_bbox(points[rows])
+    return result
+
+
+def _coco_points(people: People) -> np.ndarray:
+    """[N, 17, 3]: the 2D joints with trunk and head as they are derived from COCO's keypoints (joint_sets.COCO17).
+
+    Nose and eyes are taken to lie 95 and 85 mm ahead of the head's middle, the eyes 30 mm higher. Unknown cameras leave
+    the neck and head as they are.
+    """
+    points, joints = people.keypoints_2d.copy(), people.joints_3d[..., :3]
+    across, trunk = joints[:, 11] - joints[:, 14], joints[:, 8] - joints[:, 0]
+    front = np.cross(across, trunk)
+    front /= np.maximum(np.linalg.norm(front, axis=1, keepdims=True), 1e-9)
+    high = trunk / np.maximum(np.linalg.norm(trunk, axis=1, keepdims=True), 1e-9)
+    face = np.stack([joints[:, 10] + 95 * front, joints[:, 10] + 85 * front + 30 * high], axis=1)
+    known = ~np.isnan(people.camera).any(1) & (face[..., 2] > NEAREST).all(1) & (people.joints_3d[..., 3] > 0).all(1)
+    if known.any():
+        pixels = project(torch.from_numpy(face[known]), torch.from_numpy(people.camera[known])).numpy()
+        points[np.flatnonzero(known)[:, None], [9, 10], :2] = pixels
+    points[:, 0] = points[:, [1, 4]].mean(1)
+    points[:, 8] = points[:, [11, 14]].mean(1)
+    points[:, 7] = (points[:, 0] + points[:, 8]) / 2
+    return points
 
 
 _PARENT = np.array([max(parent, ROOT) for parent in PARENTS])
@@ -199,7 +342,8 @@ def simulate_detector(keypoints: np.ndarray, config: AugmentConfig, rng: np.rand
     noisy = keypoints.copy()
     if config.noise:
         noisy[..., :2] += 2 * config.noise * rng.standard_normal(keypoints[..., :2].shape)
-    if config.missing:
+    # `detect` has left out its own
+    if config.missing and not config.detector:
         noisy[rng.random(keypoints.shape[:2]) < config.missing] = 0
     return noisy
 

@@ -12,6 +12,7 @@ import torch
 
 from unihpe_fast.data.camera import project
 from unihpe_fast.data.images import LARGEST_SIDE, decode_photo, photo_size
+from unihpe_fast.data.plausible import odd_people, person_faults, posture_of
 from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.data.skeleton import NUM_JOINTS
 from unihpe_fast.data.store import Columns, Store, StoreError
@@ -66,7 +67,8 @@ def check_store(path: Path, advance: Callable[[int], None] = lambda count: None)
         count = len(store)
     except StoreError as error:
         return Report(problems=[str(error)])
-    problems, misses, inside, thighs = _Problems(), _Misses(), np.zeros(2, np.int64), []
+    problems, misses, postures = _Problems(), _Misses(), _Postures()
+    inside, thighs = np.zeros(2, np.int64), []
     sizes: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for start in range(0, count, BLOCK):
@@ -79,6 +81,8 @@ def check_store(path: Path, advance: Callable[[int], None] = lambda count: None)
             misses.add(columns, problems)
             inside += _inside_box(columns)
             thighs.append(_thighs(columns.joints_3d))
+            _check_people(columns, problems)
+            postures.add(columns)
             advance(len(columns.index))
     report = Report(_facts(store, sizes), list(problems.lines()))
     misses.report(report)
@@ -87,6 +91,7 @@ def check_store(path: Path, advance: Callable[[int], None] = lambda count: None)
         report.facts.append(f"2D joints inside their box: {share:.1%}")
         if share < 0.5:
             report.problems.append(f"bbox: only {share:.1%} of the 2D joints lie inside their box")
+    report.problems.extend(postures.problems())
     lengths = np.concatenate(thighs)
     if len(lengths):
         median = float(np.median(lengths))
@@ -192,6 +197,55 @@ class _Misses:
         if share > LARGEST_MISS:
             text = f"median {low:.1f} px, {share:.0%} of the box side, wanted at most {LARGEST_MISS:.0%}"
             report.problems.append(f"camera: projected 3D joints do not meet the 2D ones: {text}")
+
+
+def _check_people(columns: Columns, problems: _Problems) -> None:
+    """Clips, or where no subject is named single people, whose 3D joints no person has."""
+    what = "joints_3d: no person has"
+    has = np.flatnonzero(columns.present[2])
+    nameless = [row for row in has if not columns.subject[row]]
+    if nameless:
+        odd = np.zeros(len(columns.index), dtype=bool)
+        odd[nameless] = odd_people(columns.joints_3d[nameless])
+        first = np.flatnonzero(odd)[:1]
+        problems.add(what, columns.index, odd, "; ".join(person_faults(columns.joints_3d[first])) if odd.any() else "")
+    for (subject, action, camera), rows in _groups(columns, has).items():
+        if subject and (faults := person_faults(columns.joints_3d[rows], _up(columns, rows))):
+            clip = " ".join(word for word in (subject, action, camera) if word)
+            problems.add(what, columns.index[rows], np.ones(len(rows), dtype=bool), f"{clip}: {'; '.join(faults)}")
+
+
+def _groups(columns: Columns, rows: np.ndarray) -> dict[tuple[str, str, str], list[int]]:
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for row in rows.tolist():
+        key = (columns.subject[row], columns.action[row], columns.camera_id[row])
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _up(columns: Columns, rows: list[int]) -> np.ndarray | None:
+    """[B, 3] to the sky in camera space, the world's Z; None where a camera has no place in the world."""
+    up = columns.rotation[rows][:, :, 2]
+    return None if np.isnan(up).any() else up
+
+
+class _Postures:
+    """Which of the named subjects stand, where the cameras tell what is up."""
+
+    def __init__(self) -> None:
+        self._stands: dict[str, bool] = {}
+
+    def add(self, columns: Columns) -> None:
+        for (subject, _, _), rows in _groups(columns, np.flatnonzero(columns.present[2])).items():
+            up = _up(columns, rows)
+            if subject and up is not None and (posture := posture_of(columns.joints_3d[rows], up)):
+                self._stands[subject] = self._stands.get(subject, False) or posture.stands
+
+    def problems(self) -> Iterator[str]:
+        lying = [subject for subject, stands in self._stands.items() if not stands]
+        if lying:
+            names = ", ".join(lying[:NAMED]) + (", .." if len(lying) > NAMED else "")
+            yield f"joints_3d: subject {names}: never upright in the whole file: another up axis?"
 
 
 def _inside_box(columns: Columns) -> np.ndarray:

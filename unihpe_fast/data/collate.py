@@ -1,6 +1,6 @@
 """People and pictures in, `Batch` out: the conventions of data/records.py, in one place."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain
 from typing import Any
 
@@ -65,6 +65,11 @@ def collate(
     if detector is not None and rng is not None:
         keypoints_2d = simulate_detector(target_2d, detector, rng)
         keypoints_2d[keypoints_2d[..., 2] <= 0] = 0
+    told = people
+    if detector is not None and rng is not None and detector.unknown_focal:
+        camera = people.camera.copy()
+        camera[rng.random(len(index)) < detector.unknown_focal, :4] = np.nan
+        told = replace(people, camera=camera)
 
     root = people.joints_3d[:, ROOT, :3] * present[2][:, None]
     # no one stands in the camera: data/records.py
@@ -81,7 +86,7 @@ def collate(
         root=_float(np.where(unknown[:, None], np.nan, root)),
         camera=_float(people.camera),
         crop=_float(input_crop(people.bbox, image.shape[-1])),
-        box=_float(_box(people)),
+        box=_float(_box(told)),
         present=torch.from_numpy(present),
         weights=torch.ones(len(index)),
         index=torch.from_numpy(index.astype(np.int64)),

@@ -1,5 +1,11 @@
-"""Reader of BVH motion files, strict about their structure, and forward kinematics over all frames at once."""
+"""Reader of BVH motion files, strict about what they say and lenient about how, and forward kinematics of all frames.
 
+The dialects of the makers are read: joints that move as well as turn (Axis Neuron, Bandai-Namco), braces on the line of
+their joint, keywords in any case, blank lines anywhere, a byte order mark.
+"""
+
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +13,10 @@ import numpy as np
 
 from unihpe_fast.data.formats.motion import euler_matrix, parse_numbers, read_lines
 
-_POSITION = {"Xposition": 0, "Yposition": 1, "Zposition": 2}
-_ROTATION = {"Xrotation": "X", "Yrotation": "Y", "Zrotation": "Z"}
+_POSITION = {"xposition": 0, "yposition": 1, "zposition": 2}
+_ROTATION = {"xrotation": "X", "yrotation": "Y", "zrotation": "Z"}
+# seconds between two frames: no camera is as slow, and a frame rate written in this place is refused
+LONGEST_FRAME = 2.0
 
 
 @dataclass(frozen=True)
@@ -17,8 +25,8 @@ class Bvh:
 
     names, parents: J nodes, parents first (-1: the root); the end site of joint X is called "X_end".
     offsets: [J, 3], rest position in the parent's frame. rotation: J strings, the axes of a node's rotation channels in
-    listed order. motion: [F, C] channel values (degrees); columns: [J] the first rotation column of each node.
-    root: [F, 3], the root's translation. frame_time: seconds.
+    listed order. turning, moving: for each node the columns of its rotation channels in listed order, and of its
+    X, Y and Z position channels (empty: none). motion: [F, C] channel values (degrees, lengths). frame_time: seconds.
     """
 
     path: Path
@@ -26,9 +34,9 @@ class Bvh:
     parents: tuple[int, ...]
     offsets: np.ndarray
     rotation: tuple[str, ...]
-    columns: tuple[int, ...]
+    turning: tuple[tuple[int, ...], ...]
+    moving: tuple[tuple[int, ...], ...]
     motion: np.ndarray
-    root: np.ndarray
     frame_time: float
 
     def index(self, name: str) -> int:
@@ -36,23 +44,31 @@ class Bvh:
             raise ValueError(f"{self.path}: no joint {name!r} in the hierarchy")
         return self.names.index(name)
 
-    def positions(self, offsets: np.ndarray | None = None) -> np.ndarray:
-        """Forward kinematics: [F, J, 3] float64. `offsets` replaces the file's own.
+    def positions(self, offsets: np.ndarray | None = None, rest: bool = False) -> np.ndarray:
+        """Forward kinematics: [F, J, 3] float64. `offsets` replaces the file's own; rest: all rotations are none and
+        nothing moves, [1, J, 3].
 
         A node's rotation is the product of its channels in listed order, applied to column vectors;
-        global = parent's global @ local, position = parent's position + parent's global @ offset.
+        global = parent's global @ local, position = parent's position + parent's global @ offset. Where a node has
+        position channels they stand in place of its offset, as MotionBuilder, Blender and Axis Neuron write them: a
+        root's channels say where it is, not how far from its OFFSET.
         """
         offsets = self.offsets if offsets is None else offsets
-        positions = np.empty((len(self.motion), len(self.names), 3))
+        frames = 1 if rest else len(self.motion)
+        positions = np.zeros((frames, len(self.names), 3))
         globals_: list[np.ndarray] = []
         for node, parent in enumerate(self.parents):
-            axes, column = self.rotation[node], self.columns[node]
-            local = euler_matrix(self.motion[:, column : column + len(axes)], axes)
+            axes, place = self.rotation[node], offsets[node][:, None]
+            local = np.eye(3)
+            if not rest:
+                local = euler_matrix(self.motion[:, list(self.turning[node])], axes)
+                if self.moving[node]:
+                    place = self.motion[:, list(self.moving[node]), None]
             if parent < 0:
-                positions[:, node] = self.root + offsets[node]
+                positions[:, node] = place[..., 0]
                 globals_.append(local)
             else:
-                positions[:, node] = positions[:, parent] + globals_[parent] @ offsets[node]
+                positions[:, node] = positions[:, parent] + (globals_[parent] @ place)[..., 0]
                 globals_.append(globals_[parent] @ local)
         return positions
 
@@ -67,37 +83,30 @@ class _Hierarchy:
 
 
 def read_bvh(path: Path) -> Bvh:
-    """Parse a .bvh or .bvh.gz file; ValueError naming file and line where it is malformed.
-
-    Only the root may have position channels, ahead of its rotation channels (true of every converter's CMU files).
-    """
+    """Parse a .bvh or .bvh.gz file; ValueError naming file and line where it is malformed."""
     lines = read_lines(path)
-    start = next((i for i, line in enumerate(lines) if line.strip() == "MOTION"), None)
+    start = next((i for i, line in enumerate(lines) if line.strip().upper() == "MOTION"), None)
     if start is None:
         raise ValueError(f"{path}: no MOTION line, the file is cut short or no BVH")
     hierarchy = _parse_hierarchy(path, lines[:start])
-    frames, frame_time = _parse_motion_header(path, lines, start)
+    first, frames, frame_time = _parse_motion_header(path, lines, start)
 
-    columns, axes, width = [], [], 0
-    nodes = [channels or () for channels in hierarchy.channels]
-    for channels in nodes:
-        positions = sum(name in _POSITION for name in channels)
-        columns.append(width + positions)
-        axes.append("".join(_ROTATION[name] for name in channels[positions:]))
-        width += len(channels)
-    motion = _parse_frames(path, lines, start + 3, frames, width)
-    order = [_POSITION[name] for name in nodes[0][:3]]
-    root = np.empty((frames, 3))
-    root[:, order] = motion[:, :3]
+    turning, moving, axes, width = [], [], [], 0
+    for channels in hierarchy.channels:
+        columns = {name.lower(): width + number for number, name in enumerate(channels or ())}
+        turning.append(tuple(column for name, column in columns.items() if name in _ROTATION))
+        axes.append("".join(_ROTATION[name] for name in columns if name in _ROTATION))
+        moving.append(tuple(columns[name] for name in _POSITION if name in columns))
+        width += len(columns)
     return Bvh(
         path,
         tuple(hierarchy.names),
         tuple(hierarchy.parents),
         np.array(hierarchy.offsets, dtype=np.float64),
         tuple(axes),
-        tuple(columns),
-        motion,
-        root,
+        tuple(turning),
+        tuple(moving),
+        _parse_frames(path, lines, first, frames, width),
         frame_time,
     )
 
@@ -107,27 +116,30 @@ def _parse_hierarchy(path: Path, lines: list[str]) -> _Hierarchy:
     # opened: the node that the next "{" belongs to; stack: the nodes whose braces are open
     stack: list[int] = []
     opened: int | None = None
-    for number, line in enumerate(lines, 1):
+    for number, words in _statements(lines):
         where = f"{path}, line {number}"
-        words = line.split()
-        if not words or words == ["HIERARCHY"]:
+        text = " ".join(words)
+        keyword = words[0].upper()
+        if keyword == "HIERARCHY":
             continue
         if opened is not None and words != ["{"]:
-            raise ValueError(f"{where}: want '{{' after {tree.names[opened]!r}, got {line.strip()!r}")
-        match words:
-            case ["ROOT" | "JOINT" | "End", name]:
-                if (words[0] == "ROOT") == bool(tree.names):
-                    raise ValueError(f"{where}: want one ROOT, before everything else, got {line.strip()!r}")
-                if words[0] != "ROOT" and not stack:
+            raise ValueError(f"{where}: want '{{' after {tree.names[opened]!r}, got {text!r}")
+        match [keyword, *words[1:]]:
+            case ["ROOT" | "JOINT" | "END", _, *_]:
+                if (keyword == "ROOT") == bool(tree.names):
+                    raise ValueError(f"{where}: want one ROOT, before everything else, got {text!r}")
+                # names of 3ds Max's bipeds have spaces
+                name = " ".join(words[1:])
+                if keyword != "ROOT" and not stack:
                     raise ValueError(f"{where}: {name!r} stands outside the root")
-                name = f"{tree.names[stack[-1]]}_end" if words[0] == "End" else name
+                name = f"{tree.names[stack[-1]]}_end" if keyword == "END" else name
                 if name in tree.names:
                     raise ValueError(f"{where}: joint {name!r} comes twice")
                 opened = len(tree.names)
                 tree.names.append(name)
                 tree.parents.append(stack[-1] if stack else -1)
                 tree.offsets.append(None)
-                tree.channels.append(() if words[0] == "End" else None)
+                tree.channels.append(() if keyword == "END" else None)
             case ["{"] if opened is not None:
                 stack.append(opened)
                 opened = None
@@ -146,10 +158,10 @@ def _parse_hierarchy(path: Path, lines: list[str]) -> _Hierarchy:
                     raise ValueError(
                         f"{where}: {tree.names[stack[-1]]!r} says {count} channels and lists {len(channels)}"
                     )
-                _check_channels(channels, stack[-1] == 0, f"{where}: channels of {tree.names[stack[-1]]!r}")
+                _check_channels(channels, f"{where}: channels of {tree.names[stack[-1]]!r}")
                 tree.channels[stack[-1]] = tuple(channels)
             case _:
-                raise ValueError(f"{where}: cannot read {line.strip()!r} here")
+                raise ValueError(f"{where}: cannot read {text!r} here")
     if stack or opened is not None:
         raise ValueError(f"{path}: the hierarchy ends inside {tree.names[stack[-1] if stack else -1]!r}")
     if not tree.names:
@@ -157,28 +169,45 @@ def _parse_hierarchy(path: Path, lines: list[str]) -> _Hierarchy:
     return tree
 
 
-def _check_channels(channels: list[str], root: bool, where: str) -> None:
-    positions = 3 if root else 0
-    wanted = [set(_POSITION)] * positions + [set(_ROTATION)] * 3
-    if len(channels) != len(wanted) or len(set(channels)) != len(channels):
-        raise ValueError(f"{where}: want {len(wanted)} different ones, got {' '.join(channels)}")
-    for channel, allowed in zip(channels, wanted, strict=True):
-        if channel not in allowed:
-            raise ValueError(f"{where}: want {'3 positions, then ' if root else ''}3 rotations, got {channel!r}")
+def _statements(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """(line number, words) with every brace by itself, wherever on a line it stands."""
+    for number, line in enumerate(lines, 1):
+        for part in re.split(r"([{}])", line):
+            if words := part.split():
+                yield number, words
 
 
-def _parse_motion_header(path: Path, lines: list[str], start: int) -> tuple[int, float]:
-    header = [" ".join(line.split()) for line in lines[start + 1 : start + 3]]
-    if len(header) < 2 or not header[0].startswith("Frames:") or not header[1].startswith("Frame Time:"):
+def _check_channels(channels: list[str], where: str) -> None:
+    """Any number of rotations in any order; positions three or none."""
+    names = [channel.lower() for channel in channels]
+    for channel, name in zip(channels, names, strict=True):
+        if name not in _POSITION and name not in _ROTATION:
+            raise ValueError(f"{where}: want Xposition .. Zrotation, got {channel!r}")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{where}: want {len(names)} different ones, got {' '.join(channels)}")
+    if sum(name in _POSITION for name in names) not in (0, 3):
+        raise ValueError(f"{where}: want all three positions or none, got {' '.join(channels)}")
+
+
+def _parse_motion_header(path: Path, lines: list[str], start: int) -> tuple[int, int, float]:
+    """The 0-based line that the frames begin at, how many there are, and the seconds of one."""
+    filled = [number for number in range(start + 1, len(lines)) if lines[number].strip()][:2]
+    header = [" ".join(lines[number].split()).lower() for number in filled]
+    if len(header) < 2 or not header[0].startswith("frames:") or not header[1].startswith("frame time:"):
         raise ValueError(f"{path}, line {start + 2}: want 'Frames:' and 'Frame Time:' after MOTION")
-    frames = header[0].removeprefix("Frames:").strip()
+    frames = header[0].removeprefix("frames:").strip()
     if not frames.isdecimal() or int(frames) == 0:
-        raise ValueError(f"{path}, line {start + 2}: want a number of frames, got {frames!r}")
-    where = f"{path}, line {start + 3}"
-    (frame_time,) = parse_numbers([header[1].removeprefix("Frame Time:").strip()], where)
+        raise ValueError(f"{path}, line {filled[0] + 1}: want a number of frames, got {frames!r}")
+    where = f"{path}, line {filled[1] + 1}"
+    (frame_time,) = parse_numbers([header[1].removeprefix("frame time:").strip()], where)
     if frame_time <= 0:
         raise ValueError(f"{where}: want a positive frame time, got {frame_time}")
-    return int(frames), frame_time
+    if frame_time > LONGEST_FRAME:
+        raise ValueError(
+            f"{where}: Frame Time must be the seconds of a frame, at most {LONGEST_FRAME:g}, got {frame_time:g} (the"
+            f" frame rate? that would be {1 / frame_time:.7f})"
+        )
+    return filled[1] + 1, int(frames), frame_time
 
 
 def _parse_frames(path: Path, lines: list[str], start: int, frames: int, width: int) -> np.ndarray:

@@ -14,7 +14,10 @@ AXES = "XYZ"
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file, plain or gzipped by its suffix, with any line ends. ValueError on a broken archive."""
+    """Lines of a text file, plain or gzipped by its suffix, with any line ends and byte order mark.
+
+    ValueError on a broken archive.
+    """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -22,7 +25,8 @@ def read_lines(path: Path) -> list[str]:
         raise ValueError(f"{path}: broken gzip file ({error})") from error
     if len(data) > MAX_BYTES:
         raise ValueError(f"{path}: unpacks to more than {MAX_BYTES >> 20} MiB, no motion file is that large")
-    return data.decode("latin-1").splitlines()
+    # a byte order mark is no part of the text
+    return data.removeprefix(b"\xef\xbb\xbf").decode("latin-1").splitlines()
 
 
 def parse_numbers(words: Sequence[str], where: str) -> list[float]:

@@ -13,6 +13,8 @@ from unihpe_fast.data.formats.untrusted import read_bytes
 LARGEST_FILE = 1 << 20  # bytes; 14 cameras take 10 thousand
 LARGEST_IMAGE = 1 << 16  # px
 _HEADER = "Skeletool Camera Calibration File"
+# the world of these files has Y down, as its cameras; everywhere else Z is up
+_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 _COUNTS = {"size": 2, "animated": 1, "intrinsic": 16, "extrinsic": 16, "radial": 1}
 
 
@@ -20,7 +22,7 @@ def read_calibration(path: Path, prefix: str) -> dict[int, Camera]:
     """Cameras by number, named prefix and number; SourceError naming the line where one is malformed, OSError.
 
     A camera is a line "name N" and lines with its sensor, size, intrinsic [4, 4] px, extrinsic [4, 4], which takes
-    world to camera in mm, and lens distortion, which is to be 0.
+    a world with Y down to camera in mm (that of the cameras returned has Z up), and lens distortion, which is to be 0.
     """
     lines = read_bytes(path, LARGEST_FILE).decode("latin-1").splitlines()
     if not lines or not lines[0].startswith(_HEADER):
@@ -64,4 +66,4 @@ def _camera(values: dict[str, list[float]], name: str, where: str) -> Camera:
     if not (np.abs(rotation) <= 2).all() or np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3:
         raise SourceError(f"{where}: extrinsic: found {rotation.tolist()}, wanted a rotation")
     vector = np.array([*focal, intrinsic[0, 2], intrinsic[1, 2], 0, 0, 0, 0, 0])
-    return Camera(name, vector, int(width), int(height), rotation, extrinsic[:3, 3])
+    return Camera(name, vector, int(width), int(height), rotation @ _Z_UP, extrinsic[:3, 3])

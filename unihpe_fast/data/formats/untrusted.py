@@ -126,6 +126,9 @@ def known_joints(joints: np.ndarray) -> tuple[np.ndarray, int]:
     A joint is known where its confidence is above 0 and all of its numbers are finite and within LARGEST; it is broken
     where only the former holds. All numbers of others than the known are 0.
     """
+    if joints.dtype == np.float16:
+        # LARGEST is beyond it
+        joints = joints.astype(np.float32)
     stated = joints[..., -1] > 0
     known = stated & (np.abs(joints) < LARGEST).all(-1)
     return np.where(known[..., None], joints, 0).astype(np.float32), int((stated & ~known).sum())

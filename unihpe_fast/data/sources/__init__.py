@@ -30,6 +30,7 @@ SOURCES = {
     "h36m": "h36m.source",
     "keypoints": "keypoints",
     "lsp": "lsp",
+    "motion": "motion",
     "mpi-inf-3dhp": "mpi_inf_3dhp",
     "mpii": "mpii",
     "spin-npz": "spin_npz",

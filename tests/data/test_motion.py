@@ -6,17 +6,24 @@ import pytest
 import torch
 
 from tests.data.motion_files import CHANNELS, motionbuilder_text, standing, write_clip
+from unihpe_fast.data import bvh_people
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, pinhole, project
 from unihpe_fast.data.rig import camera_rig
 from unihpe_fast.data.skeleton import BONES, LEFT, RIGHT
-from unihpe_fast.data.sources import Request, Tally, cmu
-from unihpe_fast.data.sources.cmu import Clip, ClipFile, Options, find_clips, glitched, read_clip, resample
+from unihpe_fast.data.sources import Request, Tally, cmu, motion
+from unihpe_fast.data.sources.cmu import Options
+from unihpe_fast.data.sources.motion import Clip, ClipReader, find_clips, glitched, resample
+from unihpe_fast.data.sources.motion_manifest import ClipFile, action_name
 
 REPOSITORY = Path(__file__).parents[2]
 CMU = Path(os.environ.get("UNIHPE_CMU", REPOSITORY.parent / "shared" / "data" / "cmu"))
 real = pytest.mark.skipif(not CMU.is_dir(), reason=f"no CMU motion at {CMU}; UNIHPE_CMU may name its folder")
 MANIFEST = "file,subject,trial,description,fps_true\n"
+
+
+def read_clip(file: ClipFile) -> Clip:
+    return ClipReader(slow=cmu.SLOW_SUBJECTS).read(file)
 
 
 def real_clip(name: str) -> Clip:
@@ -50,7 +57,7 @@ def test_conversion_and_original_agree(clip, residual, monkeypatch):
     assert (converted.first, converted.fps) == (1, pytest.approx(120, rel=1e-5))
     # 4 mm is the promise; the residual is the conversion's own rounding of the skeleton
     assert np.linalg.norm(original.joints - converted.joints, axis=-1).max() < residual < 4
-    monkeypatch.setattr(cmu, "_restore_thorax", lambda bvh: bvh.offsets)
+    monkeypatch.setattr(bvh_people, "_restore_thorax", lambda bvh: bvh.offsets)
     unrepaired = real_clip(f"cmu_bvh/{clip}.bvh.gz")
     assert np.linalg.norm(original.joints - unrepaired.joints, axis=-1).max() > 100
 
@@ -108,7 +115,7 @@ def test_manifest_gives_true_rates_and_inferred_subjects():
     clips = {file.path.name: file for file in find_clips([CMU])}
     salsa = read_clip(clips["salsa_20.bvh.gz"])
     assert (salsa.fps, salsa.first, salsa.file.name) == (60, 10, "61_05")
-    assert (clips["indian_06.bvh.gz"].subject, clips["indian_06.bvh.gz"].action) == (94, "indian dance")
+    assert (clips["indian_06.bvh.gz"].subject, clips["indian_06.bvh.gz"].action) == ("94", "indian dance")
     assert len(salsa.joints) == 1679 - 10
 
 
@@ -206,7 +213,7 @@ def test_glitches_are_the_frames_beside_a_jump_and_between_two():
     ],
 )
 def test_action_is_the_leading_words(description, action):
-    assert cmu.action_name(description) == action
+    assert action_name(description) == action
 
 
 def test_clips_are_found_with_and_without_a_manifest(tmp_path):
@@ -215,12 +222,55 @@ def test_clips_are_found_with_and_without_a_manifest(tmp_path):
     assert (three.name, three.action, three.fps) == ("03_02", "", None)
     assert (ninety_four.name, ninety_four.action, ninety_four.fps) == ("94_07", "dance", 60)
     (folder / "manifest.csv").write_text("name,colour\nwalk,red\n")
-    with pytest.raises(ValueError, match=r"walk\.bvh\.gz: no manifest\.csv lists it"):
-        find_clips([folder])
+    notes: list[str] = []
+    _, walk = find_clips([folder], notes)
+    assert (walk.name, walk.subject, walk.action) == ("walk", "sub", "walk")
+    assert f"{folder / 'manifest.csv'} is not used: it has no column file, subject, trial, description" in notes[0]
+    assert "1 clips of sub: no manifest.csv lists them" in notes[1]
 
 
-def test_salsa_is_slower_than_its_header_says_even_without_a_manifest(tmp_path):
-    assert read_clip(*find_clips([write_clip(tmp_path / "60_01.bvh", standing(3))])).fps == 60
+def test_files_of_other_makers_name_their_people(tmp_path):
+    for name in ("walk1_subject5.bvh", "aiming2_subject10.bvh.gz", "Capoeira.bvh", "02_01.bvh"):
+        write_clip(tmp_path / name, standing(3))
+    clips = [(clip.subject, clip.name, clip.action) for clip in find_clips([tmp_path])]
+    folder = tmp_path.name
+    assert clips[0] == ("02", "02_01", "")
+    assert sorted(clips[1:]) == sorted(
+        [
+            ("subject5", "walk1_subject5", "walk"),
+            ("subject10", "aiming2_subject10", "aiming"),
+            (folder, "Capoeira", "capoeira"),
+        ]
+    )
+    with pytest.raises(ValueError, match="no clip of subject7 in the input; there are 02, "):
+        draw(tmp_path, subjects="02,subject7")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "\ufefffile,subject,trial,description,fps_true\nsub/walk.bvh,94,7,dance,119.88\n".encode(),
+        b"File;Subject;Trial;Description;FPS_true\r\nsub\\walk.bvh;94;7;dance;119,88\r\n",
+        b"fps_true\tdescription\ttrial\tsubject\tfile\n119.88 (index)\tdance\t7\t94 (inferred)\tsub\\walk.bvh\n\n",
+        b"file,subject,trial,description,fps_true,who\nsub/walk.bvh,94,7,dance,119.88,M\xfcller\n",
+        b" FILE , SUBJECT,TRIAL,DESCRIPTION,FPS_TRUE\nsub/walk.bvh,94,7,dance,11988/100\n",
+    ],
+)
+def test_manifests_as_spreadsheets_write_them(tmp_path, data):
+    (tmp_path / "sub").mkdir()
+    write_clip(tmp_path / "sub" / "walk.bvh", standing(3))
+    (tmp_path / "manifest.csv").write_bytes(data)
+    notes: list[str] = []
+    (clip,) = find_clips([tmp_path], notes)
+    assert (clip.name, clip.action, clip.fps) == ("94_07", "dance", pytest.approx(119.88))
+    assert notes == []
+
+
+@pytest.mark.parametrize("subject", [33, 34, 42, 60, 61, 62, 74, 75, 77, 79, 80, 87, 88, 89])
+def test_subjects_captured_slower_than_their_headers_say_are_known_without_a_manifest(tmp_path, subject):
+    assert read_clip(*find_clips([write_clip(tmp_path / f"{subject}_01.bvh", standing(3))])).fps == 60
+    # of another maker's files the number means nothing
+    assert ClipReader().read(*find_clips([tmp_path])).fps == pytest.approx(120, rel=1e-5)
 
 
 def test_samples_are_the_projections_of_the_clips(tmp_path):
@@ -230,7 +280,7 @@ def test_samples_are_the_projections_of_the_clips(tmp_path):
     assert reading.tally.skipped.total() == 0
     assert (reading.dataset, reading.render) == ("cmu", True)
     assert sorted(path.name for path in reading.files) == ["03_02.bvh", "walk.bvh.gz"]
-    clip = read_clip(next(file for file in find_clips([tmp_path]) if file.subject == 94))
+    clip = read_clip(next(file for file in find_clips([tmp_path]) if file.subject == "94"))
     mine = [sample for sample in samples if sample.subject == "94"]
     assert len(samples) - len(mine) == 21
     assert {sample.action for sample in mine} == {"dance"}
@@ -289,7 +339,7 @@ def test_rig_steps_back_for_a_wide_clip_but_not_without_end():
 
 
 def test_frames_that_a_camera_does_not_see_whole_are_counted(tmp_path):
-    file = ClipFile(tmp_path / "x.bvh", 4, 1, "walk", None)
+    file = ClipFile(tmp_path / "x.bvh", "04", "04_01", "walk", None)
     person = np.random.default_rng(1).uniform([-300, -300, 80], [300, 300, 1700], (1, 17, 3))
     (camera, *_) = camera_rig(person, 4, np.random.default_rng(0), "x")
     eye = -camera.rotation.T @ camera.translation
@@ -298,7 +348,7 @@ def test_frames_that_a_camera_does_not_see_whole_are_counted(tmp_path):
     places = [np.zeros(3), camera.rotation[0] * 2200, eye * [1, 1, 0], eye * [1, 1, 0] - 3000 * ahead]
     clip = Clip(file, np.concatenate([person + place for place in places]), 10, 120.0)
     tally = Tally()
-    samples = list(cmu.film(clip, np.arange(4), camera, tally))
+    samples = list(motion.film(clip, np.arange(4), camera, tally))
     assert [sample.frame for sample in samples] == [10]
     assert tally.skipped == {
         ("04", "walk", "joint behind the camera"): 2,
@@ -321,7 +371,7 @@ def test_glitches_are_skipped_aloud(tmp_path):
 
 def asf_amc(folder: Path, name: str) -> None:
     """An Acclaim person with the needed bones, each 2 long and none of them moving."""
-    bones = {bone for bones in cmu.ACCLAIM for bone in bones}
+    bones = {bone for bones in motion.ACCLAIM for bone in bones}
     data = "".join(f"begin\nname {bone}\ndirection 0 1 0\nlength 2\naxis 0 0 0 XYZ\nend\n" for bone in sorted(bones))
     (folder / f"{name.split('_')[0]}.asf").write_text(
         ":units\nlength 0.45\nangle deg\n:root\norder TX TY TZ RX RY RZ\n:bonedata\n"
@@ -345,8 +395,28 @@ def test_the_original_is_read_where_a_clip_is_there_twice(tmp_path):
 def test_an_amc_without_its_skeleton_is_named(tmp_path):
     asf_amc(tmp_path, "03_02")
     (tmp_path / "03.asf").rename(tmp_path / "04.asf")
-    with pytest.raises(FileNotFoundError, match=r"03_02\.amc: its skeleton 03\.asf is not beside it"):
+    with pytest.raises(FileNotFoundError, match=r"03_02\.amc: its skeleton 03\.asf is not beside it \(04\.asf is\)"):
         cmu.read([tmp_path], Options(), Request())
+
+
+def test_the_skeleton_of_a_motion_with_another_name_is_found_or_given(tmp_path):
+    asf_amc(tmp_path, "03_02")
+    (tmp_path / "03_02.amc").rename(tmp_path / "walking.amc")
+    (tmp_path / "03.asf").rename(tmp_path / "Person.ASF")
+    reading = cmu.read([tmp_path], Options(), Request())
+    assert [path.name for path in reading.files] == ["walking.amc", "Person.ASF"]
+    (tmp_path / "walking.asf").write_bytes((tmp_path / "Person.ASF").read_bytes())
+    reading = cmu.read([tmp_path], Options(), Request())
+    assert [path.name for path in reading.files] == ["walking.amc", "walking.asf"]
+    (tmp_path / "walking.asf").rename(tmp_path / "other.asf")
+    with pytest.raises(
+        FileNotFoundError, match=r"skeleton walking\.asf is not beside it \(Person\.ASF, other\.asf is\)"
+    ):
+        cmu.read([tmp_path], Options(), Request())
+    reading = cmu.read([tmp_path], Options(skeleton=tmp_path / "other.asf"), Request())
+    assert [path.name for path in reading.files] == ["walking.amc", "other.asf"]
+    with pytest.raises(FileNotFoundError, match=r"--skeleton .*gone\.asf: no such file"):
+        cmu.read([tmp_path], Options(skeleton=tmp_path / "gone.asf"), Request())
 
 
 def test_a_skeleton_without_a_needed_bone_is_named(tmp_path):
@@ -397,15 +467,17 @@ def test_an_unknown_or_empty_skeleton_is_named(tmp_path):
     path = write_clip(tmp_path / "03_02.bvh", standing(1))
     with pytest.raises(ValueError, match=r"03_02\.bvh: 1 frames; the first 1 are no motion"):
         read_clip(*find_clips([path]))
-    path.write_text(motionbuilder_text(np.zeros((3, CHANNELS))).replace("LeftUpLeg", "hip_l"))
-    with pytest.raises(ValueError, match=r"03_02\.bvh: neither LeftUpLeg nor lThigh"):
-        read_clip(*find_clips([path]))
-    path.write_text(motionbuilder_text(np.zeros((3, CHANNELS))).replace("RightHand", "hand_r"))
-    with pytest.raises(ValueError, match=r"03_02\.bvh: no joint 'RightHand'"):
-        read_clip(*find_clips([path]))
+    for old, new, message in (
+        ("LeftUpLeg", "pin_7", "no joint 'LeftUpLeg'"),
+        ("RightHand", "pin_7", "no joint 'RightHand'"),
+        ("Neck1", "Nape", "skeleton must be CMU MotionBuilder or Daz or Acclaim or 3ds Max, got MotionBuilder"),
+    ):
+        path.write_text(motionbuilder_text(np.zeros((3, CHANNELS))).replace(old, new))
+        with pytest.raises(ValueError, match=rf"03_02\.bvh: .*{message}"):
+            ClipReader(bvh_people.Setup(unit="cmu"), kinds=cmu.KINDS).read(*find_clips([path]))
 
 
 def test_a_camera_without_a_place_cannot_film(tmp_path):
-    clip = Clip(ClipFile(tmp_path / "x.bvh", 4, 1, "walk", None), np.ones((1, 17, 3)), 1, 120.0)
+    clip = Clip(ClipFile(tmp_path / "x.bvh", "04", "04_01", "walk", None), np.ones((1, 17, 3)), 1, 120.0)
     with pytest.raises(ValueError, match="camera 'lens' has no place in the world"):
-        next(cmu.film(clip, np.arange(1), Camera("lens", pinhole(1000, 100, 100), 100, 100), Tally()))
+        next(motion.film(clip, np.arange(1), Camera("lens", pinhole(1000, 100, 100), 100, 100), Tally()))

@@ -1,0 +1,111 @@
+"""The score of real motion: families, inputs, intervals, its table, and the command of the splits."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import real_motion
+from benchmarks.report import real_motion_table
+from tests.data.people import H36M_CAMERA, SIZE, pixels_of, sample, standing_person
+from unihpe_fast.data.bbox import square_bbox
+from unihpe_fast.data.camera import Camera
+from unihpe_fast.data.store import write_store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("action", "family"),
+    [
+        ("backflip", "acrobatics"),
+        ("cart wheel", "acrobatics"),
+        ("zombiewalk", "zombie"),
+        ("salsa dance", "salsa"),
+        ("walk to pick up box", "boxes"),
+        ("syutouuke", "martial arts"),
+        ("crouch to lie", "lying, crawling"),
+        ("run to jump to walk", "jumping"),
+        ("run/jog", "running"),
+        ("side step left", "walking"),
+        ("conversation gestures", "other"),
+        ("", "other"),
+    ],
+)
+def test_actions_have_families(action: str, family: str) -> None:
+    assert real_motion.family(action) == family
+
+
+class Standing:
+    """Says that everybody stands, one wrist 170 mm off; what it was given is kept."""
+
+    mean_pose = torch.zeros(17, 3)
+
+    def __init__(self) -> None:
+        self.given: list[torch.Tensor] = []
+
+    def encode_pose2d(self, keypoints: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+        self.given.append(keypoints)
+        return keypoints
+
+    def decode(self, embedding: torch.Tensor, source: str) -> torch.Tensor:
+        pose = torch.from_numpy(standing_person()).float().expand(len(embedding), 17, 3)
+        # one of 17 joints is off
+        return pose + 170 * torch.nn.functional.one_hot(torch.tensor(13), 17)[:, None] * torch.tensor([1.0, 0, 0])
+
+
+def people(path: Path) -> Path:
+    rng, joints = np.random.default_rng(0), standing_person() + np.array([0, 0, 5000.0])
+    pixels, ones = pixels_of(joints), np.ones((17, 1))
+    camera = Camera("c", H36M_CAMERA, *SIZE)
+    values = {
+        "joints_3d": np.concatenate([joints, ones], 1),
+        "keypoints_2d": np.concatenate([pixels, ones], 1),
+        "bbox": square_bbox(pixels),
+        "camera": camera,
+    }
+    names = [("01", "walk"), ("01", "run"), ("02", "walk")]
+    write_store(
+        path,
+        [sample(rng, **values, subject=who, action=what, frame=n) for who, what in names for n in range(20)],
+        dataset="toy",
+        split="val",
+    )
+    return path
+
+
+def test_scores_are_means_over_samples_families_and_people(tmp_path: Path) -> None:
+    path, model = people(tmp_path / "a.h5"), Standing()
+    record: dict = {"trained": "Not trained.", "commit": "0" * 40, "date": "today", "device": "none", "versions": {}}
+    record["inputs"] = {
+        name: real_motion.scores(real_motion.errors(model, [path], config, 1))
+        for name, config in real_motion.INPUTS.items()
+    }
+    exact, detector, quarter = model.given
+    assert (exact[..., 2] == 1).all()
+    assert (exact - exact[0]).abs().max() < 1e-6
+    assert 0.05 < (detector[..., 2] == 0).float().mean() < 0.15
+    assert 0.2 < (quarter[..., 2] == 0).float().mean() < 0.3
+    # nothing but gaps
+    assert set(quarter[..., 2].unique().tolist()) == {0.0, 1.0}
+    scores = record["inputs"]["exact"]
+    assert scores["samples"] == 60
+    assert set(scores["people"]) == {"toy 01", "toy 02"}
+    assert scores["families"]["walking"]["samples"] == 40
+    for key in ("mpjpe", "mpjpe_families"):
+        assert scores[key] == pytest.approx(10, rel=1e-4)
+    assert 2 < scores["pa"] < 10
+    assert scores["mpjpe_interval"] == pytest.approx([10, 10], rel=1e-4)
+    text = real_motion_table(record)
+    assert "10.0 (10 to 10)" in text
+    assert "walking (40)" in text
+    assert "no person is worse than the mean pose" in text
+
+
+def test_the_splits_keep_their_people_apart() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    found = [set(match.split(",")) for match in re.findall(r"--subjects ([\d,]+)", makefile)]
+    assert len(found) == 4
+    assert len(set().union(*found)) == sum(map(len, found)) == 21
