@@ -5,7 +5,7 @@ import torch
 
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from unihpe_kernels import gram_singular_values
-from unihpe_kernels.small_linalg.gram import _gram_singular_values, _gram_singular_values_backward
+from unihpe_kernels.small_linalg.gram import _operator, _operator_backward
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -87,11 +87,9 @@ def test_half_precision_gradient_and_stride_zero():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
     stack = torch.stack([e.detach() for e in random_embeddings(3, 4, 6, dtype)], 1)
-    torch.library.opcheck(_gram_singular_values, (stack.requires_grad_(), "torch"))
-    values, vectors = _gram_singular_values(stack.detach(), "torch")
-    torch.library.opcheck(
-        _gram_singular_values_backward, (torch.ones_like(values), stack.detach(), values, vectors, "torch")
-    )
+    torch.library.opcheck(_operator, (stack.requires_grad_(), "torch"))
+    values, vectors = _operator(stack.detach(), "torch")
+    torch.library.opcheck(_operator_backward, (torch.ones_like(values), stack.detach(), values, vectors, "torch"))
 
 
 @pytest.mark.parametrize("autocast", [False, True])

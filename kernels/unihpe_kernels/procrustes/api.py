@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unihpe_kernels.autocast import without_autocast
 from unihpe_kernels.checks import FLOATING, Backend, check_backend, check_tensor
 from unihpe_kernels.procrustes import op
 from unihpe_kernels.small_linalg.lanes import compute_dtype
@@ -21,14 +22,18 @@ class Similarity(NamedTuple):
     scale: Tensor
     translation: Tensor
 
+    @without_autocast
     def apply(self, points: Tensor) -> Tensor:
         """[..., P, 3] -> [..., P, 3], float64 if the points or the similarity are, else float32."""
         batch = self.scale.shape
         check_tensor("points", points, (*batch, "P", 3), like=self.scale)
-        turned = points.to(compute_dtype(points, self.scale)) @ self.rotation.mT.to(compute_dtype(points, self.scale))
+        dtype = compute_dtype(points, self.scale)
+        # not a matrix product, which torch's settings may round to TF32
+        turned = (points.to(dtype)[..., None, :] * self.rotation.to(dtype)[..., None, :, :]).sum(-1)
         return self.scale[..., None, None] * turned + self.translation[..., None, :]
 
 
+@without_autocast
 def procrustes(
     pred: Tensor, target: Tensor, *, weights: Tensor | None = None, scale: bool = True, backend: Backend = "auto"
 ) -> Similarity:
@@ -79,6 +84,7 @@ class Alignment(NamedTuple):
     error: Tensor
 
 
+@without_autocast
 def align(
     pred: Tensor, target: Tensor, *, weights: Tensor | None = None, scale: bool = True, backend: Backend = "auto"
 ) -> Alignment:
@@ -95,7 +101,7 @@ def align(
         float32. A NaN spoils its own sample only.
     """
     batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
-    if torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad):
+    if torch.is_grad_enabled() and (_may_want_gradient(pred) or _may_want_gradient(target)):
         return _recorded_alignment(
             pred, target, weights, procrustes(pred, target, weights=weights, scale=scale, backend=backend)
         )
@@ -105,6 +111,13 @@ def align(
         part.reshape((*batch, *part.shape[1:])) for part in found
     )
     return Alignment(Similarity(rotation, size, translation), aligned, joint_errors, error)
+
+
+def _may_want_gradient(poses: Tensor) -> bool:
+    """A tensor under vmap does not know whether it does."""
+    if torch.compiler.is_compiling():
+        return poses.requires_grad
+    return poses.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(poses)
 
 
 def _recorded_alignment(pred: Tensor, target: Tensor, weights: Tensor | None, similarity: Similarity) -> Alignment:
@@ -124,6 +137,7 @@ def _recorded_alignment(pred: Tensor, target: Tensor, weights: Tensor | None, si
     return Alignment(similarity, aligned, joint_errors, _weighted_mean(joint_errors, w))
 
 
+@without_autocast
 def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, backend: Backend = "auto") -> Tensor:
     """Mean per-joint position error after Procrustes alignment, one a pose.
 
@@ -143,11 +157,10 @@ def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, bac
     """
     batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
     resolved = check_backend(backend, _widest(flat_pred, flat_target, flat_weights), "pa_mpjpe")
-    recording = torch.is_grad_enabled()
-    needs = (recording and pred.requires_grad, recording and target.requires_grad)
-    return op.pa_mpjpe(flat_pred, flat_target, flat_weights, *needs, resolved)[0].reshape(batch)
+    return op.pa_mpjpe(flat_pred, flat_target, flat_weights, False, False, resolved)[0].reshape(batch)
 
 
+@without_autocast
 def n_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: int | None = 0) -> Tensor:
     """Mean per-joint position error after alignment of the scale alone (Rhodin et al. 2018), one a pose.
 
@@ -162,6 +175,7 @@ def n_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root
     return _mean_distance(x * ((over + empty) / (under + empty))[..., None, None], y, w)
 
 
+@without_autocast
 def mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: int | None = 0) -> Tensor:
     """Mean per-joint position error, one a pose: the mean over joints of |X_j - Y_j| with both poses centred on a root.
 
