@@ -110,9 +110,9 @@ class PairwiseInfoNCE(_SharesGroup, nn.Module):
     """Symmetric cosine InfoNCE (Radford et al. 2021) over every two modalities; memory O(B^2).
 
     temperature: start value, in [0.01, 1]. group: a torch.distributed process group, whose ranks each hold a part of
-    the batch: anchors are the rank's own, candidates those of all ranks, memory O(B_rank B); a copy of the module shares
-    it, a pickle does not keep it. See collectives.py for how
-    its value and gradient relate to those of one process.
+    the batch: anchors are the rank's own, candidates those of all ranks, memory O(B_rank B); a copy of the module
+    shares it, a pickle does not keep it. See collectives.py for how its value and gradient relate to those of one
+    process.
     """
 
     def __init__(

@@ -126,7 +126,7 @@ def differentiate(
             shape = _shape(arguments)
             if torch._C._are_functorch_transforms_active():
                 with _one_level_allowed():
-                    outputs = OfOneLevel.apply(keyset, shape, *_flat(arguments))
+                    outputs = OfOneLevel.apply(keyset, shape, *_flat(arguments))  # type: ignore[attr-defined]
             else:
                 outputs = Function.apply(keyset, shape, *_flat(arguments))
             return list(outputs) if _returns_list(operator) else outputs
@@ -233,7 +233,7 @@ def _under_vmap(operator: torch._ops.OpOverload, by_sample: bool, *arguments: An
         )
 
     interpreter = retrieve_current_functorch_interpreter()
-    return custom_function_call_vmap_helper(interpreter, over_slices, operator, *arguments)
+    return custom_function_call_vmap_helper(interpreter, over_slices, operator, *arguments)  # type: ignore[arg-type]
 
 
 def _slices_first(value: Any, dim: int | None, count: int) -> Any:

@@ -26,7 +26,7 @@ CASES = {
 
 
 def results(case, dtype, recorded):
-    x, *e = (value.to(dtype).requires_grad_(recorded) for value in (X, *E))
+    x, *e = (value.detach().clone().to(dtype).requires_grad_(recorded) for value in (X, *E))
     value = case(x, e)
     if not recorded:
         return [value]

@@ -124,3 +124,20 @@ def test_second_derivative_is_refused():
 def test_bad_arguments_are_named(error, message, embeddings):
     with pytest.raises(error, match=message):
         gram_singular_values(embeddings)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_a_bad_row_spoils_its_sample_alone(count, dtype, bad):
+    """It ended the whole batch in LinAlgError."""
+    embeddings = [e.to(dtype) for e in torch.randn(count, 6, 5, generator=torch.Generator().manual_seed(0))]
+    wanted = gram_singular_values(embeddings)
+    embeddings[1][2, 3] = bad
+    leaves = [e.requires_grad_() for e in embeddings]
+    values = gram_singular_values(leaves)
+    gradients = torch.autograd.grad(values[[0, 1, 3, 4, 5]].sum(), leaves)
+    others = torch.arange(6) != 2
+    assert values[2].isnan().all()
+    torch.testing.assert_close(values[others], wanted[others])
+    assert all(gradient[others].isfinite().all() for gradient in gradients)

@@ -289,3 +289,12 @@ def test_bad_arguments():
         svd3x3(torch.zeros(3, 3, dtype=torch.int32))
     with pytest.raises(ValueError, match="triton"):
         svd3x3(torch.zeros(3, 3), backend="triton")
+
+
+def test_the_gradient_at_repeated_values_is_as_documented():
+    """Right for the polar factor; of (u * s) @ vh, which is the matrix itself, the diagonal and the antisymmetric part."""
+    a = torch.eye(3, dtype=torch.float64).requires_grad_()
+    w = torch.randn(3, 3, generator=generator(3), dtype=torch.float64)
+    u, s, vh = svd3x3(a)
+    (gradient,) = torch.autograd.grad((((u * s[..., None, :]) @ vh) * w).sum(), a)
+    torch.testing.assert_close(gradient, (w - w.T) / 2 + w.diag().diag())

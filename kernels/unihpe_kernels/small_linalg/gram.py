@@ -25,7 +25,7 @@ def gram_singular_values(embeddings: Sequence[Tensor]) -> Tensor:
 
     Returns:
         [B, M], float64 for float64 embeddings, else float32; the last M - D are 0 where D < M. Accurate to rounding of
-        the largest singular value.
+        the largest singular value. A sample with a NaN or an infinity in it is NaN, and the others are not touched.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.

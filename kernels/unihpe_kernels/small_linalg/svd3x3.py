@@ -24,7 +24,12 @@ def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Ten
     them together (as in U Vh), so that a function of the polar factor is differentiated safely at repeated values. Only
     true degeneracies are damped: a difference or sum of at most 32 eps (of the dtype) times the largest singular value
     is rounding, and what would be divided by it is left out: vectors inside a repeated value are held fixed. So the
-    gradient is bounded by that of the outputs over 32 eps times the largest singular value. There is no second
+    gradient is bounded by that of the outputs over 32 eps times the largest singular value.
+
+    At repeated values it is right for functions of the singular values that are symmetric in the repeated ones, and of
+    the polar factor U Vh. It is finite but wrong for other functions, smooth ones too, that pair the vectors with
+    their values: that of ((u * s[..., None, :]) @ vh * w).sum(), which is (a * w).sum(), is w, but at a = I comes out as w's
+    diagonal and its antisymmetric part: how a symmetric change turns the vectors is left out there. Write such a function in terms of `a` itself. There is no second
     derivative.
 
     Args:
