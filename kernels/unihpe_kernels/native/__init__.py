@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 _PACKAGE = Path(__file__).parent.parent
+_OWN = str(_PACKAGE) + os.sep  # of the files that no warning points to
 # Not -ffast-math: NaN and infinity must stay what they are. The two flags in its place say that nobody reads errno or
 # the floating point exceptions, without which comparisons and square roots are not done in vectors.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
@@ -101,7 +102,7 @@ def _obstacle(sources: tuple[str, ...]) -> str | None:
 def _warn(message: str) -> None:
     """Points to the line outside of this package that called it."""
     level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_code.co_filename.startswith(str(_PACKAGE)):
+    while frame.f_back and frame.f_code.co_filename.startswith(_OWN):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, RuntimeWarning, stacklevel=level)
 
