@@ -21,8 +21,10 @@ MANY_TRIPLES = 2**35
 
 
 class Arguments(NamedTuple):
-    """As for `singular_value_contrastive_loss`, the embeddings of one dtype. What is refused where its values may be looked
-    at is NaN elsewhere."""
+    """As for `singular_value_contrastive_loss`, the embeddings of one dtype.
+
+    What is refused where its values may be looked at is NaN elsewhere.
+    """
 
     embeddings: list[Tensor]
     temperature: float | Tensor

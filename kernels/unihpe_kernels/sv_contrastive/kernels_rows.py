@@ -76,15 +76,18 @@ def _inverse_length(source, offset, width, used, ROWS: tl.constexpr, BLOCK: tl.c
     for start in range(0, width, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = used[:, None] & (column[None, :] < width)
-        value = tl.load(source + (offset[:, None] + column[None, :]), mask=inside, other=0.0).to(tl.float32) * scale[:, None]
+        value = (
+            tl.load(source + (offset[:, None] + column[None, :]), mask=inside, other=0.0).to(tl.float32)
+            * scale[:, None]
+        )
         square += tl.sum(value * value, 1)
     return scale, inverse_root(square, scale)
 
 
 @triton.jit
 def inverse_root(square, scale):
-    """1/length from the squared lengths of rows that were multiplied with `scale`, 0 for rows as good as zero. Correctly
-    rounded: every score depends on it."""
+    """1/length from the squared lengths of rows that were multiplied with `scale`, 0 for rows as good as zero.
+    Correctly rounded: every score depends on it."""
     norm = tl.sqrt_rn(square)
     least = _MIN_NORM * scale
     return tl.where(norm >= least, tl.div_rn(1.0, tl.maximum(norm, least)), 0.0)

@@ -203,7 +203,7 @@ class Pairs(Protocol):
     """ "paired" over anchors' rows [M, a, D] and samples' columns [M, b, D], of unit length."""
 
     def forward(self) -> Tensor:
-        """log2 of the sum over every anchor's tuples, relative to its own one, [M, a]: the anchors' losses to base 2."""
+        """log2 of the sum over every anchor's tuples, relative to its own one: its loss to base 2, [M, a]."""
 
     def backward(self, losses: Tensor, d_score: Tensor) -> tuple[Sequence[Tensor] | None, Sequence[Tensor], Tensor]:
         """Gradients of the rows, or None where they are the columns and so are their gradients, and of the columns; and
@@ -349,8 +349,8 @@ class TripleSlab:
         return torch.add(self._shift_rounded, sigma, alpha=self._scale_number, out=out).exp2_()
 
     def sums(self, with_scores: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Over the tuples of every i [2, a], j [2, b] and k [2, b] but the own ones: the sums of exponentials and of those
-        times score, which the temperature's gradient wants; without them [1, a], [1, b] and [1, b].
+        """Over the tuples of every i [2, a], j [2, b] and k [2, b] but the own ones: the sums of exponentials and of
+        those times score, which the temperature's gradient wants; without them [1, a], [1, b] and [1, b].
         And the scores [a] of the own tuples of the samples i."""
         for part in self._unused:  # an output must be the same every time
             part.zero_()
