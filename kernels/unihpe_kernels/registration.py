@@ -178,8 +178,8 @@ def _refuse_tangents(operator: torch._ops.OpOverload, arguments: Sequence[Any]) 
     for argument in _flat(arguments):
         if isinstance(argument, Tensor) and forward_ad.unpack_dual(argument).tangent is not None:
             raise NotImplementedError(
-                f"{_registered[_name(operator)].title} has no forward-mode derivative (jvp, jacfwd, linearize, dual tensors): "
-                "use reverse mode "
+                f"{_registered[_name(operator)].title} has no forward-mode derivative "
+                "(jvp, jacfwd, linearize, dual tensors): use reverse mode "
                 "(backward, vjp, jacrev)"
             )
 
