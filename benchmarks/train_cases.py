@@ -18,6 +18,7 @@ VARIANTS: dict[str, tuple[str, bool]] = {
     "ours, compiled": ("default", False),
     "ours, compiled with CUDA graphs": ("reduce-overhead", False),
     "ours, eager": ("off", False),
+    "ours, eager, masks and weights of ones": ("off", False),
     "naive SVD loss, eager": ("off", True),
 }
 BACKBONES = {
@@ -33,7 +34,7 @@ class NaiveLoss(nn.Module):
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, *embeddings: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+    def forward(self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """weights and present are those of whole, equal samples here."""
         return paired_svdvals_of_stacks(embeddings, self.temperature())
 
@@ -56,6 +57,9 @@ def trainer(config: Config, variant: str, device: str, dtype: str = "auto") -> T
     run = replace(RunConfig(), device=device, dtype=dtype, compile=mode)
     made = Trainer(replace(config, run=run), choose_runtime(run))
     made.model.train()
+    if "masks" in variant:
+        # as if no batch were known to be complete
+        made.criterion.is_dense = lambda present, weights: False
     if naive:
         made.criterion.singular_value = NaiveLoss(made.criterion.singular_value.temperature)
     return made
@@ -63,7 +67,8 @@ def trainer(config: Config, variant: str, device: str, dtype: str = "auto") -> T
 
 def first_loss(made: Trainer, batch: Batch) -> float:
     """The total loss before any step. With its backward pass: CUDA graphs wait for that of every forward pass."""
-    total, _ = made._loss_step(batch.to(made.runtime.device).tensors())
+    dense = made.criterion.is_dense(batch.present, batch.weights)
+    total, _ = made._loss_step(batch.to(made.runtime.device).tensors(), dense)
     value = total.item()
     total.backward()
     made.optimizer.zero_grad(set_to_none=True)

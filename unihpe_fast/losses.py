@@ -219,17 +219,25 @@ class Criterion(_SharesGroup, nn.Module):
         if self.weights["pairwise"]:
             self.pairwise = PairwiseInfoNCE(config.temperature, config.learnable_temperature, group)
 
-    def forward(self, outputs: "Outputs", target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def is_dense(self, present: Tensor, weights: Tensor) -> bool:
+        """Whether a batch on the host, present bool [3, B] and weights [B], has every modality of the model and weights
+        of 1 alone. False over ranks, which would have to agree on it first."""
+        return self.group is None and bool(present[self.rows].all()) and bool((weights == 1).all())
+
+    def forward(
+        self, outputs: "Outputs", target: dict[str, Tensor], dense: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """outputs: of the model; target: `Batch.tensors()`. Returns the total and its terms, unweighted and detached.
 
         A sample trains with what it has: a term counts it only where its modalities are present and its joints valid,
         and what stands elsewhere (even NaN) changes nothing. A term that no sample can train is 0. Computed in fp32,
-        also under autocast; shapes do not depend on the data.
+        also under autocast; shapes do not depend on the data. dense: `is_dense` of the batch is known to be true; the
+        singular-value term is the same then, by kernels without masks, which are faster.
         """
         with torch.autocast(outputs.embeddings.device.type, enabled=False):
             terms: dict[str, Tensor] = {}
             if self.weights["singular_value"]:
-                terms["singular_value"] = self._singular_value(outputs, target)
+                terms["singular_value"] = self._singular_value(outputs, target, dense)
             means = {name: term(self, outputs, target) for name, term in _MEANS.items() if self.weights[name]}
             terms |= zip(means, global_means(list(means.values()), self.group), strict=True)
             total = outputs.embeddings.new_zeros((), dtype=torch.float32)
@@ -237,10 +245,9 @@ class Criterion(_SharesGroup, nn.Module):
                 total = total + self.weights[name] * value
         return total, {name: value.detach() for name, value in terms.items()}
 
-    def _singular_value(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
-        return self.singular_value(
-            *outputs.embeddings.float(), weights=target["weights"], present=self._present(target)
-        )
+    def _singular_value(self, outputs: "Outputs", target: dict[str, Tensor], dense: bool) -> Tensor:
+        masks = {} if dense else {"weights": target["weights"], "present": self._present(target)}
+        return self.singular_value(*outputs.embeddings.float(), **masks)
 
     def _pairwise(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
         return self.pairwise.sums(*outputs.embeddings.float(), weights=target["weights"], present=self._present(target))
