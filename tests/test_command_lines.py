@@ -151,7 +151,7 @@ def test_a_command_line_is_taken(line: tuple[str, ...], capsys: pytest.CaptureFi
 def test_the_lines_are_found() -> None:
     assert len(LINES) > 35
     for line in (
-        ("README.md", "unihpe_fast.evaluate", "runs/mixed-w48", "--data", "3dpw.h5", "--protocol", "3dpw"),
+        ("docs/datasets.md", "unihpe_fast.evaluate", "runs/mixed-w48", "--data", "3dpw.h5", "--protocol", "3dpw"),
         ("unihpe_fast/evaluate.py", "unihpe_fast.evaluate", "RUN", "--data", "FILE.h5"),
     ):
         assert line in LINES

@@ -31,7 +31,7 @@ USAGE = f"""Train UniHPE. The presets: {", ".join(PRESETS)} (the default: synthe
 --config FILE   start from a config.yaml instead of a preset
 --resume RUN    go on with the run in this folder, with its own options
 
-`torchrun --nproc-per-node N -m unihpe_fast.train ..` trains on N devices; see the README."""
+`torchrun --nproc-per-node N -m unihpe_fast.train ..` trains on N devices; see docs/training.md."""
 
 
 @dataclass(frozen=True)

@@ -247,5 +247,5 @@ def test_a_terminal_goes_on_unseen() -> None:
     with os.fdopen(write, "w") as stream:
         terminal = Terminal(file=stream)
         for _ in range(3):
-            terminal.print("x" * 100_000)
+            terminal.print("word\n" * 20_000, highlight=False, markup=False)
         assert terminal.quiet

@@ -50,7 +50,7 @@ def train(
     console: Console | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Run the training of `config` in `run_dir` (laid out as the README says); returns the final scores.
+    """Run the training of `config` in `run_dir` (laid out as docs/training.md says); returns the final scores.
 
     resume: go on from the folder's newest readable checkpoint, bit for bit on a CPU and as many ranks; from step 0 when
     it has none yet. ranks: this process among those that train together; all of them call this. Raises ConfigError,
