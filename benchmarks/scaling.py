@@ -64,10 +64,17 @@ class Step:
         return sent
 
     def tuples(self) -> int:
-        """Scored by one rank: each in the forward and in the backward pass; and the own tuples."""
+        """Scored by one rank: each in the forward and in the backward pass."""
         if self.kind == "all":
             return 2 * self.samples * self.batch**2
-        return 2 * self.count * self.samples * self.batch + 3 * self.samples
+        return 2 * self.count * self.samples * self.batch
+
+    def positives(self) -> int:
+        """Positive tuples that one rank scores beside: what it sums is relative to them, so that nothing cancels."""
+        if self.kind == "all":
+            return self.batch
+        # in both passes, and of a ring in every turn of both
+        return 2 * self.samples * (1 + (self.ranks if self.kind == "ring" else 1))
 
     def product_flops(self) -> int:
         """Of one rank's matrix products."""

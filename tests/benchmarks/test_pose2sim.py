@@ -161,7 +161,8 @@ def test_every_row_is_scored_on_the_same_samples():
     whole, limbs = scores["lifted"][0]
     assert 5 < whole <= 170 / 17**0.5
     assert 5 < limbs <= 170 / 12**0.5
-    assert scores["mean pose"].min() > 5
+    # the mean pose is the truth but for the head and the spine, which COCO has otherwise
+    assert scores["mean pose"][:, 0].min() > 5
 
 
 def test_what_was_seen_is_kept(tmp_path):
