@@ -4,11 +4,11 @@
 
 The rule, settled before any pose was scored but not before its reprojection errors were seen. The cameras' directions
 are refined so that a detector's joints meet. A joint's truth is triangulated from all cameras that see it with a
-confidence of 0.3, or without the one of them that fits worst, but from at least three; it holds where the root mean square of its reprojection errors is at most 15 px of
-1920. A person in a frame counts where the 12 joints of arms and legs hold and each of their eight bones is within 20 %
-of its median over the clip. A camera's view of it counts where both detectors found the person there: their joints are,
-on average, within a tenth of the person's height of the projected truth. Every row of a table is scored on the same
-samples, over all joints that hold.
+confidence of 0.3, or without the one of them that fits worst, but from at least three; it holds where the root mean
+square of its reprojection errors is at most 15 px of 1920. A person in a frame counts where the 12 joints of arms and
+legs hold and each of their eight bones is within 20 % of its median over the clip. A camera's view of it counts where
+both detectors found the person there: their joints are, on average, within a tenth of the person's height of the
+projected truth. Every row of a table is scored on the same samples, over all joints that hold.
 
 Truth comes from BlazePose heavy, which is not the detector that feeds the lifter (MoveNet), and once more from MoveNet,
 which is not BlazePose: the second is for BlazePose's own 3D. COCO's 17 joints become Human3.6M's as everywhere here,
