@@ -15,6 +15,7 @@ import tyro
 from unihpe_fast import prepare, train
 from unihpe_fast.config import Config
 from unihpe_fast.data.sources import source_module
+from unihpe_fast.detector.__main__ import Fetch
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
@@ -54,7 +55,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
             rest = rest.replace("\n", " ")
         # to the end of the line, without the comment or the sentence that goes on behind it
         line = rest.split("\n")[0]
-        ends = r"\s#|\s{3,}[a-z]|;" if '"' in line else r"\s#|\s{3,}[a-z]|, | \(|(?<!\.)\.\s|;"
+        ends = r"\s&&|\s#|\s{3,}[a-z]|;" if '"' in line else r"\s&&|\s#|\s{3,}[a-z]|, | \(|(?<!\.)\.\s|;"
         line = re.split(ends, line, maxsplit=1)[0]
         # what may be left out, and "and so on"
         line = re.sub(r"\[[^][]*\]", "", line)
@@ -117,9 +118,15 @@ def stop_after_parsing(main: Callable[..., Any], arguments: list[str]) -> None:
             main()
 
 
+def parse_detector(arguments: list[str]) -> None:
+    assert arguments[0] == "fetch"
+    tyro.cli(Fetch, args=arguments[1:])
+
+
 # commands whose arguments are not simply those of `parse_by_arguments`; one that is added is found by itself
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "benchmarks.record": parse_record,
+    "unihpe_fast.detector": parse_detector,
     "unihpe_fast.prepare": parse_prepare,
     "unihpe_fast.train": parse_train,
 }

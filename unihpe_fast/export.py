@@ -1,6 +1,6 @@
 """`python -m unihpe_fast.export RUN OUT.safetensors --data TEXT --licence TEXT`: a trained run as one file.
 
-`load_model`, `Predictor` and `python -m unihpe_fast.predict --model` take it.
+`load_model`, `Predictor` and the option `--model` of the command `predict` take it.
 """
 
 import json

@@ -1,5 +1,7 @@
 """The training losses. `SingularValueContrastiveLoss` and `PairwiseInfoNCE` need torch alone."""
 
+import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -12,7 +14,9 @@ from torch.nn import functional as F
 
 from unihpe_fast.collectives import Group, Rows, global_means
 from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
-from unihpe_kernels.checks import Backend
+from unihpe_kernels.autocast import without_autocast
+from unihpe_kernels.checks import Backend, check_backend_name, check_weights
+from unihpe_kernels.scaling import inverse_power
 
 if TYPE_CHECKING:
     from unihpe_fast.config import LossConfig
@@ -45,12 +49,27 @@ class Temperature(nn.Module):
         return (self.log_temperature + (clamped - self.log_temperature).detach()).exp()
 
 
-class SingularValueContrastiveLoss(nn.Module):
+class _SharesGroup:
+    """A module with a process group, which cannot be copied: copies share it, and a pickle does not keep it."""
+
+    group: Group | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        memo[id(self.group)] = self.group
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "group": None}
+
+
+class SingularValueContrastiveLoss(_SharesGroup, nn.Module):
     """`unihpe_kernels.singular_value_contrastive_loss` with a temperature that is learned.
 
     temperature: start value, in [0.01, 1]. negatives: "paired", or "all" for two or three modalities. normalize:
     L2-normalise the embeddings. backend: "auto", "triton", "native" or "torch". group: a torch.distributed process
-    group, whose ranks each hold a part of the batch.
+    group, whose ranks each hold a part of the batch; a copy of the module shares it, a pickle does not keep it.
     The loss is blind to the sign of a whole modality: train it together with a pairwise term (`PairwiseInfoNCE`), as
     UniHPR's two steps do.
     Source: UniHPE (arXiv 2311.16477), UniHPR (arXiv 2510.19078).
@@ -68,6 +87,7 @@ class SingularValueContrastiveLoss(nn.Module):
         super().__init__()
         if negatives not in ("paired", "all"):
             raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
+        check_backend_name(backend)
         self.temperature = Temperature(temperature, learnable_temperature)
         self.negatives, self.normalize, self.backend, self.group = negatives, normalize, backend, group
 
@@ -86,12 +106,13 @@ class SingularValueContrastiveLoss(nn.Module):
         )
 
 
-class PairwiseInfoNCE(nn.Module):
+class PairwiseInfoNCE(_SharesGroup, nn.Module):
     """Symmetric cosine InfoNCE (Radford et al. 2021) over every two modalities; memory O(B^2).
 
     temperature: start value, in [0.01, 1]. group: a torch.distributed process group, whose ranks each hold a part of
-    the batch: anchors are the rank's own, candidates those of all ranks, memory O(B_rank B). See collectives.py for how
-    its value and gradient relate to those of one process.
+    the batch: anchors are the rank's own, candidates those of all ranks, memory O(B_rank B); a copy of the module
+    shares it, a pickle does not keep it. See collectives.py for how its value and gradient relate to those of one
+    process.
     """
 
     def __init__(
@@ -109,10 +130,14 @@ class PairwiseInfoNCE(nn.Module):
         """
         return global_means([self.sums(*embeddings, weights=weights, present=present)], self.group)[0]
 
+    @without_autocast
     def sums(
         self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The weighted sum over this rank's anchors and the sum of their weights, of which `forward` is the mean."""
+        """The weighted sum over this rank's anchors and the sum of their weights, of which `forward` is the mean.
+
+        In float64 if an embedding is, else float32, also under autocast; embeddings may be of any size that their dtype
+        holds. Negative and NaN weights raise on a CPU, and make the loss NaN elsewhere."""
         if len(embeddings) < 2:
             raise ValueError(f"embeddings must be two or more tensors [B, D], got {len(embeddings)}")
         shapes = {tuple(x.shape) for x in embeddings}
@@ -129,9 +154,12 @@ class PairwiseInfoNCE(nn.Module):
             weights = torch.ones(batch, device=embeddings[0].device)
         elif weights.shape != (batch,):
             raise ValueError(f"weights must have shape [{batch}], got {list(weights.shape)}")
+        else:
+            weights = check_weights(weights)
         # half precision cannot tell near neighbours apart; what an absent modality left may not even be finite
-        wide = [x.float() if x.dtype.itemsize < 4 else x for x in embeddings]
-        unit = [F.normalize(torch.where(has[:, None], x, 0), dim=-1) for has, x in zip(present, wide, strict=True)]
+        dtype = functools.reduce(torch.promote_types, [x.dtype for x in embeddings], torch.float32)
+        wide = [torch.where(has[:, None], x.to(dtype), 0) for has, x in zip(present, embeddings, strict=True)]
+        unit = [F.normalize(x * inverse_power(x, -1), dim=-1) for x in wide]
         everyone, seen, start = unit, present, 0
         if self.group is not None:
             shared = Rows(batch, self.group)
@@ -153,7 +181,7 @@ class PairwiseInfoNCE(nn.Module):
         return total, count
 
 
-class Criterion(nn.Module):
+class Criterion(_SharesGroup, nn.Module):
     """Every term of `LossConfig` with a weight above 0, and their weighted sum.
 
     modalities: those of the model, in its order. backend: of the contrastive kernel. group: a torch.distributed process

@@ -58,12 +58,15 @@ def test_what_was_not_scored_says_why() -> None:
     assert "per action" not in _printed(only_2d, with_rows=False)
 
 
-def test_a_summary_without_json_s_numbers_is_not_written(tmp_path: Path) -> None:
+def test_a_summary_is_whole_whatever_its_numbers_are(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     report.write_summary(path, {"n": 3, "image": None})
-    with pytest.raises(ValueError, match="JSON"):
-        report.write_summary(path, {"n": float("nan")})
-    assert json.loads(path.read_text()) == {"n": 3, "image": None}
+    with pytest.warns(UserWarning, match="null in place of what is not finite: n$"):
+        report.write_summary(path, {"n": float("nan"), "image": None})
+    assert json.loads(path.read_text()) == {"n": None, "image": None}
+    with pytest.raises(TypeError):
+        report.write_summary(path, {"n": object()})
+    assert json.loads(path.read_text()) == {"n": None, "image": None}
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 

@@ -271,8 +271,10 @@ def score(predictions: Predictions, mean_pose: Tensor) -> dict[str, Any]:
             errors = pose_metrics(p.joints_3d[m][keep], target[keep], valid[keep])
             scores[m] = average(errors)
             by_action = average_by_group(errors, action_row[keep], len(actions))
-        for action, row_scores in zip(actions, by_action, strict=True):
-            per_action[action][m] = row_scores
+        # actions are told apart by modality only
+        if m in MODALITIES:
+            for action, row_scores in zip(actions, by_action, strict=True):
+                per_action[action][m] = row_scores
 
     scores["keypoints2d"] = None
     keep = rows["keypoints2d"].keep

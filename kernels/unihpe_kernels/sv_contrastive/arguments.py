@@ -9,16 +9,22 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from unihpe_kernels.checks import Backend, check_backend, check_tensor
+from unihpe_kernels.checks import Backend, check_backend, check_tensor, check_weights, is_readable
 
 MAX_MODALITIES = 8
 MIN_TEMPERATURE = 1e-3
+# How far from 1 the length of a unit vector may be: rows are rounded to their own dtype.
+UNIT_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+MIN_NORM = 1e-12  # a shorter row has no direction
 # Triples a rank visits in a step, from which on "all" is warned of: "paired" has long been the better use of the time.
 MANY_TRIPLES = 2**35
 
 
 class Arguments(NamedTuple):
-    """As for `singular_value_contrastive_loss`, the embeddings of one dtype."""
+    """As for `singular_value_contrastive_loss`, the embeddings of one dtype.
+
+    What is refused where its values may be looked at is NaN elsewhere.
+    """
 
     embeddings: list[Tensor]
     temperature: float | Tensor
@@ -69,10 +75,16 @@ def check_arguments(
     batch = first.shape[0]
     if weights is not None:
         check_tensor("weights", weights, (batch,), like=first)
+        weights = check_weights(weights)
     if present is not None:
         check_tensor("present", present, (len(embeddings), batch), dtypes=(torch.bool,), like=first)
     _check_temperature(temperature, first)
     check_backend(backend, first, "singular_value_contrastive_loss")
+    if not normalize:
+        embeddings = [
+            _check_unit_rows(f"embeddings[{m}]", rows, None if present is None else present[m])
+            for m, rows in enumerate(embeddings)
+        ]
     return Arguments(embeddings, temperature, negatives, weights, present, bool(normalize), backend)
 
 
@@ -101,6 +113,25 @@ def _check_embeddings(embeddings: Sequence[Tensor], negatives: str) -> list[Tens
         check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
     dtype = functools.reduce(torch.promote_types, [embedding.dtype for embedding in embeddings])
     return [embedding.to(dtype) for embedding in embeddings]
+
+
+def _check_unit_rows(name: str, rows: Tensor, present: Tensor | None) -> Tensor:
+    """Refuse rows whose length is neither 1 nor 0, of samples that have the modality."""
+    with torch.no_grad():
+        wide = rows if rows.dtype == torch.float64 else rows.float()
+        lengths = torch.linalg.vector_norm(wide, dim=1)
+        wrong = ((lengths - 1).abs() > UNIT_TOLERANCE[rows.dtype]) & (lengths >= MIN_NORM)
+        if present is not None:
+            wrong &= present
+    if not is_readable(rows):
+        return rows * torch.where(wrong, torch.nan, 1.0).to(rows.dtype)[:, None]
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{name} must hold rows of length 1 or 0 for normalize=False, got length {lengths[row].item():.6g} "
+            f"in row {row}"
+        )
+    return rows
 
 
 def _check_temperature(temperature: float | Tensor, like: Tensor) -> None:

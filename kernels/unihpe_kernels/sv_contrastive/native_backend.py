@@ -4,13 +4,15 @@ With `present` that backend forms the sets of modalities, of which the pairs are
 `present`, and of temperatures so small that float32 cannot hold the exponentials.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from unihpe_kernels.native import single
 from unihpe_kernels.sv_contrastive import native_pairs, native_triples, torch_backend
 from unihpe_kernels.sv_contrastive.native_pairs import NativePairs
-from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, Pairs, TorchPairs, has_triples
+from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, Pairs, Positives, TorchPairs, has_triples
 
 
 def forward(
@@ -26,12 +28,11 @@ def forward(
     normalisers themselves, of exponentials about the middle of the scores' range, as `backward` takes them. Those
     logarithms are of the size of a score over the temperature, and float32 would round them to that."""
     count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
-    bounded = normalize or _are_units(embeddings)
-    if not _is_dense(embeddings, present) or not (triples or (bounded and _pairs_fit(embeddings, scale))):
+    if not _is_dense(embeddings, present) or not (triples or _pairs_fit(embeddings, scale)):
         return torch_backend.forward(
-            embeddings, temperature, weights, present, negatives, normalize, learns_temperature, _engine(bounded)
+            embeddings, temperature, weights, present, negatives, normalize, learns_temperature, _ENGINE
         )
-    if triples and not (bounded and torch_backend.float32_holds(scale, len(embeddings[0]))):
+    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
         loss, log_sums, sample_loss, _ = _exact_forward(embeddings, temperature, weights, normalize)
         saved = log_sums.new_zeros(saved_size(embeddings, present, negatives), dtype=torch.float32)
         return loss.float(), log_sums.float(), sample_loss.float(), saved
@@ -67,11 +68,11 @@ def backward(
 ) -> list[Tensor]:
     """As `torch_backend.backward`."""
     count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
-    bounded, saved, normalisers = normalize or _are_units(embeddings), _as_left(saved), _as_left(normalisers)
-    if not _is_dense(embeddings, present) or not (triples or (bounded and _pairs_fit(embeddings, scale))):
+    saved, normalisers = _as_left(saved), _as_left(normalisers)
+    if not _is_dense(embeddings, present) or not (triples or _pairs_fit(embeddings, scale)):
         given = (grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved)
-        return torch_backend.backward(*given, negatives, normalize, _engine(bounded))
-    if triples and not (bounded and torch_backend.float32_holds(scale, len(embeddings[0]))):
+        return torch_backend.backward(*given, negatives, normalize, _ENGINE)
+    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
         return _exact_backward(grad, embeddings, temperature, weights, normalize)
     d_score, d_weights = torch_backend.mean_gradients(grad, loss, sample_loss, weights, None, count, scale)
     if triples:
@@ -85,10 +86,6 @@ def backward(
 
 def _is_dense(embeddings: list[Tensor], present: Tensor | None) -> bool:
     return present is None and embeddings[0].shape[0] > 0
-
-
-def _are_units(embeddings: list[Tensor]) -> bool:
-    return all(bool((torch.linalg.vector_norm(rows.float(), dim=1) <= 1.001).all()) for rows in embeddings)
 
 
 def _pairs_fit(embeddings: list[Tensor], scale: float) -> bool:
@@ -112,31 +109,26 @@ def _make_pairs(rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor
         return TorchPairs(rows, columns, own, scale, saved)
     all_columns = columns.unbind()
     all_rows = all_columns if rows is columns else rows.unbind()
-    return _LogarithmicPairs(NativePairs(all_rows, all_columns, own, number, False, saved[:0]), number)
+    return _LogarithmicPairs(all_rows, NativePairs(all_rows, all_columns, own, number, False, saved[:0]), number)
 
 
 class _LogarithmicPairs:
-    """NativePairs as `Pairs`, with log2 of the normalisers."""
+    """NativePairs as `Pairs`, with log2 of the normalisers relative to the own tuples."""
 
-    def __init__(self, pairs: NativePairs, scale: float) -> None:
-        self._pairs, self._scale = pairs, scale
+    def __init__(self, rows: Sequence[Tensor], pairs: NativePairs, scale: float) -> None:
+        self._rows, self._pairs, self._scale = rows, pairs, scale
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        sums, own_powers, own_scores = self._pairs.forward()
-        # the own logits as `torch_backend.sample_losses` rounds them
-        return (sums / own_powers).log2_().add_(own_scores * self._scale), own_scores
+    def forward(self) -> Tensor:
+        sums, own_powers, _ = self._pairs.forward()
+        return (sums / own_powers).log2_()  # of own tuples that dominate, both have all that float32 has of the logit
 
-    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
-        sums = (log_sums.double() - self._scale * self._pairs.middle).exp2_().float()
+    def backward(self, losses: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
+        positives = Positives(self._rows).scores.double()
+        sums = (losses.double() + self._scale * (positives - self._pairs.middle)).exp2_().float()
         return self._pairs.backward(sums, d_score)
 
 
 _ENGINE = torch_backend.Engine(_make_pairs, native_pairs.saved_size)
-_PLAIN = torch_backend.Engine(TorchPairs, native_pairs.saved_size)
-
-
-def _engine(bounded: bool) -> torch_backend.Engine:
-    return _ENGINE if bounded else _PLAIN
 
 
 def _exact_forward(

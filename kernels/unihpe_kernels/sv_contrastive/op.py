@@ -1,11 +1,11 @@
-"""Registration of the loss and its backward with torch: operator, shapes, gradient, autocast, in that order."""
+"""Registration of the loss and its backward with torch: operator, shapes, gradient, in that order."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unihpe_kernels.registration import below_autograd, define, library, register_autocast
+from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
 from unihpe_kernels.sv_contrastive import native_backend, torch_backend
 
 
@@ -60,11 +60,11 @@ def _backend(name: str) -> Any:
     return native_backend if name == "native" else torch_backend
 
 
-sv_contrastive = define(_sv_contrastive)
-sv_contrastive_backward = define(_sv_contrastive_backward)
+sv_contrastive = define(_sv_contrastive, title="singular_value_contrastive_loss")
+sv_contrastive_backward = define(_sv_contrastive_backward, title="singular_value_contrastive_loss")
 
 
-@torch.library.register_fake("unihpe_kernels::sv_contrastive", lib=library)
+@register_fake(sv_contrastive)
 def _(embeddings, temperature, weights, present, negatives, normalize, backend, learns_temperature=False):
     first = embeddings[0]
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
@@ -77,7 +77,7 @@ def _(embeddings, temperature, weights, present, negatives, normalize, backend, 
     )
 
 
-@torch.library.register_fake("unihpe_kernels::sv_contrastive_backward", lib=library)
+@register_fake(sv_contrastive_backward)
 def _(
     grad,
     embeddings,
@@ -97,59 +97,29 @@ def _(
     return [*d_embeddings, temperature.new_empty(()), d_weights]
 
 
-class _Loss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, keyset: Any, temperature: Any, weights: Any, present: Any, options: Any, *embeddings: Any
-    ) -> Any:
-        arguments = (list(embeddings), temperature, weights, present, *options)
-        outputs = below_autograd(sv_contrastive, keyset, *arguments, temperature.requires_grad)
-        ctx.options = options
-        ctx.mark_non_differentiable(*outputs[1:])
-        ctx.set_materialize_grads(False)  # zeros of the size of `saved` would cost as much as the backward itself
-        ctx.save_for_backward(*embeddings, temperature, weights, present, *outputs)
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any, *_: Any) -> Any:
-        *embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved = ctx.saved_tensors
-        if grad is None:
-            return (None,) * (5 + len(embeddings))
-        gradients = sv_contrastive_backward(
-            grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved, *ctx.options
-        )
-        *d_embeddings, d_temperature, d_weights = gradients
-        return None, d_temperature, None if weights is None else d_weights, None, None, *d_embeddings
+def _setup(ctx: Any, arguments: list[Any], outputs: tuple[Tensor, ...]) -> None:
+    embeddings, temperature, weights, present, *options, _ = arguments
+    ctx.options = options
+    ctx.mark_non_differentiable(*outputs[1:])
+    ctx.save_for_backward(*embeddings, temperature, weights, present, *outputs)
 
 
-class _Gradients(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, keyset: Any, grad: Any, count: int, *arguments: Any) -> Any:
-        embeddings, others = arguments[:count], arguments[count:]
-        return tuple(below_autograd(sv_contrastive_backward, keyset, grad, list(embeddings), *others))
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError(
-            "singular_value_contrastive_loss has no second derivative: call backward without create_graph"
-        )
+def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    *embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved = ctx.saved_tensors
+    if grad is None:
+        return [None] * len(embeddings), *[None] * 7  # of the embeddings; of all other arguments
+    *d_embeddings, d_temperature, d_weights = sv_contrastive_backward(
+        grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved, *ctx.options
+    )
+    return d_embeddings, d_temperature, None if weights is None else d_weights, *[None] * 5
 
 
-def _autograd(keyset: Any, embeddings: Any, temperature: Any, weights: Any, present: Any, *options: Any) -> Any:
-    arguments = (embeddings, temperature, weights, present, *options)
-    if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
-        return below_autograd(sv_contrastive, keyset, *arguments)
-    return _Loss.apply(keyset, temperature, weights, present, options[:3], *embeddings)
+def _for_gradient(embeddings: list[Tensor], temperature: Tensor, *others: Any) -> tuple[Any, ...]:
+    return embeddings, temperature, *others[:5], temperature.requires_grad
 
 
-def _autograd_of_backward(keyset: Any, grad: Any, embeddings: Any, *others: Any) -> Any:
-    if not (torch.is_grad_enabled() and torch._C._any_requires_grad(grad, embeddings, *others)):
-        return below_autograd(sv_contrastive_backward, keyset, grad, embeddings, *others)
-    return list(_Gradients.apply(keyset, grad, len(embeddings), *embeddings, *others))
-
-
-library.impl("sv_contrastive", _autograd, "Autograd", with_keyset=True)
-library.impl("sv_contrastive_backward", _autograd_of_backward, "Autograd", with_keyset=True)
-
-for _operator in (sv_contrastive, sv_contrastive_backward):
-    register_autocast(_operator)
+differentiate(sv_contrastive, _setup, _gradient, _for_gradient)
+refuse_gradients(
+    sv_contrastive_backward,
+    "singular_value_contrastive_loss has no second derivative: call backward without create_graph",
+)
