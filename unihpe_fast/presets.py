@@ -69,7 +69,7 @@ PRESETS: dict[str, Config] = {
             pose2d=PoseEncoderConfig(width=288, depth=2),
             decoder=DecoderConfig(width=256, depth=1),
         ),
-        optim=OptimConfig(steps=9000, ema=0.999),
+        optim=OptimConfig(steps=13_500, ema=0.999),
     ),
     "cmu-images": Config(
         data=DataConfig(

