@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unihpe_kernels.sv_contrastive.closed_form import POLYNOMIAL
+from unihpe_kernels.contrastive.closed_form import POLYNOMIAL
 
 Loss = Callable[[Sequence[Tensor], float], Tensor]
 

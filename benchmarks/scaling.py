@@ -22,11 +22,11 @@ import torch.distributed as dist
 
 from benchmarks.ranks import Ranks
 from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import torch_backend
-from unihpe_kernels.sv_contrastive.arguments import MANY_TRIPLES
-from unihpe_kernels.sv_contrastive.closed_form import TripleTile
-from unihpe_kernels.sv_contrastive.group import loss as group_loss
-from unihpe_kernels.sv_contrastive.scorers import ArrowheadScorer
+from unihpe_kernels.contrastive import torch_backend
+from unihpe_kernels.contrastive.arguments import MANY_TRIPLES
+from unihpe_kernels.contrastive.closed_form import TripleTile
+from unihpe_kernels.contrastive.group import loss as group_loss
+from unihpe_kernels.contrastive.scorers import ArrowheadScorer
 
 # Instructions of the inner loops for a triple and a pair, forward and backward together: benchmarks/results/
 # static_cost.json, sm_90, M = 3.

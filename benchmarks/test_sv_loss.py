@@ -9,7 +9,7 @@ import torch
 from benchmarks import other_losses, paper_limit, peers
 from benchmarks.harness import DEVICE, OURS, Competitor, Group, copies_for, measure
 from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import reference
+from unihpe_kernels.contrastive import reference
 
 GPU = DEVICE == "cuda"
 WIDTH = 512 if GPU else 256

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unihpe_kernels.sv_contrastive.group.wire import Wire, exchange_headers
+from unihpe_kernels.collectives import Wire, exchange_headers
 
 Group = dist.ProcessGroup
 

@@ -3,7 +3,7 @@
 from unihpe_kernels.procrustes.api import Alignment, Similarity, align, mpjpe, n_mpjpe, pa_mpjpe, procrustes
 from unihpe_kernels.small_linalg.gram import gram_singular_values
 from unihpe_kernels.small_linalg.svd3x3 import svd3x3
-from unihpe_kernels.sv_contrastive.api import singular_value_contrastive_loss
+from unihpe_kernels.contrastive.api import singular_value_contrastive_loss
 
 __all__ = [
     "Alignment",

@@ -26,7 +26,7 @@ TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
 
 # Operations that have C++ for a CPU, which takes the same dtypes, and the files that it is in.
 NATIVE_SOURCES: dict[str, tuple[str, ...]] = {
-    "singular_value_contrastive_loss": ("sv_contrastive/triples.cpp", "sv_contrastive/pairs.cpp"),
+    "singular_value_contrastive_loss": ("contrastive/triples.cpp", "contrastive/pairs.cpp"),
     "procrustes": ("procrustes/poses.cpp",),
     "pa_mpjpe": ("procrustes/poses.cpp",),
     "svd3x3": ("small_linalg/svd3x3.cpp",),

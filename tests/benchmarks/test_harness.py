@@ -13,7 +13,7 @@ from benchmarks.harness import OURS, Competitor, Group, measure
 from benchmarks.memory import peak_bytes
 from benchmarks.records import exponent, growth, write_records
 from tests.benchmarks.stand_in import Benchmark
-from unihpe_kernels.sv_contrastive import reference
+from unihpe_kernels.contrastive import reference
 
 ROOT = Path(__file__).parents[2]
 # what the GPU machine that `make gpu` is for does not have

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unihpe_kernels.sv_contrastive import reference
+from unihpe_kernels.contrastive import reference
 
 # Absolute error of the loss (about 5) and of its gradients (entries below 0.3) against float64 on the same inputs.
 # float32 scores are good to 5e-7, divided by a temperature of 0.1. The half types compute in float32 and differ in the

@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-triton_backend = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_backend")
-from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows  # noqa: E402
+triton_backend = pytest.importorskip("unihpe_kernels.contrastive.triton_backend")
+from unihpe_kernels.contrastive import kernels_all, kernels_paired, kernels_rows  # noqa: E402
 
 # operations that launch nothing
 FREE = {"empty", "new_empty", "empty_like", "view", "_unsafe_view", "split", "split_with_sizes", "unbind", "select",

@@ -14,9 +14,9 @@ from tests.kernels.sv_cases import in_float64, random_embeddings
 from tests.kernels.sv_group_cases import EVEN, MOST, UNEVEN, Case, compute, on_rank, share, whole
 from tests.kernels.test_sv_op import LargestTensor
 from unihpe_kernels import native, singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import arguments as argument_checks
-from unihpe_kernels.sv_contrastive import reference
-from unihpe_kernels.sv_contrastive.group import loss as group_loss
+from unihpe_kernels.contrastive import arguments as argument_checks
+from unihpe_kernels.contrastive import reference
+from unihpe_kernels.contrastive.group import loss as group_loss
 
 # Relative to the largest entry; in float32 twice what one process is off by, if that is more. The gradient of the
 # temperature is a difference of scores over tau^2, some fifteen times as large; the half types round their gradients,
@@ -294,7 +294,7 @@ def test_compiled_equals_eager(processes, negatives, autocast):
 
 
 def largest_on_rank(group, rank, ring):
-    from unihpe_kernels.sv_contrastive import torch_backend
+    from unihpe_kernels.contrastive import torch_backend
 
     group_loss.GATHERED_BYTES = 0 if ring else 2**31
     torch_backend._TILE_PER_THREAD = 4096

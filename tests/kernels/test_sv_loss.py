@@ -12,8 +12,8 @@ from tests.kernels.sv_cases import (
     value_and_gradients,
 )
 from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import torch_backend
-from unihpe_kernels.sv_contrastive.closed_form import TripleTile
+from unihpe_kernels.contrastive import torch_backend
+from unihpe_kernels.contrastive.closed_form import TripleTile
 
 # "all" of 3 at 7 samples: 343 tuples, in several tiles when the tile is made small; 11 wide and 3 wide (fewer than M)
 CASES = [("all", 2, 7, 11), ("all", 3, 7, 11), ("all", 3, 5, 2)] + [("paired", m, 7, 11) for m in range(2, 9)]
@@ -51,8 +51,8 @@ def test_half_precision_computes_in_float32(negatives, dtype):
 @pytest.mark.parametrize(("negatives", "count"), KINDS)
 def test_tiles_smaller_than_the_batch(monkeypatch, negatives, count):
     """A tile edge on every axis, at a prime size."""
-    monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 40)
-    monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._PAIR_ROWS", 5)
+    monkeypatch.setattr("unihpe_kernels.contrastive.torch_backend._TILE_PER_THREAD", 40)
+    monkeypatch.setattr("unihpe_kernels.contrastive.torch_backend._PAIR_ROWS", 5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     check_against(
         singular_value_contrastive_loss,

@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.memory import peak_bytes
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import scratch
-from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
+from unihpe_kernels.contrastive import scratch
+from unihpe_kernels.contrastive.op import sv_contrastive, sv_contrastive_backward
 
 pytestmark = pytest.mark.usefixtures("cpu_backend")
 
@@ -121,7 +121,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def largest_tensor(count: int, batch: int, negatives: str) -> int:
-    from unihpe_kernels.sv_contrastive import torch_backend
+    from unihpe_kernels.contrastive import torch_backend
 
     embeddings = [e.detach() for e in random_embeddings(count, batch, 8, torch.float32)]
     temperature = torch.tensor(0.1)
@@ -132,9 +132,9 @@ def largest_tensor(count: int, batch: int, negatives: str) -> int:
 
 
 def test_memory_of_all_is_quadratic(monkeypatch):
-    monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 16384)
+    monkeypatch.setattr("unihpe_kernels.contrastive.torch_backend._TILE_PER_THREAD", 16384)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr("unihpe_kernels.sv_contrastive.scratch._held", threading.local())  # of earlier tests, larger
+    monkeypatch.setattr("unihpe_kernels.contrastive.scratch._held", threading.local())  # of earlier tests, larger
     # five tile buffers in one store, beside the B^2 = 65,536 of a Gram matrix; B^3 would be 16.8 million
     assert 256 * 256 <= largest_tensor(3, 256, "all") <= 5 * 256 * 256
 
@@ -172,7 +172,7 @@ def test_scores_of_small_batches_are_kept(count, batch, negatives, kept):
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_memory_of_paired_is_linear(monkeypatch, count):
-    monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 16384)
+    monkeypatch.setattr("unihpe_kernels.contrastive.torch_backend._TILE_PER_THREAD", 16384)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     # five tile buffers in one store; the members' stack is B (M - 1) D = 24,576; B^2 would be 1,048,576
     assert largest_tensor(count, 1024, "paired") <= 5 * 16384

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unihpe_kernels import native
-from unihpe_kernels.sv_contrastive import native_triples
-from unihpe_kernels.sv_contrastive.closed_form import Operand, TripleTile
-from unihpe_kernels.sv_contrastive.scorers import ArrowheadScorer, ClosedFormScorer
+from unihpe_kernels.contrastive import native_triples
+from unihpe_kernels.contrastive.closed_form import Operand, TripleTile
+from unihpe_kernels.contrastive.scorers import ArrowheadScorer, ClosedFormScorer
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
 

@@ -9,11 +9,11 @@ from tests.kernels.sv_group_cases import Case, compute, on_rank, whole
 from tests.kernels.test_triton_sv_tiles import SMALL, count_calls, use_settings
 from tests.kernels.triton_device import DEVICE, needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers  # noqa: F401
-from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces
+from unihpe_kernels.contrastive.group.torch_pieces import TorchPieces
 
-triton_all = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_all")
-triton_paired = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_paired")
-triton_pieces = pytest.importorskip("unihpe_kernels.sv_contrastive.group.triton_pieces")
+triton_all = pytest.importorskip("unihpe_kernels.contrastive.triton_all")
+triton_paired = pytest.importorskip("unihpe_kernels.contrastive.triton_paired")
+triton_pieces = pytest.importorskip("unihpe_kernels.contrastive.group.triton_pieces")
 pytestmark = needs_triton
 
 TEMPERATURE = torch.tensor(0.1)

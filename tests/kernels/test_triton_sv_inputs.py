@@ -8,7 +8,7 @@ from tests.kernels.triton_device import DEVICE, needs_triton
 from tests.kernels.triton_sv_cases import triton_loss
 
 pytest.importorskip("triton")
-from unihpe_kernels.sv_contrastive import triton_all, triton_backend, triton_paired
+from unihpe_kernels.contrastive import triton_all, triton_backend, triton_paired
 
 KINDS = [("all", 3), ("paired", 2), ("paired", 3), ("paired", 4)]
 

@@ -8,7 +8,7 @@ from tests.kernels.test_sv_op import OPTIONS
 from tests.kernels.triton_device import DEVICE, needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, to_device, triton_loss  # noqa: F401
 from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
+from unihpe_kernels.contrastive.op import sv_contrastive, sv_contrastive_backward
 
 pytest.importorskip("triton")
 pytestmark = [needs_triton, pytest.mark.usefixtures("poisoned_buffers")]

@@ -7,7 +7,7 @@ from tests.kernels.sv_cases import LOSS_TOLERANCE, check_against, random_embeddi
 from tests.kernels.triton_device import needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, triton_loss  # noqa: F401
 from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import reference
+from unihpe_kernels.contrastive import reference
 
 pytest.importorskip("triton")
 pytestmark = [needs_triton, pytest.mark.usefixtures("poisoned_buffers")]

@@ -20,9 +20,9 @@ from tests.kernels.triton_device import DEVICE, needs_triton
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
-closed_form = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_score")
-arrowhead = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_arrowhead")
-hollow_vector = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_hollow").hollow_vector
+closed_form = pytest.importorskip("unihpe_kernels.contrastive.kernels_score")
+arrowhead = pytest.importorskip("unihpe_kernels.contrastive.kernels_arrowhead")
+hollow_vector = pytest.importorskip("unihpe_kernels.contrastive.kernels_hollow").hollow_vector
 triple_mu, triple_sigma, triple_gradient = closed_form.triple_mu, closed_form.triple_sigma, closed_form.triple_gradient
 arrowhead_root, arrowhead_gradient = arrowhead.arrowhead_root, arrowhead.arrowhead_gradient
 arrowhead_entry = arrowhead.arrowhead_entry

@@ -8,8 +8,8 @@ from tests.kernels.triton_device import needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, triton_loss  # noqa: F401
 from unihpe_kernels import singular_value_contrastive_loss
 
-triton_all = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_all")
-triton_paired = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_paired")
+triton_all = pytest.importorskip("unihpe_kernels.contrastive.triton_all")
+triton_paired = pytest.importorskip("unihpe_kernels.contrastive.triton_paired")
 pytestmark = [needs_triton, pytest.mark.usefixtures("poisoned_buffers")]
 
 

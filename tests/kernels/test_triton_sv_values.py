@@ -18,7 +18,7 @@ from tests.kernels.test_sv_loss import CASES, KINDS
 from tests.kernels.triton_device import DEVICE, needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, triton_loss  # noqa: F401
 from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import reference
+from unihpe_kernels.contrastive import reference
 
 pytest.importorskip("triton")
 pytestmark = [needs_triton, pytest.mark.usefixtures("poisoned_buffers")]

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unihpe_kernels.sv_contrastive.arguments import Arguments, warn_of_many_triples
-from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces
-from unihpe_kernels.sv_contrastive.group.wire import Header, Wire, exchange_headers
-from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
+from unihpe_kernels.contrastive.arguments import Arguments, warn_of_many_triples
+from unihpe_kernels.contrastive.group.torch_pieces import TorchPieces
+from unihpe_kernels.collectives import Header, Wire, exchange_headers
+from unihpe_kernels.contrastive.torch_backend import LOG2_E
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -72,7 +72,7 @@ def _loss(group: "ProcessGroup", given: Arguments) -> Tensor:
 def _pieces(backend: str) -> type[TorchPieces]:
     if backend != "triton":
         return TorchPieces
-    from unihpe_kernels.sv_contrastive.group.triton_pieces import TritonPieces  # not above: triton may be missing
+    from unihpe_kernels.contrastive.group.triton_pieces import TritonPieces  # not above: triton may be missing
 
     return TritonPieces
 

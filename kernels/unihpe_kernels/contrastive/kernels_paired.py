@@ -24,10 +24,10 @@ import triton
 import triton.language as tl
 
 from unihpe_kernels.small_linalg.eigh_kernels import symmetric_eigen, triangle_index
-from unihpe_kernels.sv_contrastive.kernels_arrowhead import arrowhead_entry, arrowhead_gradient, arrowhead_root
-from unihpe_kernels.sv_contrastive.kernels_hollow import hollow_root, hollow_vector, pair_place
-from unihpe_kernels.sv_contrastive.kernels_rows import inverse_root
-from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu
+from unihpe_kernels.contrastive.kernels_arrowhead import arrowhead_entry, arrowhead_gradient, arrowhead_root
+from unihpe_kernels.contrastive.kernels_hollow import hollow_root, hollow_vector, pair_place
+from unihpe_kernels.contrastive.kernels_rows import inverse_root
+from unihpe_kernels.contrastive.kernels_score import triple_gradient, triple_mu
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 

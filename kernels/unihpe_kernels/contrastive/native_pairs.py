@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.native import call
-from unihpe_kernels.sv_contrastive.scratch import scratch
+from unihpe_kernels.contrastive.scratch import scratch
 
-SOURCE = "sv_contrastive/pairs.cpp"
+SOURCE = "contrastive/pairs.cpp"
 
 # Inner products in a table: the most that the forward pass keeps; those of two blocks, which have two tables and two of
 # gradients, for the cache to hold.

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from unihpe_kernels.sv_contrastive import kernels_all, kernels_rows
+from unihpe_kernels.contrastive import kernels_all, kernels_rows
 from unihpe_kernels.tuned import settings
 
 _LEAST_ROWS = 8  # of i for one program: fewer would not pay for reading its tile

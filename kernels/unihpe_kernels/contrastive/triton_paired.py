@@ -12,8 +12,8 @@ import torch
 import triton
 from torch import Tensor
 
-from unihpe_kernels.sv_contrastive import kernels_paired as kernels
-from unihpe_kernels.sv_contrastive.triton_all import aligned
+from unihpe_kernels.contrastive import kernels_paired as kernels
+from unihpe_kernels.contrastive.triton_all import aligned
 from unihpe_kernels.tuned import settings
 
 _PANEL_BYTES = 2**26  # a panel may always be this large

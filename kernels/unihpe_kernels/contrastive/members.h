@@ -6,7 +6,7 @@
 #pragma once
 
 #include "native/lanes.h"
-#include "sv_contrastive/closed_form.h"
+#include "contrastive/closed_form.h"
 
 template <int N>
 struct Members;

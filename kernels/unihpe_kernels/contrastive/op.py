@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.registration import below_autograd, define, library, register_autocast
-from unihpe_kernels.sv_contrastive import native_backend, torch_backend
+from unihpe_kernels.contrastive import native_backend, torch_backend
 
 
 def _sv_contrastive(
@@ -54,7 +54,7 @@ def _sv_contrastive_backward(
 def _backend(name: str) -> Any:
     """The module with `forward`, `backward` and `saved_size`."""
     if name == "triton":
-        from unihpe_kernels.sv_contrastive import triton_backend  # not above: triton may be missing
+        from unihpe_kernels.contrastive import triton_backend  # not above: triton may be missing
 
         return triton_backend
     return native_backend if name == "native" else torch_backend

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.checks import on_device
-from unihpe_kernels.sv_contrastive import triton_all, triton_paired
-from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces, Triples, of_products, to_rows
-from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
-from unihpe_kernels.sv_contrastive.triton_paired import Tables
+from unihpe_kernels.contrastive import triton_all, triton_paired
+from unihpe_kernels.contrastive.group.torch_pieces import TorchPieces, Triples, of_products, to_rows
+from unihpe_kernels.contrastive.torch_backend import LOG2_E
+from unihpe_kernels.contrastive.triton_paired import Tables
 
 _MIDDLE = (1 + math.sqrt(3)) / 2  # of the scores, as the kernels shift them
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.checks import Backend
-from unihpe_kernels.sv_contrastive.arguments import check_arguments, warn_of_many_triples
-from unihpe_kernels.sv_contrastive.op import sv_contrastive
+from unihpe_kernels.contrastive.arguments import check_arguments, warn_of_many_triples
+from unihpe_kernels.contrastive.op import sv_contrastive
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -86,7 +86,7 @@ def singular_value_contrastive_loss(
     """
     check = functools.partial(check_arguments, embeddings, temperature, negatives, weights, present, normalize, backend)
     if group is not None and torch.distributed.get_world_size(group) != 1:
-        from unihpe_kernels.sv_contrastive.group.loss import loss_over_group  # it brings torch's compiler: a second
+        from unihpe_kernels.contrastive.group.loss import loss_over_group  # it brings torch's compiler: a second
 
         return loss_over_group(group, check)
     given = check()

@@ -12,8 +12,8 @@
 #include <type_traits>
 
 #include "native/parallel.h"
-#include "sv_contrastive/members.h"
-#include "sv_contrastive/rows.h"
+#include "contrastive/members.h"
+#include "contrastive/rows.h"
 
 namespace {
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.native import single
-from unihpe_kernels.sv_contrastive import native_pairs, native_triples, torch_backend
-from unihpe_kernels.sv_contrastive.native_pairs import NativePairs
-from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, Pairs, TorchPairs, has_triples
+from unihpe_kernels.contrastive import native_pairs, native_triples, torch_backend
+from unihpe_kernels.contrastive.native_pairs import NativePairs
+from unihpe_kernels.contrastive.torch_backend import LOG2_E, Pairs, TorchPairs, has_triples
 
 
 def forward(

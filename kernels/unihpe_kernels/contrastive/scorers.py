@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from unihpe_kernels.sv_contrastive.closed_form import Operand, TripleTile
+from unihpe_kernels.contrastive.closed_form import Operand, TripleTile
 
 
 class Scorer(Protocol):

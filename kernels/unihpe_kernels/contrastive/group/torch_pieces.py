@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from unihpe_kernels.sv_contrastive import torch_backend
-from unihpe_kernels.sv_contrastive.closed_form import SCALE
-from unihpe_kernels.sv_contrastive.torch_backend import Positives, TripleSlab
+from unihpe_kernels.contrastive import torch_backend
+from unihpe_kernels.contrastive.closed_form import SCALE
+from unihpe_kernels.contrastive.torch_backend import Positives, TripleSlab
 
 
 class TorchPieces:

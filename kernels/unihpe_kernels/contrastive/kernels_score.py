@@ -12,7 +12,7 @@ Its root is good to rounding although the d_n come from an approximate rsqrt: th
 import triton
 import triton.language as tl
 
-from unihpe_kernels.sv_contrastive.closed_form import POLYNOMIAL
+from unihpe_kernels.contrastive.closed_form import POLYNOMIAL
 
 # The coefficients of 2 f. Nothing but multiply-add: special functions are the scarce unit of a GPU.
 _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (tl.constexpr(2 * c) for c in POLYNOMIAL)

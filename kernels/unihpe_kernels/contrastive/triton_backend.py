@@ -12,8 +12,8 @@ import triton
 from torch import Tensor
 
 from unihpe_kernels.checks import on_device
-from unihpe_kernels.sv_contrastive import kernels_rows, triton_all, triton_paired
-from unihpe_kernels.sv_contrastive.triton_paired import Codes, Tables
+from unihpe_kernels.contrastive import kernels_rows, triton_all, triton_paired
+from unihpe_kernels.contrastive.triton_paired import Codes, Tables
 
 _BLOCK = 1024  # samples of a program where there is nothing to do but add
 _HEADER = 32  # float32 numbers before the tables, which so stay aligned; the first is 1/(total weight)
