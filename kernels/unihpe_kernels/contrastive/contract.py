@@ -18,7 +18,7 @@ contrastive/triton/ say the same of their languages.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -65,12 +65,11 @@ class Samples:
     """Consecutive samples: a block's rows or its columns."""
 
     units: Tensor  # [M, n, D], contiguous, in the compute dtype (bfloat16 on a GPU where embeddings are)
-    members: Tensor  # the backend's own: of every anchor modality, what `members` makes of the other modalities' products
+    members: Any  # the backend's own: of every anchor modality, what `members` makes of the other modalities' products
     inner: Tensor  # [P, n]
     codes: Tensor | None = None  # int32 [n], bit m: has modality m; for a backend that `masks`
     d_units: Tensor | None = None  # [M, n, D], added to in the backward pass
-    sums: Tensor | None = None  # the backend's own: of every anchor modality, added to in the backward pass
-    more: dict[str, Any] = field(default_factory=dict)
+    sums: Any = None  # the backend's own: of every anchor modality, added to in the backward pass
 
 
 class Block(NamedTuple):
@@ -163,7 +162,8 @@ class Backend(Protocol):
     def inner(self, units: Tensor) -> Tensor:
         """[P, n]: the products of every two modalities of a sample."""
 
-    def members(self, inner: Tensor, options: Options) -> Tensor: ...
+    def members(self, inner: Tensor, options: Options) -> Any:
+        """`Samples.members`."""
 
     def positives(self, inner: Tensor, options: Options) -> Tensor:
         """[n]: scores of the samples' own tuples."""
@@ -179,7 +179,7 @@ class Backend(Protocol):
 
     def forward(self, block: Block, options: Options, centers: Centers) -> Forward: ...
 
-    def new_sums(self, samples: Samples, options: Options) -> Tensor:
+    def new_sums(self, samples: Samples, options: Options) -> Any:
         """Zeros for `Samples.sums`."""
 
     def backward(
