@@ -97,7 +97,7 @@ class Statistics(NamedTuple):
 
     With s the score and E = exp2((s - middle) * scale), of the softmax:
         sums     sum of E
-        moments  sum of E * (s - center), center [A, n]: the positive's score of the anchor, or of the tuple; or None
+        moments  sum of E * (s - center), center [n]: the positive's score of the anchor, or of the tuple; or None
         totals   sum of (s - middle); or None
     of the sigmoid form, where z = s * scale + bias and all these tuples are negatives (by anchor only):
         sums     sum of log2(1 + exp2(z)) = softplus / ln 2
@@ -113,7 +113,8 @@ class Statistics(NamedTuple):
 
 
 class Centers(NamedTuple):
-    """The scores of positives [A, n], where `with_scores`: by the modality of the anchor, of rows and of columns."""
+    """The scores of positives [n], where `with_scores`, of the rows and of the columns: a positive has one score, whatever
+    its anchor."""
 
     rows: Tensor | None
     columns: Tensor | None
@@ -171,11 +172,14 @@ class Backend(Protocol):
     def positives_gradient(self, inner: Tensor, options: Options, weight: Tensor) -> Tensor:
         """[P, n]: weight [n] times d score / d inner."""
 
-    def products(self, out: Tensor, left: Tensor, right: Tensor) -> None:
-        """out [a, b] = left [a, D] @ right [b, D].T"""
+    def products(self, out: Tensor, left: Tensor, rights: Tensor) -> None:
+        """out [k, a, b] = left [a, D] @ rights [k, b, D].mT"""
 
-    def add_gradient(self, out: Tensor, left: Tensor, right: Tensor) -> None:
-        """out [a, D] += left [a, b] @ right [b, D]; left may be a transposed view. out has the dtype of sums."""
+    def add_to_left(self, d_left: Tensor, d_products: Tensor, rights: Tensor) -> None:
+        """d_left [a, D] += sum over k of d_products [k, a, b] @ rights [k, b, D]"""
+
+    def add_to_rights(self, d_rights: Tensor, d_products: Tensor, left: Tensor) -> None:
+        """d_rights [k, b, D] += d_products [k, a, b].mT @ left [a, D]"""
 
     def forward(self, block: Block, options: Options, centers: Centers) -> Forward: ...
 

@@ -65,24 +65,27 @@ class TorchBackend:
         own = options.score.torch.own(sums, members, options.num_modalities - 1)
         return torch.stack([*d_products, *own])
 
-    def products(self, out: Tensor, left: Tensor, right: Tensor) -> None:
-        torch.mm(left, right.T, out=out)
+    def products(self, out: Tensor, left: Tensor, rights: Tensor) -> None:
+        torch.bmm(left.expand(len(rights), *left.shape), rights.mT, out=out)
 
-    def add_gradient(self, out: Tensor, left: Tensor, right: Tensor) -> None:
-        out.addmm_(left, right)
+    def add_to_left(self, d_left: Tensor, d_products: Tensor, rights: Tensor) -> None:
+        d_left.addbmm_(d_products, rights)
+
+    def add_to_rights(self, d_rights: Tensor, d_products: Tensor, left: Tensor) -> None:
+        d_rights.baddbmm_(d_products.mT, left.expand(len(d_rights), *left.shape))
 
     def forward(self, block: Block, options: Options, centers: Centers) -> Forward:
         found: list[list[Statistics]] = [[], [], [], []]
         for k, m in enumerate(options.anchors):
             scores, _ = self._scores(block, options, k, m, True)
-            found[0].append(_statistics(scores, options, 1, _part(centers.rows, k), block.diagonal))
+            found[0].append(_statistics(scores, options, 1, centers.rows, block.diagonal))
             if options.both:
-                found[1].append(_statistics(scores, options, 0, _part(centers.columns, k), block.diagonal))
+                found[1].append(_statistics(scores, options, 0, centers.columns, block.diagonal))
             if block.two_ways:
                 scores, _ = self._scores(block, options, k, m, False)
-                found[2].append(_statistics(scores, options, 0, _part(centers.columns, k), False))
+                found[2].append(_statistics(scores, options, 0, centers.columns, False))
                 if options.both:
-                    found[3].append(_statistics(scores, options, 1, _part(centers.rows, k), False))
+                    found[3].append(_statistics(scores, options, 1, centers.rows, False))
         return Forward(*(_stack(parts) for parts in found))  # type: ignore[arg-type]
 
     def new_sums(self, samples: Samples, options: Options) -> dict[int, list[Tensor]]:
@@ -189,10 +192,6 @@ def _weights(scores: Tensor, options: Options, factors: Factors, k: int, dim: in
 def _add(into: dict[int, list[Tensor]] | None, k: int, sums: list[Tensor]) -> None:
     assert into is not None
     into[k] = [old + new for old, new in zip(into[k], sums, strict=True)] if k in into else sums
-
-
-def _part(center: Tensor | None, k: int) -> Tensor | None:
-    return None if center is None else center[k]
 
 
 def _stack(parts: Sequence[Statistics]) -> Statistics | None:
