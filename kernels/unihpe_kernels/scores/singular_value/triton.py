@@ -144,8 +144,9 @@ def score(products, members, N: tl.constexpr):
 def gradient(products, members, value, state, weight, N: tl.constexpr):
     """weight d sigma_1/d products, N tensors, and `num_sums` tensors for `own`."""
     if N == 1:
-        half = weight * (0.5 * state[0])
-        d_products = (tl.where(products[0] > 0, half, tl.where(products[0] < 0, -half, 0.0)),)
+        half = (weight * (0.5 * state[0])).to(tl.int32, bitcast=True)
+        half = (half ^ (products[0].to(tl.int32, bitcast=True) & -0x80000000)).to(tl.float32, bitcast=True)
+        d_products = (tl.where(products[0] == 0, 0.0, half),)
         sums = ()
     elif N == 2:
         n_a, n_b, n_c, h = triple_gradient(products[0], products[1], members[0], state[0], state[1], state[2], value)
@@ -202,13 +203,13 @@ def whole_score(entries, M: tl.constexpr):
 
 
 @triton.jit
-def whole_gradient(entries, weight, M: tl.constexpr):
-    """The score, and a function's gradient in all inner products whose gradient in the score is `weight`, as tensors."""
+def whole_gradient(entries, M: tl.constexpr):
+    """The score, and its gradients in all of them."""
     mu, vector, inverse_square = largest_eigenvector(entries, M)
     value = tl.sqrt(mu + 1)
-    weight = weight * (inverse_square / value)
-    result = ()
+    factor = inverse_square / value
+    gradients = ()
     for p in tl.static_range(M):
         for q in tl.static_range(p + 1, M):
-            result = result + (weight * vector[p] * vector[q],)
-    return result
+            gradients = gradients + (factor * vector[p] * vector[q],)
+    return value, gradients
