@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from unihpe_kernels.checks import Backend, check_backend, check_tensor
+from unihpe_kernels.checks import TRIPLES, Backend, check_backend, check_tensor
 from unihpe_kernels.scores import SCORES
 
 MAX_MODALITIES = 8
@@ -52,6 +52,10 @@ class Spec(NamedTuple):
 
     def has_triples(self, count: int) -> bool:
         return self.negatives == "all" and count == 3
+
+    def operation(self, count: int) -> str:
+        """As checks.py knows it."""
+        return TRIPLES if self.has_triples(count) else SCORES[self.score].loss
 
     def anchors_of(self, count: int) -> tuple[int, ...]:
         return self.anchors or tuple(range(count))
@@ -102,7 +106,7 @@ class Arguments(NamedTuple):
         Triton's kernels where the temperature is a float.
         """
         count, spec = len(self.embeddings), self.spec
-        resolved = check_backend(spec.backend, self.embeddings[0], "singular_value_contrastive_loss")  # type: ignore[arg-type]
+        resolved = check_backend(spec.backend, self.embeddings[0], spec.operation(count))  # type: ignore[arg-type]
         if isinstance(self.temperature, Tensor) or spec.sigmoid:
             return resolved
         tuples = batch**2 if spec.has_triples(count) else batch
@@ -181,11 +185,11 @@ def check_arguments(
         _check_number("bias", bias, first)
     elif bias is not None:
         raise ValueError(f'bias must be None for form="softmax", in which it has no effect, got {bias}')
-    check_backend(backend, first, "singular_value_contrastive_loss")
     spec = Spec(
         score, negatives, chosen, direction == "both", float(label_smoothing), form == "sigmoid", pairwise,
         bool(normalize), backend,
     )  # fmt: skip
+    check_backend(backend, first, spec.operation(count))
     return Arguments(embeddings, temperature, bias, weights, present, spec)
 
 

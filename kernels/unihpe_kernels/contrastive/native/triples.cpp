@@ -8,8 +8,8 @@
 #include <cmath>
 
 #include "native/parallel.h"
-#include "contrastive/closed_form.h"
-#include "contrastive/rows.h"
+#include "contrastive/native/rows.h"
+#include "scores/singular_value/closed_form.h"
 
 namespace {
 

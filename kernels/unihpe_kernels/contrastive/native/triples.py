@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unihpe_kernels.native import call, single
 
-SOURCE = "contrastive/triples.cpp"
+SOURCE = "contrastive/native/triples.cpp"
 _VECTOR = 16  # float32 numbers: whole vectors of every CPU
 
 
