@@ -78,6 +78,35 @@ def check_tensor(
         raise ValueError(f"{name} must be on {like.device} with the other arguments, got {value.device}")
 
 
+def is_readable(*tensors: Tensor) -> bool:
+    """Whether the values of tensors may be looked at: on a CPU, outside of torch.compile, export and vmap. A GPU would be
+    waited for."""
+    if torch.compiler.is_compiling():
+        return False
+    return all(
+        tensor.device.type == "cpu"
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        for tensor in tensors
+    )
+
+
+def check_weights(weights: Tensor) -> Tensor:
+    """Refuse negative and NaN weights, which are bool or floating point.
+
+    Returns:
+        The weights; where they may not be looked at, with NaN in place of the negative ones: so the result is NaN.
+    """
+    if weights.dtype == torch.bool:
+        return weights
+    allowed = weights.detach() >= 0
+    if not is_readable(weights):
+        return torch.where(allowed, weights, torch.nan)
+    if not allowed.all():
+        raise ValueError(f"weights must not be negative or NaN, got {weights.detach()[~allowed][0].item():.6g}")
+    return weights
+
+
 def check_backend(backend: Backend, tensor: Tensor, op: str) -> Literal["triton", "native", "torch"]:
     """Resolve `backend` for an operation on `tensor`: the backend that will run.
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from unihpe_kernels.scaling import inverse_power
 from unihpe_kernels.contrastive.closed_form import SCALE, Operand, TripleTile
 from unihpe_kernels.contrastive.scorers import make_scorer
 from unihpe_kernels.contrastive.scratch import scratch
@@ -55,9 +56,10 @@ def forward(
     learns_temperature: bool = True,
     engine: "Engine | None" = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the loss [], log2 of every anchor's normaliser [M, B], the loss of every sample summed over its anchors
-    [B], and what `backward` takes over, [saved_size]. learns_temperature: False where its gradient is not wanted.
-    engine: None for plain torch; the same for `saved_size` and `backward`."""
+    """Returns the loss [], log2 of every anchor's normaliser [M, B] (where it is set against pairs, relative to its own
+    tuple's exponential), the loss of every sample summed over its anchors [B], and what `backward` takes over,
+    [saved_size]. learns_temperature: False where its gradient is not wanted. engine: None for plain torch; the same for
+    `saved_size` and `backward`."""
     engine = engine or TORCH
     units, inverse_norms = unit_rows(embeddings, present, normalize)
     scale = logit_scale(temperature, units)
@@ -72,13 +74,13 @@ def forward(
         rows, columns, own = _select(units, group)
         if has_triples(len(rows), negatives):
             triples = _TripleLoss(saved, len(rows[0]), width, scale)
-            log_sums, positives = triples.forward(rows, learns_temperature)
+            log_sums, losses = triples.forward(rows, learns_temperature)
             if group.anchors is None:
                 triples.inverse_norms.copy_(inverse_norms if inverse_norms is not None else torch.ones_like(scale))
         else:
             own_saved = saved if group.anchors is None else saved[:0]
-            log_sums, positives = engine.pairs(rows, columns, own, scale, own_saved).forward()
-        losses = sample_losses(log_sums, positives, scale)
+            log_sums = engine.pairs(rows, columns, own, scale, own_saved).forward()
+            losses = log_sums.sum(0).div_(LOG2_E)
         if anchor_counts is None:
             normalisers, sample_loss = log_sums, losses
             continue
@@ -168,11 +170,6 @@ def backward(
     return [*d_embeddings, temperature_gradient(d_scores, scale, temperature), d_weights]
 
 
-def sample_losses(log_sums: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:
-    """[B], from log2 of the normalisers [M, B] and the samples' own scores [B]."""
-    return (log_sums - positives * scale).sum(0).div_(LOG2_E)
-
-
 def mean_loss(sample_loss: Tensor, weights: Tensor | None, anchor_counts: Tensor | None, count: int) -> Tensor:
     """[]. anchor_counts: as for `inverse_total`."""
     weighted = sample_loss if weights is None else weights.to(sample_loss.dtype) * sample_loss
@@ -205,10 +202,10 @@ def temperature_gradient(d_scores: Tensor, scale: Tensor | float, temperature: T
 class Pairs(Protocol):
     """ "paired" over anchors' rows [M, a, D] and samples' columns [M, b, D], of unit length."""
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """log2 of the sum over every anchor's tuples [M, a] and the scores of the anchors' own tuples [a]."""
+    def forward(self) -> Tensor:
+        """log2 of the sum over every anchor's tuples, relative to its own one, [M, a]: the anchors' losses to base 2."""
 
-    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[Sequence[Tensor] | None, Sequence[Tensor], Tensor]:
+    def backward(self, losses: Tensor, d_score: Tensor) -> tuple[Sequence[Tensor] | None, Sequence[Tensor], Tensor]:
         """Gradients of the rows, or None where they are the columns and so are their gradients, and of the columns; and
         the sum of scores times their gradient. d_score [a]: as for `TripleSlab.factors`."""
 
@@ -218,18 +215,21 @@ class TorchPairs:
         """own [a]: the places of the rows' samples among the columns, or None where rows and columns are the same.
         saved: what `forward` may leave for `backward`."""
         self._rows, self._columns, self._scale, self._saved = rows.unbind(), columns.unbind(), scale, saved
+        self._own = torch.arange(rows.shape[1], device=rows.device) if own is None else own
+        self._positives = Positives(self._rows)
 
-    def forward(self) -> tuple[Tensor, Tensor]:
+    def forward(self) -> Tensor:
         self._saved.zero_()  # an output must be the same every time
-        return paired_normalisers(self._rows, self._columns, self._scale), Positives(self._rows).scores
+        return torch.logaddexp2(paired_sums(*self._given()), self._scale.new_zeros(()))  # its own tuple's logit is 0
 
-    def backward(self, log_sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
-        d_rows, d_columns, total = paired_backward(self._rows, self._columns, self._scale, log_sums, d_score)
-        positives, count = Positives(self._rows), len(self._rows)
-        total -= count * torch.dot(d_score, positives.scores)
-        for d_row, d_positive in zip(d_rows, positives.backward(d_score * -count), strict=True):
+    def backward(self, losses: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
+        d_rows, d_columns, total, d_own = paired_backward(*self._given(), losses, d_score)
+        for d_row, d_positive in zip(d_rows, self._positives.backward(d_own), strict=True):
             d_row += d_positive
         return d_rows, d_columns, total
+
+    def _given(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor, Tensor, Tensor]:
+        return self._rows, self._columns, self._scale, self._positives.scores, self._own
 
 
 class Positives:
@@ -271,7 +271,7 @@ class _TripleLoss:
         return [5 * size * width, 3 * size**2, 3 * size, TripleSlab.saved_size(size, size)]
 
     def forward(self, units: Tensor, learns_temperature: bool) -> tuple[Tensor, Tensor]:
-        """log2 of the sum over every anchor's tuples [3, b], and the samples' own scores [b]. units: three [b, D]."""
+        """log2 of the sum over every anchor's tuples [3, b], and the samples' losses [b]. units: three [b, D]."""
         x, y, z = units
         torch.stack([x, x, y, z, z], out=self._rows_of_pairs)
         lefts, rights = self._rows_of_pairs[:3], self._rows_of_pairs[2:].mT
@@ -302,10 +302,11 @@ class TripleSlab:
         saved: what `sums` and `finish` leave for `add_gradients`, of `saved_size` elements."""
         self._grams, self._first = grams, first
         rows, size = grams[0].shape
-        # Of every sample i: the sum of its anchors' mean scores less its own, its own tuple's slope, and the least gap
-        # of its tuples. Of every triple: what `recall` takes, and its exponential times its slope.
-        self.excess, self._own_slopes, self._least_gaps = saved[: 3 * rows].view(3, rows).unbind()
-        kept = saved[3 * rows :]
+        # Of every sample i: the sum of its anchors' mean scores less its own, the sum of the softmax weights of all
+        # tuples of its anchors but its own, its own tuple's slope, and the least gap of its tuples. Of every triple:
+        # what `recall` takes, and its exponential times its slope.
+        self.excess, self._other_weights, self._own_slopes, self._least_gaps = saved[: 4 * rows].view(4, rows).unbind()
+        kept = saved[4 * rows :]
         # Scores lie in [1, sqrt(3)]; about the middle of that range exp2 needs no running maximum.
         self._shift = scale.double() * -(1 + math.sqrt(3)) / 2
         self._scale = scale
@@ -325,7 +326,7 @@ class TripleSlab:
 
     @staticmethod
     def saved_size(rows: int, size: int) -> int:
-        return 3 * rows + (2 * rows * size**2 if rows * size**2 <= _MOST_KEPT else 0)
+        return 4 * rows + (2 * rows * size**2 if rows * size**2 <= _MOST_KEPT else 0)
 
     def _scratch(self, name: str, dtype: torch.dtype, count: int = 1) -> Tensor:
         return scratch(name, (count, self._capacity), dtype, self._scale.device)
@@ -348,8 +349,8 @@ class TripleSlab:
         return torch.add(self._shift_rounded, sigma, alpha=self._scale_number, out=out).exp2_()
 
     def sums(self, with_scores: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Over the tuples of every i [2, a], j [2, b] and k [2, b]: the sums of exponentials and of those times score,
-        which the temperature's gradient wants; without them [1, a], [1, b] and [1, b].
+        """Over the tuples of every i [2, a], j [2, b] and k [2, b] but the own ones: the sums of exponentials and of those
+        times score, which the temperature's gradient wants; without them [1, a], [1, b] and [1, b].
         And the scores [a] of the own tuples of the samples i."""
         for part in self._unused:  # an output must be the same every time
             part.zero_()
@@ -366,6 +367,7 @@ class TripleSlab:
             own, samples = self._own_tuples(sigma, i, j)
             positives[samples] = own
             exp = self._exponentials(sigma, out=store)
+            self._own_tuples(exp, i, j)[0].zero_()
             kinds_of_i[0][i].add_(exp.sum((1, 2)))
             kinds_of_jk[0][j].add_(exp.sum(0))
             if keep is not None:
@@ -381,13 +383,23 @@ class TripleSlab:
 
     def finish(self, by_i: Tensor, by_j: Tensor, by_k: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
         """From the complete `sums` of the samples i alone, [2, a] or [1, a] each: log2 of the sum over every anchor's
-        tuples [3, a], and the samples' own scores [a]. Fills `excess`, with zeros where no scores were summed."""
-        sums, *score_sums = torch.stack([by_i, by_j, by_k], dim=1).unbind()
+        tuples [3, a], and the losses of the samples [a]. Fills what `add_gradients` wants of the own tuples, and
+        `excess`, with zeros where no scores were summed.
+
+        The own tuple stands apart: where it dominates, nothing of the others is lost in a difference."""
+        others, *score_sums = torch.stack([by_i, by_j, by_k], dim=1).unbind()
+        own = self.own_exponentials(positives)
+        sums = others + own
+        torch.sum(others / sums, 0, out=self._other_weights)
         if score_sums:
-            torch.sub((score_sums[0] / sums).sum(0), positives, alpha=3, out=self.excess)
+            torch.sum((score_sums[0] - others * positives) / sums, 0, out=self.excess)
         else:
             self.excess.zero_()
-        return self.log_sums(sums), positives
+        return self.log_sums(sums), torch.log1p(others / own).sum(0).to(self._scale.dtype)
+
+    def own_exponentials(self, positives: Tensor) -> Tensor:
+        """Those of own tuples with these scores, as `sums` has those of the others."""
+        return self._exponentials(positives, torch.empty_like(positives, dtype=self._sum_dtype))
 
     def log_sums(self, sums: Tensor) -> Tensor:
         """log2 of sums of exponentials, without their shift."""
@@ -419,12 +431,12 @@ class TripleSlab:
                 root, exp_slope = self._kept[:, i, j].unbind()
                 self._tile.recall(*products, shape, root)
                 torch.mul(exp_slope, factor, out=weight)
-                own.addcmul_(d_score[samples], self._own_slopes[samples], value=-3)
+                own.copy_(d_score[samples] * self._own_slopes[samples] * -self._other_weights[samples])
                 self._tile.add_sums(weight, d_a[i, j], d_b[i], d_c[j])
                 continue
             exp = self._exponentials(self._tile.sigma(*products, shape), out=exp_store)
             torch.mul(exp, factor, out=weight)
-            own.sub_(d_score[samples], alpha=3)
+            own.copy_(d_score[samples] * -self._other_weights[samples])
             if self._tile.least_gap().item() > _SAFE_GAP:
                 self._tile.add_sums(weight.mul_(self._tile.slopes()), d_a[i, j], d_b[i], d_c[j])
             else:
@@ -441,41 +453,64 @@ class TripleSlab:
         return block.diagonal().diagonal(), slice(start - self._first, stop - self._first)
 
 
-def paired_normalisers(rows: Sequence[Tensor], columns: Sequence[Tensor], scale: Tensor) -> Tensor:
-    """log2 of the sum over every anchor's tuples: anchors are rows [a, D], the other members columns [b, D]; [M, a]."""
+def paired_sums(
+    rows: Sequence[Tensor], columns: Sequence[Tensor], scale: Tensor, positives: Tensor, own: Tensor
+) -> Tensor:
+    """log2 of the sum of exponentials over every anchor's tuples but its own, relative to that one; [M, a].
+
+    Anchors are rows [a, D], the other members of their tuples columns [b, D]. positives [a]: scores of the anchors' own
+    tuples. own [a]: the places of the anchors' samples among the columns; negative where they are not among them.
+    """
     wide = _pair_columns(scale.device)
-    normalisers = rows[0].new_full((len(rows), len(rows[0])), -math.inf)
+    sums = rows[0].new_full((len(rows), len(rows[0])), -math.inf)
     for m, anchor in enumerate(rows):
         scorer = make_scorer([*columns[:m], *columns[m + 1 :]], _PAIR_ROWS * wide)
         for j in _slices(len(columns[0]), wide):
             directions = [direction[j].T for direction in scorer.directions]
             for i in _slices(len(anchor), _PAIR_ROWS):
-                logits = scorer.scores([anchor[i] @ d for d in directions], j) * scale
+                sigma = scorer.scores([anchor[i] @ d for d in directions], j)
+                logits = (sigma - positives[i, None]).mul_(scale)
+                logits[_own_pairs(own[i], j)] = -math.inf
                 highest = logits.amax(1, keepdim=True)
+                highest.masked_fill_(highest == -math.inf, 0)
                 log_sum = (logits.sub_(highest).exp2_().sum(1).log2_()).add_(highest[:, 0])
-                normalisers[m, i] = torch.logaddexp2(normalisers[m, i], log_sum)
-    return normalisers
+                sums[m, i] = torch.logaddexp2(sums[m, i], log_sum)
+    return sums
 
 
 def paired_backward(
-    rows: Sequence[Tensor], columns: Sequence[Tensor], scale: Tensor, normalisers: Tensor, d_score: Tensor
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Gradients of the rows and of the columns, and the sum of scores times their gradient.
+    rows: Sequence[Tensor],
+    columns: Sequence[Tensor],
+    scale: Tensor,
+    positives: Tensor,
+    own: Tensor,
+    losses: Tensor,
+    d_score: Tensor,
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Gradients of the rows and of the columns by all tuples but the anchors' own; the sum of scores, less that of the
+    anchor's own tuple, times their gradient; and the gradients of the own tuples' scores [a].
 
-    d_score [a]: as for `TripleSlab.factors`.
+    The own tuple's softmax weight less one is minus the sum of all other weights, and so the scores may be relative to
+    its own: where it dominates, no gradient is a difference of large numbers.
+
+    positives, own: as for `paired_sums`. losses [M, a]: of the anchors, to base 2. d_score [a]: as for
+    `TripleSlab.factors`.
     """
     wide = _pair_columns(scale.device)
     d_rows, d_columns = ([torch.zeros_like(part) for part in parts] for parts in (rows, columns))
     d_scores = torch.zeros((), dtype=torch.float64, device=scale.device)
+    d_own = torch.zeros_like(positives)
     for m, anchor in enumerate(rows):
         scorer = make_scorer([*columns[:m], *columns[m + 1 :]], _PAIR_ROWS * wide)
         d_directions = [torch.zeros_like(direction) for direction in scorer.directions]
         for j in _slices(len(columns[0]), wide):
             directions = [direction[j] for direction in scorer.directions]
             for i in _slices(len(anchor), _PAIR_ROWS):
-                sigma = scorer.scores([anchor[i] @ d.T for d in directions], j)
-                weight = (sigma * scale).sub_(normalisers[m, i, None]).exp2_().mul_(d_score[i, None])
-                d_scores += torch.dot(weight.flatten(), sigma.flatten())
+                relative = scorer.scores([anchor[i] @ d.T for d in directions], j) - positives[i, None]
+                weight = (relative * scale).sub_(losses[m, i, None]).exp2_().mul_(d_score[i, None])
+                weight[_own_pairs(own[i], j)] = 0
+                d_scores += torch.dot(weight.flatten(), relative.flatten())
+                d_own[i] -= weight.sum(1)
                 for d_product, direction, d_direction in zip(
                     scorer.backward(weight), directions, d_directions, strict=True
                 ):
@@ -484,7 +519,13 @@ def paired_backward(
         others = d_columns[:m] + d_columns[m + 1 :]
         for d_column, d_member in zip(others, scorer.member_gradients(d_directions), strict=True):
             d_column += d_member
-    return d_rows, d_columns, d_scores
+    return d_rows, d_columns, d_scores, d_own
+
+
+def _own_pairs(own: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the own pairs of a tile."""
+    rows = ((own >= columns.start) & (own < columns.stop)).nonzero()[:, 0]
+    return rows, own[rows] - columns.start
 
 
 class Engine(NamedTuple):
@@ -508,9 +549,10 @@ def unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool)
         rows.masked_fill_(~(present & (present.sum(0) >= 2))[:, :, None], 0)
     if not normalize:
         return rows, None
-    norms = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
-    inverse = norms.reciprocal().masked_fill_(norms < _MIN_NORM, 0)
-    return rows.mul_(inverse), inverse
+    scale = inverse_power(rows, 2)
+    norms = torch.linalg.vector_norm(rows.mul_(scale), dim=2, keepdim=True)
+    inverse = norms.reciprocal().masked_fill_(norms < _MIN_NORM * scale, 0)
+    return rows.mul_(inverse), inverse.mul_(scale)
 
 
 def _modality_sets(present: Tensor | None, count: int, batch: int, device: torch.device) -> Iterator[ModalitySet]:

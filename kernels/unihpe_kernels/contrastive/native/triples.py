@@ -18,12 +18,13 @@ class Saved:
     units: Tensor  # [5, ld, D], x, x, y, z, z: the first three by the last three are all pairs
     grams: Tensor  # [3, ld, ld], x.y, x.z, y.z
     inverse_norms: Tensor  # [3, B]
+    other_weights: Tensor  # [B], of all triples but the own one, summed over the sample's anchors
 
     @classmethod
     def of(cls, flat: Tensor, batch: int, width: int) -> "Saved":
         ld = _padded(batch)
-        units, grams, inverse_norms = flat.split(_sizes(batch, width))
-        return cls(units.view(5, ld, width), grams.view(3, ld, ld), inverse_norms.view(3, batch))
+        units, grams, inverse_norms, other_weights = flat.split(_sizes(batch, width))
+        return cls(units.view(5, ld, width), grams.view(3, ld, ld), inverse_norms.view(3, batch), other_weights)
 
 
 def saved_size(batch: int, width: int) -> int:
@@ -45,7 +46,7 @@ def forward(embeddings: list[Tensor], scale: float, normalize: bool) -> tuple[Te
     torch.bmm(saved.units[:3], saved.units[2:].mT, out=saved.grams)
     sums, sample_loss = flat.new_empty(3, batch), flat.new_empty(batch)
     sizes = batch, _padded(batch), scale, torch.get_num_threads()
-    call(SOURCE, "triple_sums", saved.grams, *sizes, sums, sample_loss)
+    call(SOURCE, "triple_sums", saved.grams, *sizes, sums, saved.other_weights, sample_loss)
     return sums, sample_loss, flat
 
 
@@ -62,7 +63,7 @@ def backward(
     d_grams = torch.zeros_like(saved.grams)
     d_scores = flat.new_empty((), dtype=torch.float64)
     sizes = batch, ld, scale, torch.get_num_threads()
-    call(SOURCE, "triple_gradients", saved.grams, *sizes, sums, d_score, d_grams, d_scores)
+    call(SOURCE, "triple_gradients", saved.grams, *sizes, sums, saved.other_weights, d_score, d_grams, d_scores)
     left, right = torch.bmm(d_grams, saved.units[2:]), torch.bmm(d_grams.mT, saved.units[:3])
     gradients = [flat.new_empty(batch, width) for _ in embeddings]
     norms = saved.inverse_norms if normalize else None
@@ -76,4 +77,4 @@ def _padded(batch: int) -> int:
 
 def _sizes(batch: int, width: int) -> list[int]:
     ld = _padded(batch)
-    return [5 * ld * width, 3 * ld * ld, 3 * batch]
+    return [5 * ld * width, 3 * ld * ld, 3 * batch, batch]
