@@ -36,7 +36,7 @@ class NativeBackend(TorchBackend):
         if inverse_norms is None:
             return super().through_units(units, inverse_norms, d_units, like)
         d_rows = [units.new_empty(units.shape[1:]) for _ in units]
-        self._call_rows("block_through_units", *units.shape, units, inverse_norms, d_units, d_rows)
+        self._call_rows("block_through_units", *units.shape, units, inverse_norms, d_units.contiguous(), d_rows)
         return [d_row.to(other.dtype) for d_row, other in zip(d_rows, like, strict=True)]
 
     def inner(self, units: Tensor) -> Tensor:
