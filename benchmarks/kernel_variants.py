@@ -145,7 +145,8 @@ def _block(
     module = kernels_both_ways if at_once else kernels_one_way
     kernel, functions = getattr(module, f"{kind}_{direction}"), SCORES[score].triton
     on = {name: flags.get(name, False) for name in ("diagonal", "both", "sigmoid", "moments", "levels", "masked", "sought")}
-    options = choose(("default", table), f"{kind}_{direction}_{how_many(num_modalities)}", 4096)
+    more = "_more" if kind + direction == "both_waysforward" and (on["both"] or on["sigmoid"]) else ""
+    options = choose(("default", table), f"{kind}_{direction}_{how_many(num_modalities)}{more}", 4096)
     members, anchors = num_modalities - 1, (1 << num_modalities) - 1
     sums = members * (members - 1) // 2 if on["masked"] else functions.num_sums(members)
     two_ways = not on["diagonal"]
@@ -380,8 +381,8 @@ VARIANTS: list[Variant] = [
         "unit_rows, M = 3, masked",
         kernels_samples.unit_rows,
         {"embeddings": ("*bf16",) * 3, "used": "*u8", "units": "*bf16", "inverse_norms": "*fp32", "n": "i32", "dim": "i32"},
-        {"M": 3, "MASKED": True, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
-        "entry", 4 * 128, max_registers=128, divisible=("units", "inverse_norms", "dim"),
+        {"M": 3, "MASKED": True, "NORMALIZE": True, "ROWS": 4, "BLOCK": 256},
+        "entry", 4 * 256, max_registers=128, divisible=("units", "inverse_norms", "dim"),
     ),
     Variant(
         "through_unit_rows, M = 3",
@@ -390,8 +391,8 @@ VARIANTS: list[Variant] = [
             **dict.fromkeys(("inverse_norms", "d_units"), "*fp32"), "units": "*bf16", "outs": ("*bf16",) * 3,
             "n": "i32", "dim": "i32",
         },
-        {"M": 3, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
-        "entry", 4 * 128, max_registers=128, divisible=("units", "inverse_norms", "d_units", "dim"),
+        {"M": 3, "NORMALIZE": True, "ROWS": 4, "BLOCK": 256},
+        "entry", 4 * 256, max_registers=128, divisible=("units", "inverse_norms", "d_units", "dim"),
     ),
     *(
         _samples(kernels_samples.own_products, "volume", count, "n dim", {"ROWS": 4, "BLOCK": 128}, tested=tested)
