@@ -5,10 +5,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unihpe_fast.losses import SingularValueContrastiveLoss
     from unihpe_fast.models.unihpe import UniHPE
+    from unihpe_kernels.version import __version__
 
-__all__ = ["SingularValueContrastiveLoss", "UniHPE"]
+__all__ = ["SingularValueContrastiveLoss", "UniHPE", "__version__"]
 
-_HOMES = {"SingularValueContrastiveLoss": "unihpe_fast.losses", "UniHPE": "unihpe_fast.models.unihpe"}
+_HOMES = {
+    "SingularValueContrastiveLoss": "unihpe_fast.losses",
+    "UniHPE": "unihpe_fast.models.unihpe",
+    "__version__": "unihpe_kernels.version",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,13 +15,17 @@ import torch
 
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, project
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.npz import open_npz
 from unihpe_fast.data.joint_sets import H36M32, to_h36m17
-from unihpe_fast.data.npz import open_npz
+from unihpe_fast.data.records import Sample
 from unihpe_fast.data.skeleton import NUM_JOINTS
-from unihpe_fast.data.sources import Reading, Request, SourceError, Tally, h36m_npz, h36m_tree
-from unihpe_fast.data.sources.h36m_cameras import CAMERA_IDS, SUBJECTS, Rigs, packaged_cameras, read_metadata
-from unihpe_fast.data.sources.h36m_photos import frame_photos, no_photos
-from unihpe_fast.data.sources.h36m_takes import (
+from unihpe_fast.data.sources import Reading, Request, Tally
+from unihpe_fast.data.sources.h36m import npz as npz_files
+from unihpe_fast.data.sources.h36m import tree as tree_files
+from unihpe_fast.data.sources.h36m.cameras import CAMERA_IDS, SUBJECTS, Rigs, packaged_cameras, read_metadata
+from unihpe_fast.data.sources.h36m.photos import frame_photos, no_photos
+from unihpe_fast.data.sources.h36m.takes import (
     DAMAGED,
     DAMAGED_CAMERA,
     NUM_RAW_JOINTS,
@@ -31,7 +35,6 @@ from unihpe_fast.data.sources.h36m_takes import (
     Points,
     Take,
 )
-from unihpe_fast.data.types import Sample
 
 LICENCE = (
     "Human3.6M: academic, non-commercial use only, by the licence of http://vision.imar.ro/human3.6m, where the data "
@@ -122,30 +125,30 @@ def _find(inputs: Sequence[Path], detections: str, subjects: Sequence[str]) -> _
     """Sort the inputs by what they hold and open them."""
     found = _Found()
     joints: list[Path] = []
-    points: list[h36m_npz.NpzPoints] = []
+    points: list[npz_files.NpzPoints] = []
     roots: list[Path] = []
     metadata: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            roots.append(h36m_tree.tree_root(path))
-            if there := h36m_tree.subjects_of(roots[-1]):
+            roots.append(tree_files.tree_root(path))
+            if there := tree_files.subjects_of(roots[-1]):
                 joints.append(path)
                 found.subjects |= there
-                found.takes += h36m_tree.takes_3d(roots[-1], [subject for subject in subjects if subject in there])
-            elif not h36m_tree.has_points(roots[-1], detections):
+                found.takes += tree_files.takes_3d(roots[-1], [subject for subject in subjects if subject in there])
+            elif not tree_files.has_points(roots[-1], detections):
                 raise SourceError(f"{path}: want the folder of an h5 tree, found no points of S1, S5 ..")
         elif path.suffix.lower() == ".xml":
             found.rigs, metadata = read_metadata(path), [path]
         elif path.suffix.lower() == ".npz":
             npz = open_npz(path)
-            if h36m_npz.KEY_3D in npz.keys:
+            if npz_files.KEY_3D in npz.keys:
                 joints.append(path)
-                found.takes += h36m_npz.takes_3d(npz)
-            elif h36m_npz.KEY_2D in npz.keys:
-                points.append(h36m_npz.NpzPoints(npz))
+                found.takes += npz_files.takes_3d(npz)
+            elif npz_files.KEY_2D in npz.keys:
+                points.append(npz_files.NpzPoints(npz))
             else:
                 keys = ", ".join(sorted(npz.keys)) or "nothing"
-                raise SourceError(f"{path}: want {h36m_npz.KEY_3D} or {h36m_npz.KEY_2D}, the keys are {keys}")
+                raise SourceError(f"{path}: want {npz_files.KEY_3D} or {npz_files.KEY_2D}, the keys are {keys}")
         elif path.exists():
             raise SourceError(f"{path}: want the folder of an h5 tree, an .npz or metadata.xml")
         else:
@@ -160,7 +163,7 @@ def _find(inputs: Sequence[Path], detections: str, subjects: Sequence[str]) -> _
         with_joints = {take.subject for take in found.takes}
         found.flat = [take for take in points[0].takes if take.subject not in with_joints]
     else:
-        found.points = h36m_tree.tree_points(roots, subjects, detections)
+        found.points = tree_files.tree_points(roots, subjects, detections)
     found.subjects |= {take.subject for take in (*found.takes, *found.flat)}
     found.files = [*dict.fromkeys(take.file for take in found.takes), *metadata]
     found.files += found.points.files if found.points else []

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.joint_sets import COCO17, H36M17, MPII16, JointMap, to_h36m17
-from unihpe_fast.data.sources import SourceError
 
 TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
 # of the release, which has two names for two actions, and of the literature

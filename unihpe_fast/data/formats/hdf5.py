@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from unihpe_fast.data.sources import SourceError
+from unihpe_fast.data.errors import SourceError
 
 # deflate, the filter that packs best of those HDF5 brings, cannot do more
 _MAX_RATIO = 1032

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.npz import Npz
+from unihpe_fast.data.formats.untrusted import checked
 from unihpe_fast.data.joint_sets import JointMap
-from unihpe_fast.data.npz import Npz
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.sources.h36m_cameras import CAMERA_IDS, SUBJECTS
-from unihpe_fast.data.sources.h36m_takes import (
+from unihpe_fast.data.sources.h36m.cameras import CAMERA_IDS, SUBJECTS
+from unihpe_fast.data.sources.h36m.takes import (
     LAYOUTS,
     NUM_RAW_JOINTS,
     Take,
@@ -19,7 +20,6 @@ from unihpe_fast.data.sources.h36m_takes import (
     checked_world,
     with_confidence,
 )
-from unihpe_fast.data.untrusted import checked
 
 KEY_3D, KEY_2D = "positions_3d", "positions_2d"
 

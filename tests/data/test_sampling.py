@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unihpe_fast.data.order import Order
+from unihpe_fast.data.sampling import Order
 
 
 def test_an_epoch_shows_every_sample_once_in_an_order_of_its_own() -> None:

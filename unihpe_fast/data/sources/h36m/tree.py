@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from unihpe_fast.data.hdf5 import opened_dataset, read_dataset
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.hdf5 import opened_dataset, read_dataset
 from unihpe_fast.data.joint_sets import H36M32, MPII16, JointMap
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.sources.h36m_cameras import CAMERA_IDS, SUBJECTS
-from unihpe_fast.data.sources.h36m_takes import NUM_RAW_JOINTS, Take, canonical_action, checked_world, with_confidence
+from unihpe_fast.data.sources.h36m.cameras import CAMERA_IDS, SUBJECTS
+from unihpe_fast.data.sources.h36m.takes import NUM_RAW_JOINTS, Take, canonical_action, checked_world, with_confidence
 
 FOLDER_3D, KEY_3D = "MyPoses/3D_positions", "3D_positions"
 FOLDER_2D, KEY_2D = "MyPoses/2D_positions", "2D_positions"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unihpe_fast.data.sources.motion import euler_matrix, parse_numbers, read_lines
+from unihpe_fast.data.formats.motion import euler_matrix, parse_numbers, read_lines
 
 _POSITION = {"Xposition": 0, "Yposition": 1, "Zposition": 2}
 _ROTATION = {"Xrotation": "X", "Yrotation": "Y", "Zrotation": "Z"}

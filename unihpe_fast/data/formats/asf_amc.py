@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unihpe_fast.data.sources.motion import euler_matrix, parse_numbers, read_lines
+from unihpe_fast.data.formats.motion import euler_matrix, parse_numbers, read_lines
 
 ROOT = "root"
 _DOFS = {"rx": 0, "ry": 1, "rz": 2}

@@ -14,8 +14,8 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.untrusted import file_size
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.untrusted import file_size
 
 HEADER = 128
 CHUNK = 1 << 20

@@ -22,7 +22,7 @@ import numpy as np
 
 from unihpe_fast.data.bbox import CROP_MARGIN
 from unihpe_fast.data.images import JPEG_QUALITY
-from unihpe_fast.data.types import Sample
+from unihpe_fast.data.records import Sample
 
 # key, width, height and length of the JPEG that follows; then the checksum of all that
 _HEAD, _CHECKSUM = struct.Struct("<QIII"), struct.Struct("<I")
@@ -40,7 +40,7 @@ class Crop:
     height: int
 
 
-class PartialCrops:
+class CropCache:
     """Use as a context manager: the file appears with its first record, and goes when the block ends without an error.
 
     Raises BlockingIOError when another process is writing the same output, and OSError for a full disk.
@@ -65,7 +65,7 @@ class PartialCrops:
         """Crops of an earlier job."""
         return len(self._keys)
 
-    def __enter__(self) -> "PartialCrops":
+    def __enter__(self) -> "CropCache":
         if self.path.exists():
             self._open()
             self._load()

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from unihpe_fast.data.camera import Camera
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.untrusted import read_bytes
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.untrusted import read_bytes
 
 # in the order of VideoPose3D's lists and of metadata.xml
 CAMERA_IDS = ("54138969", "55011271", "58860488", "60457274")
@@ -26,7 +26,7 @@ Rigs = dict[str, dict[str, Camera]]
 
 @cache
 def _table() -> dict:
-    return json.loads(files(__package__).joinpath("h36m_cameras.json").read_text(encoding="utf-8"))
+    return json.loads(files(__package__).joinpath("cameras.json").read_text(encoding="utf-8"))
 
 
 def packaged_cameras() -> Rigs:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.sources.h36m_takes import Take, released_actions
-from unihpe_fast.data.untrusted import photo_path
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.untrusted import photo_path
+from unihpe_fast.data.sources.h36m.takes import Take, released_actions
 
 # of one take and camera, e.g. base S9_Directions_1.60457274; the frame number that follows is 1-based, six digits
 LAYOUTS = (

@@ -11,9 +11,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from unihpe_fast.data.safe_pickle import load_pickle
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.untrusted import array_of, checked, file_size, plain_dtype
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.safe_pickle import load_pickle
+from unihpe_fast.data.formats.untrusted import array_of, checked, file_size, plain_dtype
 
 MAX_BYTES = 4 << 30
 # deflate cannot do more than 1032; above LARGE no dataset comes near the second

@@ -17,12 +17,12 @@ import pytest
 from tests.data.fuzz import fuzz
 from tests.data.people import jpeg
 from tests.data.test_images import bright_spot, centroid
-from unihpe_fast.data import photos
+from unihpe_fast.data import crop_photos as cropping
 from unihpe_fast.data.bbox import CROP_MARGIN
 from unihpe_fast.data.camera import Camera
-from unihpe_fast.data.partial import Crop, PartialCrops
-from unihpe_fast.data.photos import PhotoError, crop_photos
-from unihpe_fast.data.types import Sample
+from unihpe_fast.data.crop_cache import Crop, CropCache
+from unihpe_fast.data.crop_photos import PhotoError, crop_photos
+from unihpe_fast.data.records import Sample
 
 
 def photograph(folder: Path, name: str, picture: np.ndarray, quality: int = 98) -> Path:
@@ -91,8 +91,8 @@ def test_samples_come_in_order_and_neighbours_share_a_decoding(tmp_path: Path, m
     people = [person(paths[n], frame=10 * n + k) for n in range(9) for k in range(n % 3 + 1)]
     people.insert(3, person(None, frame=-1))
     reads: list[str] = []
-    read = photos._read
-    monkeypatch.setattr(photos, "_read", lambda path, step: (reads.append(path.name), read(path, step))[1])
+    read = cropping._read
+    monkeypatch.setattr(cropping, "_read", lambda path, step: (reads.append(path.name), read(path, step))[1])
     made = list(crop_photos(people, 16))
     assert [sample.frame for sample in made] == [sample.frame for sample in people]
     assert sorted(reads) == [path.name for path in paths]
@@ -104,14 +104,14 @@ def test_samples_come_in_order_and_neighbours_share_a_decoding(tmp_path: Path, m
 
 
 def test_many_people_on_one_photograph_are_cut_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photos, "GROUP", 4)
+    monkeypatch.setattr(cropping, "GROUP", 4)
     photo = photograph(tmp_path, "a.jpg", np.zeros((90, 90, 3), np.uint8))
     made = list(crop_photos([person(photo, frame=n) for n in range(11)], 8))
     assert [sample.frame for sample in made] == list(range(11))
 
 
 def test_only_a_few_samples_are_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photos.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(cropping.os, "sched_getaffinity", lambda _: {0, 1})
     paths = [photograph(tmp_path, f"{n}.jpg", np.zeros((40, 40, 3), np.uint8)) for n in range(2)]
     drawn = 0
 
@@ -126,7 +126,7 @@ def test_only_a_few_samples_are_under_way(tmp_path: Path, monkeypatch: pytest.Mo
     for n in range(50):
         assert next(stream).frame == n
         # those that run, the one that is gathered, and the first of the next photograph
-        assert drawn - n <= photos.AHEAD * 2 + 3
+        assert drawn - n <= cropping.AHEAD * 2 + 3
     stream.close()
     assert threading.active_count() == before
 
@@ -189,7 +189,7 @@ def test_missing_and_enormous_files_and_folders_are_named(tmp_path: Path, monkey
         with pytest.raises(PhotoError, match=r"unreadable image: .*not a regular file"):
             list(crop_photos([person(path)], 8))
     photo = photograph(tmp_path, "a.jpg", np.zeros((90, 90, 3), np.uint8))
-    monkeypatch.setattr(photos, "LARGEST_FILE", 100)
+    monkeypatch.setattr(cropping, "LARGEST_FILE", 100)
     with pytest.raises(PhotoError, match=r"a\.jpg: unreadable image: .*has \d+ bytes, want at most 100"):
         list(crop_photos([person(photo)], 8))
     with pytest.raises(ValueError, match="size: want at least 1"):
@@ -245,8 +245,8 @@ def people(tmp_path: Path) -> list[Sample]:
 
 
 def interrupted(out: Path, people: list[Sample], count: int, size: int = 16) -> None:
-    with pytest.raises(KeyboardInterrupt), PartialCrops(out, size) as partial:  # noqa: PT012
-        stream = crop_photos(people, size, partial=partial)
+    with pytest.raises(KeyboardInterrupt), CropCache(out, size) as partial:  # noqa: PT012
+        stream = crop_photos(people, size, cache=partial)
         for _ in range(count):
             next(stream)
         raise KeyboardInterrupt
@@ -266,11 +266,11 @@ def test_an_interrupted_job_goes_on_with_what_it_has(tmp_path: Path, people, mon
     with open(tmp_path / "out.h5.crops", "ab") as file:
         file.write(b"\1" * 30)
     reads: list[str] = []
-    read = photos._read
-    monkeypatch.setattr(photos, "_read", lambda path, step: (reads.append(path.name), read(path, step))[1])
-    with PartialCrops(out, 16) as partial:
+    read = cropping._read
+    monkeypatch.setattr(cropping, "_read", lambda path, step: (reads.append(path.name), read(path, step))[1])
+    with CropCache(out, 16) as partial:
         assert partial.found == 5
-        same(list(crop_photos(people, 16, partial=partial)), wanted)
+        same(list(crop_photos(people, 16, cache=partial)), wanted)
         # the sixth shares its photograph with the fifth
         assert sorted(reads) == ["2.jpg", "3.jpg", "4.jpg", "5.jpg"]
     assert not (tmp_path / "out.h5.crops").exists()
@@ -281,12 +281,12 @@ def test_a_changed_photograph_box_or_size_is_cut_again(tmp_path: Path, people) -
     interrupted(out, people, 12)
     photograph(tmp_path, "1.jpg", np.full((90, 90, 3), 200, np.uint8))
     people[6] = replace(people[6], bbox=people[6].bbox + 1)
-    with PartialCrops(out, 16) as partial:
-        same(list(crop_photos(people, 16, partial=partial)), list(crop_photos(people, 16)))
+    with CropCache(out, 16) as partial:
+        same(list(crop_photos(people, 16, cache=partial)), list(crop_photos(people, 16)))
     interrupted(out, people, 3)
-    with PartialCrops(out, 24) as partial:
+    with CropCache(out, 24) as partial:
         assert partial.found == 0
-        same(list(crop_photos(people, 24, partial=partial)), list(crop_photos(people, 24)))
+        same(list(crop_photos(people, 24, cache=partial)), list(crop_photos(people, 24)))
 
 
 def test_damaged_crops_are_cut_again(tmp_path: Path, people) -> None:
@@ -296,8 +296,8 @@ def test_damaged_crops_are_cut_again(tmp_path: Path, people) -> None:
     data[data.index(b"\xff\xd8") + 30] ^= 0xFF
     for content in (bytes(data), b"something else\n" * 9, b"", b"no line end"):
         kept.write_bytes(content)
-        with PartialCrops(out, 16) as partial:
-            same(list(crop_photos(people, 16, partial=partial)), list(crop_photos(people, 16)))
+        with CropCache(out, 16) as partial:
+            same(list(crop_photos(people, 16, cache=partial)), list(crop_photos(people, 16)))
         assert not kept.exists()
 
 
@@ -306,9 +306,9 @@ def test_a_full_disk_is_told_and_what_is_there_is_used_later(tmp_path: Path, peo
     program = """
         import resource, sys
         from pathlib import Path
-        from unihpe_fast.data.partial import Crop, PartialCrops
+        from unihpe_fast.data.crop_cache import Crop, CropCache
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-        with PartialCrops(Path(sys.argv[1]), 16) as partial:
+        with CropCache(Path(sys.argv[1]), 16) as partial:
             for key in range(99):
                 partial.add(key, Crop(bytes(3000), 90, 90))
     """
@@ -319,7 +319,7 @@ def test_a_full_disk_is_told_and_what_is_there_is_used_later(tmp_path: Path, peo
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
     assert f"OSError: [Errno 27] {out}.crops: no room for it on the disk (File too large)" in done.stderr
-    with PartialCrops(out, 16) as partial:
+    with CropCache(out, 16) as partial:
         assert partial.found == 13
         assert partial.find(12) == Crop(bytes(3000), 90, 90)
         assert partial.find(13) is None
@@ -331,14 +331,14 @@ def test_fuzz_crops_of_an_unfinished_job() -> None:
     crops = [Crop(bytes([n]) * 50 * n, 90 + n, 80) for n in range(1, 6)]
     with TemporaryDirectory() as name:
         out = Path(name) / "out.h5"
-        with pytest.raises(KeyboardInterrupt), PartialCrops(out, 16) as partial:  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt), CropCache(out, 16) as partial:  # noqa: PT012
             for key, crop in enumerate(crops):
                 partial.add(key, crop)
             raise KeyboardInterrupt
         files = {"out.h5.crops": (Path(name) / "out.h5.crops").read_bytes()}
 
     def read(folder: Path) -> None:
-        with PartialCrops(folder / "out.h5", 16) as partial:
+        with CropCache(folder / "out.h5", 16) as partial:
             for key, crop in enumerate(crops):
                 # what is found is what was written
                 assert partial.find(key) in (None, crop)
@@ -348,7 +348,7 @@ def test_fuzz_crops_of_an_unfinished_job() -> None:
 
 def test_two_jobs_do_not_write_one_output(tmp_path: Path, people) -> None:
     out = tmp_path / "out.h5"
-    with PartialCrops(out, 16) as partial:
-        next(crop_photos(people, 16, partial=partial))
-        with pytest.raises(BlockingIOError, match=r"out\.h5\.crops: another job is writing it"), PartialCrops(out, 16):
+    with CropCache(out, 16) as partial:
+        next(crop_photos(people, 16, cache=partial))
+        with pytest.raises(BlockingIOError, match=r"out\.h5\.crops: another job is writing it"), CropCache(out, 16):
             pass

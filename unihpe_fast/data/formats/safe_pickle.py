@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.untrusted import array_of, plain_dtype
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.untrusted import array_of, plain_dtype
 
 # an instruction builds at most an object of some 64 bytes, so this bounds the memory beside the data itself
 MAX_INSTRUCTIONS = 10_000_000

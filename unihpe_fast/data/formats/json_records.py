@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.untrusted import file_size
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.untrusted import file_size
 
 CHUNK = 1 << 20
 # characters of one record; COCO's longest are some 100 thousand

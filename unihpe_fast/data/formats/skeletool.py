@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from unihpe_fast.data.camera import Camera
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.sources.motion import parse_numbers
-from unihpe_fast.data.untrusted import read_bytes
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.motion import parse_numbers
+from unihpe_fast.data.formats.untrusted import read_bytes
 
 LARGEST_FILE = 1 << 20  # bytes; 14 cameras take 10 thousand
 LARGEST_IMAGE = 1 << 16  # px

@@ -1,4 +1,4 @@
-"""People and pictures in, `Batch` out: the conventions of data/types.py, in one place."""
+"""People and pictures in, `Batch` out: the conventions of data/records.py, in one place."""
 
 from dataclasses import fields
 from itertools import chain
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unihpe_fast.config import AugmentConfig
 from unihpe_fast.data.augment import People, simulate_detector
+from unihpe_fast.data.records import Batch
 from unihpe_fast.data.skeleton import ROOT
-from unihpe_fast.data.types import Batch
 
 
 def input_crop(bbox: np.ndarray, image_size: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def inverse(affine: np.ndarray) -> np.ndarray:
     return np.concatenate([linear, -linear @ affine[:, :, 2:]], axis=2)
 
 
-def assemble(
+def collate(
     people: People,
     image: Tensor,
     *,
@@ -67,7 +67,7 @@ def assemble(
         keypoints_2d[keypoints_2d[..., 2] <= 0] = 0
 
     root = people.joints_3d[:, ROOT, :3] * present[2][:, None]
-    # no one stands in the camera: data/types.py
+    # no one stands in the camera: data/records.py
     unknown = present[2] & (root == 0).all(1)
     joints_3d = people.joints_3d.copy()
     joints_3d[..., :3] -= root[:, None]

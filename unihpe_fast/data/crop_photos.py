@@ -13,11 +13,11 @@ import numpy as np
 
 from unihpe_fast.data.bbox import crop_map
 from unihpe_fast.data.camera import unknown_camera
+from unihpe_fast.data.crop_cache import Crop, CropCache, crop_keys
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.untrusted import read_bytes
 from unihpe_fast.data.images import JPEG_QUALITY, LARGEST_SIDE, decode_photo, enlargement, photo_size, reduction
-from unihpe_fast.data.partial import Crop, PartialCrops, crop_keys
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.types import Sample
-from unihpe_fast.data.untrusted import read_bytes
+from unihpe_fast.data.records import Sample
 
 # a network input of 256 px with the margin around it, and no pixel more
 CROP_SIZE = 320
@@ -52,7 +52,7 @@ def crop_photos(
     samples: Iterable[Sample],
     size: int = CROP_SIZE,
     *,
-    partial: PartialCrops | None = None,
+    cache: CropCache | None = None,
     broken: Broken | None = None,
 ) -> Iterator[Sample]:
     """The same samples with `image`, a JPEG of size x size px, and `crop` filled in from `photo`.
@@ -62,17 +62,15 @@ def crop_photos(
     Photographs are JPEGs or PNGs of at most `LARGEST_FILE` bytes and images.LARGEST_SIDE px a side; an orientation tag
     is ignored, as annotations do. Neighbouring samples of one photograph share its decoding.
 
-    partial: crops of an unfinished job, used and added to. broken: is told of each sample whose photograph cannot be
+    cache: crops of an unfinished job, used and added to. broken: is told of each sample whose photograph cannot be
     used, and the sample is left out; None: PhotoError is raised for the first. Raises ValueError for a size below 1.
     """
     if size < 1:
         raise ValueError(f"size: want at least 1, got {size}")
-    return _pipeline(samples, size, partial, broken)
+    return _pipeline(samples, size, cache, broken)
 
 
-def _pipeline(
-    samples: Iterable[Sample], size: int, partial: PartialCrops | None, broken: Broken | None
-) -> Iterator[Sample]:
+def _pipeline(samples: Iterable[Sample], size: int, cache: CropCache | None, broken: Broken | None) -> Iterator[Sample]:
     # OpenCV lets go of the interpreter's lock, and threads copy nothing: measured, quicker than processes
     threads = len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(threads, "photo")
@@ -81,11 +79,11 @@ def _pipeline(
     cv2.setNumThreads(0)
     try:
         for photo, group in _groups(samples):
-            running.append(_start(photo, group, size, partial, pool))
+            running.append(_start(photo, group, size, cache, pool))
             if len(running) > AHEAD * threads:
-                yield from _finish(running.popleft(), size, partial, broken)
+                yield from _finish(running.popleft(), size, cache, broken)
         while running:
-            yield from _finish(running.popleft(), size, partial, broken)
+            yield from _finish(running.popleft(), size, cache, broken)
     finally:
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(inner_threads)
@@ -103,17 +101,17 @@ def _boxed(sample: Sample) -> bool:
 
 
 def _start(
-    photo: Path | None, samples: list[Sample], size: int, partial: PartialCrops | None, pool: ThreadPoolExecutor
+    photo: Path | None, samples: list[Sample], size: int, cache: CropCache | None, pool: ThreadPoolExecutor
 ) -> _Task:
     if photo is None:
         return _Task(None, samples, [], [], None)
-    keys = crop_keys(photo, samples) if partial is not None else [0] * len(samples)
-    known = [None if partial is None else partial.find(key) for key in keys]
+    keys = crop_keys(photo, samples) if cache is not None else [0] * len(samples)
+    known = [None if cache is None else cache.find(key) for key in keys]
     wanted = [sample for sample, crop in zip(samples, known, strict=True) if crop is None]
     return _Task(photo, samples, keys, known, pool.submit(_cut, photo, wanted, size) if wanted else None)
 
 
-def _finish(task: _Task, size: int, partial: PartialCrops | None, broken: Broken | None) -> Iterator[Sample]:
+def _finish(task: _Task, size: int, cache: CropCache | None, broken: Broken | None) -> Iterator[Sample]:
     if task.photo is None:
         yield from task.samples
         return
@@ -125,8 +123,8 @@ def _finish(task: _Task, size: int, partial: PartialCrops | None, broken: Broken
                 raise crop
             broken(sample, crop)
             continue
-        if partial is not None and known is None:
-            partial.add(key, crop)
+        if cache is not None and known is None:
+            cache.add(key, crop)
         camera = sample.camera or unknown_camera(crop.width, crop.height)
         yield replace(sample, image=crop.jpeg, crop=crop_map(sample.bbox, size), camera=camera)
 

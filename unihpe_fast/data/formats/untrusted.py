@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unihpe_fast.data.sources import SourceError
+from unihpe_fast.data.errors import SourceError
 
 # px, m or mm; numbers beyond are none
 LARGEST = 1e6
