@@ -18,7 +18,7 @@ contrastive/triton/ say the same of their languages.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -65,12 +65,11 @@ class Samples:
     """Consecutive samples: a block's rows or its columns."""
 
     units: Tensor  # [M, n, D], contiguous, in the compute dtype (bfloat16 on a GPU where embeddings are)
-    members: Tensor  # the backend's own: of every anchor modality, what `members` makes of the other modalities' products
+    members: Any  # the backend's own: of every anchor modality, what `members` makes of the other modalities' products
     inner: Tensor  # [P, n]
     codes: Tensor | None = None  # int32 [n], bit m: has modality m; for a backend that `masks`
     d_units: Tensor | None = None  # [M, n, D], added to in the backward pass
-    sums: Tensor | None = None  # the backend's own: of every anchor modality, added to in the backward pass
-    more: dict[str, Any] = field(default_factory=dict)
+    sums: Any = None  # the backend's own: of every anchor modality, added to in the backward pass
 
 
 class Block(NamedTuple):
@@ -98,7 +97,7 @@ class Statistics(NamedTuple):
 
     With s the score and E = exp2((s - middle) * scale), of the softmax:
         sums     sum of E
-        moments  sum of E * (s - center), center [A, n]: the positive's score of the anchor, or of the tuple; or None
+        moments  sum of E * (s - center), center [n]: the positive's score of the anchor, or of the tuple; or None
         totals   sum of (s - middle); or None
     of the sigmoid form, where z = s * scale + bias and all these tuples are negatives (by anchor only):
         sums     sum of log2(1 + exp2(z)) = softplus / ln 2
@@ -114,7 +113,8 @@ class Statistics(NamedTuple):
 
 
 class Centers(NamedTuple):
-    """The scores of positives [A, n], where `with_scores`: by the modality of the anchor, of rows and of columns."""
+    """The scores of positives [n], where `with_scores`, of the rows and of the columns: a positive has one score, whatever
+    its anchor."""
 
     rows: Tensor | None
     columns: Tensor | None
@@ -163,7 +163,8 @@ class Backend(Protocol):
     def inner(self, units: Tensor) -> Tensor:
         """[P, n]: the products of every two modalities of a sample."""
 
-    def members(self, inner: Tensor, options: Options) -> Tensor: ...
+    def members(self, inner: Tensor, options: Options) -> Any:
+        """`Samples.members`."""
 
     def positives(self, inner: Tensor, options: Options) -> Tensor:
         """[n]: scores of the samples' own tuples."""
@@ -171,15 +172,18 @@ class Backend(Protocol):
     def positives_gradient(self, inner: Tensor, options: Options, weight: Tensor) -> Tensor:
         """[P, n]: weight [n] times d score / d inner."""
 
-    def products(self, out: Tensor, left: Tensor, right: Tensor) -> None:
-        """out [a, b] = left [a, D] @ right [b, D].T"""
+    def products(self, out: Tensor, left: Tensor, rights: Tensor) -> None:
+        """out [k, a, b] = left [a, D] @ rights [k, b, D].mT"""
 
-    def add_gradient(self, out: Tensor, left: Tensor, right: Tensor) -> None:
-        """out [a, D] += left [a, b] @ right [b, D]; left may be a transposed view. out has the dtype of sums."""
+    def add_to_left(self, d_left: Tensor, d_products: Tensor, rights: Tensor) -> None:
+        """d_left [a, D] += sum over k of d_products [k, a, b] @ rights [k, b, D]"""
+
+    def add_to_rights(self, d_rights: Tensor, d_products: Tensor, left: Tensor) -> None:
+        """d_rights [k, b, D] += d_products [k, a, b].mT @ left [a, D]"""
 
     def forward(self, block: Block, options: Options, centers: Centers) -> Forward: ...
 
-    def new_sums(self, samples: Samples, options: Options) -> Tensor:
+    def new_sums(self, samples: Samples, options: Options) -> Any:
         """Zeros for `Samples.sums`."""
 
     def backward(
