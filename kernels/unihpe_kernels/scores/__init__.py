@@ -11,7 +11,7 @@ from types import ModuleType
 
 LOG2_E = math.log2(math.e)
 # Exponents to base 2, about the middle of the range, up to which exponentials and their sums are normal numbers.
-_REACH = {"float32": 120.0, "float64": 1000.0}
+_REACH = {"float32": 110.0, "float64": 1000.0}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""A batch with missing modalities as dense losses of some of its samples."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from unihpe_kernels.contrastive.options import Spec
+
+
+@dataclass(frozen=True)
+class Others:
+    """Samples [b] that are members alone. sought: the places of the anchors' modalities that have them as candidates, of
+    `Part.modalities`; None: all."""
+
+    index: Tensor
+    sought: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples that share one dense loss.
+
+    modalities: of its tuples. anchors: places of those that are anchors in turn, among `modalities`. rows: where the
+    results of those anchors go, among all of `Spec.num_anchors`. index [n]: the samples that are anchors, None for every
+    one. counted [n]: 0 for those whose loss is that of another part; None: all count.
+    """
+
+    modalities: tuple[int, ...]
+    anchors: tuple[int, ...]
+    rows: tuple[int, ...]
+    index: Tensor | None = None
+    counted: Tensor | None = None
+    others: tuple[Others, ...] = ()
+
+    def of(self, rows: Tensor, index: Tensor | None) -> Tensor:
+        """Of [M, B, ..], the part's modalities of these samples."""
+        if len(self.modalities) < len(rows):
+            rows = rows[list(self.modalities)]
+        return rows if index is None else rows[:, index]
+
+    def codes(self, present: Tensor | None) -> Tensor | None:
+        """int32 [B], bit p: has the p-th of the modalities."""
+        if present is None:
+            return None
+        bits = 1 << torch.arange(len(self.modalities), dtype=torch.int32, device=present.device)
+        return (present[list(self.modalities)] * bits[:, None]).sum(0, dtype=torch.int32)
+
+
+def make_parts(spec: Spec, present: Tensor | None, count: int, masks: bool) -> Iterator[Part]:
+    """The parts of a batch of `count` modalities. masks: of the backend, which then gets codes."""
+    if spec.pairwise:
+        for place, pair in enumerate(combinations(range(count), 2)):
+            rows = (2 * place, 2 * place + 1)
+            yield Part(pair, (0, 1), rows) if present is None or masks else _of_pair(pair, rows, present)
+        return
+    every = tuple(range(count))
+    anchors = spec.anchors_of(count)
+    if present is None or masks:
+        yield Part(every, anchors, tuple(range(len(anchors))))
+        return
+    codes = (present.long() << torch.arange(count, device=present.device)[:, None]).sum(0)
+    for code in codes.unique().tolist():
+        modalities = tuple(m for m in every if code >> m & 1)
+        chosen = [m for m in anchors if m in modalities]
+        if len(modalities) < 2 or not chosen:
+            continue
+        exact, pool = codes == code, (codes & code) == code
+        places, rows = (tuple(of.index(m) for m in chosen) for of in (modalities, anchors))
+        if spec.both:  # all of the pool are what a tuple is set against
+            index = pool.nonzero()[:, 0]
+            yield Part(modalities, places, rows, index, exact[index])
+        else:
+            others = (pool & ~exact).nonzero()[:, 0]
+            yield Part(modalities, places, rows, exact.nonzero()[:, 0], None, (Others(others),) if len(others) else ())
+
+
+def _of_pair(pair: tuple[int, int], rows: tuple[int, int], present: Tensor) -> Part:
+    """A sample is an anchor where it has both, and a candidate where it has what is looked for."""
+    first, second = present[pair[0]], present[pair[1]]
+    sought = ((second & ~first, (0,)), (first & ~second, (1,)))
+    others = tuple(Others(has.nonzero()[:, 0], anchors) for has, anchors in sought)
+    index = (first & second).nonzero()[:, 0]
+    return Part(pair, (0, 1), rows, index, None, tuple(other for other in others if len(other.index)))
