@@ -145,7 +145,7 @@ def check_arguments(
     pairwise: bool = False,
 ) -> Arguments:
     if score not in SCORES:
-        raise ValueError(f"score must be {_either(SCORES)}, got {score!r}")
+        raise ValueError(f"score must be {_either([*SCORES, 'product'])}, got {score!r}")
     embeddings = _check_embeddings(embeddings, negatives, score, pairwise)
     first, count = embeddings[0], len(embeddings)
     batch = first.shape[0]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unihpe_kernels.checks import check_tensor
+from unihpe_kernels.checks import Backend, check_tensor
+from unihpe_kernels.contrastive.options import check_arguments
 from unihpe_kernels.scores.product.pairs import other_logsumexps
 from unihpe_kernels.scores.product.ranks import Alone, Ranks
 from unihpe_kernels.scores.product.triples import triple_logsumexps
@@ -23,6 +24,51 @@ if TYPE_CHECKING:
 # Of every anchor modality, a permutation of the samples for each other one.
 Orders = Sequence[Sequence[Tensor]]
 MODALITIES = range(3, 9)
+
+
+def tuple_loss(
+    embeddings: Sequence[Tensor],
+    *,
+    temperature: float | Tensor,
+    negatives: str,
+    anchors: int | Sequence[int] | None,
+    direction: str,
+    label_smoothing: float,
+    form: str,
+    bias: float | Tensor | None,
+    weights: Tensor | None,
+    present: Tensor | None,
+    normalize: bool,
+    group: "ProcessGroup | None",
+    backend: Backend,
+) -> Tensor:
+    """`tuple_contrastive_loss` with score="product"."""
+    case = f'score="product" and negatives="{negatives}"'
+    if isinstance(embeddings, Sequence):
+        check_embeddings(embeddings, range(3, 4) if negatives == "all" else MODALITIES, case)
+    if present is not None:
+        raise ValueError(f'present must be None for score="product", which takes all {len(embeddings)} modalities')
+    if form == "sigmoid":
+        raise ValueError('form must be "softmax" for score="product", got "sigmoid"')
+    if backend not in ("auto", "torch"):
+        raise ValueError(f'backend must be "auto" or "torch" for score="product", got {backend!r}')
+    # the rest is as for any score
+    given = check_arguments(
+        embeddings, temperature=temperature, negatives=negatives, anchors=anchors, direction=direction,
+        label_smoothing=label_smoothing, form=form, bias=bias, weights=weights, normalize=normalize, backend="torch",
+    )  # fmt: skip
+    spec = given.spec
+    return product_contrastive_loss(
+        given.embeddings,
+        temperature,
+        negatives=negatives,
+        anchors=spec.anchors or None,
+        both=spec.both,
+        label_smoothing=spec.smoothing,
+        weights=weights,
+        normalize=normalize,
+        group=group,
+    )
 
 
 def symile_loss(
