@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels import native
+from unihpe_kernels.scores import SCORES
 
 Backend = Literal["auto", "triton", "native", "torch"]
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+# negatives="all" of three modalities
+TRIPLES = 'singular_value_contrastive_loss(negatives="all")'
+
 # Operations that have Triton kernels, and the dtypes those take; "auto" picks Triton for CUDA tensors of these alone.
 TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
-    "singular_value_contrastive_loss": (torch.float32, torch.bfloat16, torch.float16),
+    TRIPLES: (torch.float32, torch.bfloat16, torch.float16),
+    **dict.fromkeys((score.loss for score in SCORES.values()), (torch.float32, torch.bfloat16, torch.float16)),
     "gram_singular_values": (torch.float32, torch.bfloat16, torch.float16),
     "procrustes": (torch.float32, torch.bfloat16, torch.float16),
     "pa_mpjpe": (torch.float32, torch.bfloat16, torch.float16),
@@ -25,8 +30,9 @@ TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
 }
 
 # Operations that have C++ for a CPU, which takes the same dtypes, and the files that it is in.
-NATIVE_SOURCES: dict[str, tuple[str, ...]] = {
-    "singular_value_contrastive_loss": ("contrastive/triples.cpp", "contrastive/pairs.cpp"),
+NATIVE_SOURCES: dict[str, tuple[native.Source | str, ...]] = {
+    **{score.loss: (score.native,) for score in SCORES.values()},
+    TRIPLES: ("contrastive/native/triples.cpp",),
     "procrustes": ("procrustes/poses.cpp",),
     "pa_mpjpe": ("procrustes/poses.cpp",),
     "svd3x3": ("small_linalg/svd3x3.cpp",),
@@ -70,6 +76,35 @@ def check_tensor(
         raise TypeError(f"{name} must have dtype {' or '.join(str(d) for d in dtypes)}, got {value.dtype}")
     if like is not None and value.device != like.device:
         raise ValueError(f"{name} must be on {like.device} with the other arguments, got {value.device}")
+
+
+def is_readable(*tensors: Tensor) -> bool:
+    """Whether the values of tensors may be looked at: on a CPU, outside of torch.compile, export and vmap. A GPU would be
+    waited for."""
+    if torch.compiler.is_compiling():
+        return False
+    return all(
+        tensor.device.type == "cpu"
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        for tensor in tensors
+    )
+
+
+def check_weights(weights: Tensor) -> Tensor:
+    """Refuse negative and NaN weights, which are bool or floating point.
+
+    Returns:
+        The weights; where they may not be looked at, with NaN in place of the negative ones: so the result is NaN.
+    """
+    if weights.dtype == torch.bool:
+        return weights
+    allowed = weights.detach() >= 0
+    if not is_readable(weights):
+        return torch.where(allowed, weights, torch.nan)
+    if not allowed.all():
+        raise ValueError(f"weights must not be negative or NaN, got {weights.detach()[~allowed][0].item():.6g}")
+    return weights
 
 
 def check_backend(backend: Backend, tensor: Tensor, op: str) -> Literal["triton", "native", "torch"]:

@@ -167,7 +167,7 @@ def test_scores_of_small_batches_are_kept(count, batch, negatives, kept):
     saved = sv_contrastive(embeddings, torch.tensor(0.1), None, None, negatives, True, "torch")[3]
     assert (saved.numel() >= 2 * batch**3) == kept
     rows_and_grams = 5 * batch * 4 + 3 * batch**2 if (count, negatives) == (3, "all") else 0
-    assert kept or saved.numel() <= rows_and_grams + 6 * batch
+    assert kept or saved.numel() <= rows_and_grams + 7 * batch
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

@@ -65,17 +65,19 @@ def singular_value_contrastive_loss(
         negatives: "paired": i_m = i and the other M - 1 members all from one sample j; B tuples, 2 <= M <= 8, O(B D)
             memory. "all": every tuple with i_m = i; B^(M-1) tuples, M = 2 or 3, O(B^2) memory; warns where one process
             visits more than 2^35 of them in a step.
-        weights: [B], floating point, not negative; receives a gradient. A sample of weight 0 is still a negative.
+        weights: [B], floating point; receives a gradient. A sample of weight 0 is still a negative. Negative and NaN
+            weights raise on a CPU; a GPU is not waited for, and the loss is NaN there, as under torch.compile and vmap.
         present: bool [M, B], which modality each sample has; None: all.
-        normalize: False takes the rows to be unit vectors already. With True, a row shorter than 1e-12 counts as
-            orthogonal to everything and gets no gradient.
+        normalize: a row shorter than 1e-12 counts as orthogonal to everything and gets no gradient; longer ones may be
+            of any size that their dtype holds. False takes the rows to be unit vectors already, or zero: other lengths
+            (beyond 1e-3, in half types rounding, from 1) raise on a CPU and give NaN where weights do.
         group: a torch.distributed process group; None or of one rank: this process alone. M, D, dtype, negatives,
             normalize, temperature and backend must be the same on every rank, else each raises. The graph of
             torch.compile breaks at the loss. A GPU is synchronised with present=, with four modalities or more, and by
             a group that has no CPU backend (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are
             sent as they are.
-        backend: "auto", "triton", "native" or "torch". "native" has plain torch do what has no C++: "all" with
-            `present`, and rows that are no unit vectors. With `group` there is none: "auto" takes torch on a CPU.
+        backend: "auto", "triton", "native" or "torch". "native" has plain torch do what has no C++, "all" with
+            `present`. With `group` there is none: "auto" takes torch on a CPU.
             A graph that torch.export is to make for any batch size takes "torch" and "paired".
 
     Returns:

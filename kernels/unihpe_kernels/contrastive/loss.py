@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.contrastive.contract import Backend, Options
+from unihpe_kernels.contrastive.native.triples import NativeTriples
 from unihpe_kernels.contrastive.options import Spec
 from unihpe_kernels.contrastive.paired import Pairs, keeps, products_size
 from unihpe_kernels.contrastive.parts import Part, make_parts
+from unihpe_kernels.contrastive.triples import TripleLoss
 from unihpe_kernels.scores import LOG2_E, SCORES
 
 # What the forward pass decides by the temperature's value, on a CPU, and the backward pass reads: whether float32 holds
@@ -43,16 +45,24 @@ def forward(
     units, inverse_norms = backend.units(embeddings, spec.normalize, spec.used(present))
     dtype = sums_dtype(embeddings[0])
     saved = units.new_empty(saved_size(embeddings, present, spec), dtype=dtype)
-    kept = _keep(saved, units, inverse_norms) if len(saved) else None
+    if spec.has_triples(count):
+        kept = None
+        saved.zero_()  # an output must be the same every time, whatever is used of it
+    else:
+        kept = _keep(saved, units, inverse_norms) if len(saved) else None
     samples, shares = units.new_zeros(3, batch, dtype=dtype), units.new_zeros(shares_shape(spec, count, batch), dtype=dtype)
     for part in make_parts(spec, present, count, backend.masks) if batch else ():
+        where = slice(None) if part.index is None else part.index
+        if spec.has_triples(len(part.modalities)):
+            triples = _triples(spec, route, saved, part.size(batch), units, temperature)
+            shares[0, :, where], samples[0, where] = triples.forward(part.of(units, part.index), learns)
+            continue
         options = make_options(spec, part, temperature, bias, route == WIDE, learns)
         pairs = Pairs(backend, options, part.of(units, part.index), codes=_codes(part, present, backend), kept=kept)
         pairs.forward()
         for others in part.others:
             pairs.forward_columns(part.of(units, others.index), anchors=others.sought)
         result = pairs.finish(candidates(part, present, batch), spec.smoothing)
-        where = slice(None) if part.index is None else part.index
         own = [result.loss, result.slope, *(() if result.bias is None else (result.bias,))]
         for total, of_part in zip(samples, own, strict=False):
             of_part = of_part if part.counted is None else torch.where(part.counted, of_part, 0)
@@ -82,38 +92,36 @@ def backward(
         grad, loss, samples[0], weights, spec.anchor_counts(present), spec.num_anchors(count)
     )
     kept = None
-    if len(saved):
+    if len(saved) and not spec.has_triples(count):
         units, inverse_norms, kept = _kept(saved, embeddings, spec)
     else:
         units, inverse_norms = backend.units(embeddings, spec.normalize, spec.used(present))
     d_score = d_loss / temperature.to(d_loss.dtype)
     d_units: Tensor | None = None
+    d_scores = d_loss.new_zeros((), dtype=torch.float64)  # of triples, the sum of scores times their gradient
     for part in make_parts(spec, present, count, backend.masks) if batch else ():
+        where = slice(None) if part.index is None else part.index
+        if spec.has_triples(len(part.modalities)):
+            triples = _triples(spec, route, saved, part.size(batch), units, temperature)
+            own, d_scores = triples.backward(shares[0][:, where], d_score[where])
+            d_units = own if part.index is None else _added(d_units, units, part, [(part.index, own)])
+            continue
         options = make_options(spec, part, temperature, bias, route == WIDE, False)
         pairs = Pairs(backend, options, part.of(units, part.index), codes=_codes(part, present, backend), kept=kept)
-        of_part = d_score if part.index is None else d_score[part.index]
-        of_part = of_part if part.counted is None else of_part * part.counted
-        where = slice(None) if part.index is None else part.index
+        of_part = d_score[where] if part.counted is None else d_score[where] * part.counted
         arguments = of_part, shares[:, list(part.rows)][:, :, where], candidates(part, present, batch), spec.smoothing
         pairs.backward(*arguments)
-        found = [
+        found: list[tuple[Tensor | None, Tensor]] = [
             (others.index, pairs.backward_columns(part.of(units, others.index), anchors=others.sought))
             for others in part.others
         ]
         own = pairs.gradients(*arguments)
-        if part.index is None and len(part.modalities) == count:
-            d_units = own
-            continue
-        d_units = torch.zeros_like(units, dtype=own.dtype) if d_units is None else d_units
-        for index, gradients in ((part.index, own), *found):
-            for m, gradient in zip(part.modalities, gradients, strict=True):
-                if index is None:
-                    d_units[m] += gradient
-                else:
-                    d_units[m][index] += gradient  # no sample twice
+        whole = part.index is None and len(part.modalities) == count
+        d_units = own if whole else _added(d_units, units, part, [(part.index, own), *found])
     if d_units is None:
         d_units = torch.zeros_like(units)
-    d_temperature = -torch.dot(d_loss, samples[1]).double() / temperature.double().square()
+    tau = temperature.double()
+    d_temperature = -(torch.dot(d_loss, samples[1]).double() / tau + d_scores) / tau
     d_bias = torch.dot(d_loss, samples[2])
     return [
         *backend.through_units(units, inverse_norms, d_units, embeddings),
@@ -135,6 +143,29 @@ def backend_of(name: str, route: int) -> Backend:
     from unihpe_kernels.contrastive.torch_blocks import BACKEND as TORCH
 
     return TORCH
+
+
+def _triples(
+    spec: Spec, route: int, saved: Tensor, size: int, units: Tensor, temperature: Tensor
+) -> TripleLoss | NativeTriples:
+    width = units.shape[2]
+    if spec.backend == "native" and route == NARROW:
+        return NativeTriples(saved, size, width, (LOG2_E / temperature.double()).item())
+    return TripleLoss(saved, size, width, LOG2_E / temperature.to(units.dtype))
+
+
+def _added(
+    d_units: Tensor | None, units: Tensor, part: Part, found: list[tuple[Tensor | None, Tensor]]
+) -> Tensor:
+    """With the gradients of a part's units; none of its samples comes twice in one entry."""
+    d_units = torch.zeros_like(units, dtype=found[0][1].dtype) if d_units is None else d_units
+    for index, gradients in found:
+        for m, gradient in zip(part.modalities, gradients, strict=True):
+            if index is None:
+                d_units[m] += gradient
+            else:
+                d_units[m][index] += gradient
+    return d_units
 
 
 def make_options(
@@ -189,6 +220,9 @@ def shares_shape(spec: Spec, count: int, batch: int) -> tuple[int, int, int]:
 def saved_size(embeddings: list[Tensor], present: Tensor | None, spec: Spec) -> int:
     """Numbers that `forward` hands to `backward`: how many is a matter of the shapes alone."""
     count, (batch, width) = len(embeddings), embeddings[0].shape
+    if spec.has_triples(count):
+        size = TripleLoss.saved_size(batch, width)
+        return max(size, NativeTriples.saved_size(batch, width)) if spec.backend == "native" else size
     if present is not None or spec.pairwise or not keeps(count, batch, embeddings[0].device):
         return 0
     return sum(_sizes(count, batch, width))
@@ -229,8 +263,9 @@ def _route(temperature: Tensor, spec: Spec, count: int, batch: int) -> int:
         return NARROW if spec.backend == "triton" else WIDE
     if spec.backend == "triton":
         return NARROW
-    holds = spec.sigmoid or SCORES[spec.score].holds((LOG2_E / temperature.double()).item(), 2 if spec.pairwise else count, batch)
-    return NARROW if holds else WIDE
+    tuples = batch**2 if spec.has_triples(count) else batch
+    scale, modalities = (LOG2_E / temperature.double()).item(), 2 if spec.pairwise else count
+    return NARROW if spec.sigmoid or SCORES[spec.score].holds(scale, modalities, tuples) else WIDE
 
 
 def _codes(part: Part, present: Tensor | None, backend: Backend) -> Tensor | None:

@@ -9,11 +9,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from unihpe_kernels.checks import Backend, check_backend, check_tensor
+from unihpe_kernels.checks import TRIPLES, Backend, check_backend, check_tensor, check_weights, is_readable
 from unihpe_kernels.scores import SCORES
 
 MAX_MODALITIES = 8
 MIN_TEMPERATURE = 1e-3
+# How far from 1 the length of a unit vector may be: rows are rounded to their own dtype.
+UNIT_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+MIN_NORM = 1e-12  # a shorter row has no direction
 # Triples a rank visits in a step, from which on "all" is warned of: "paired" has long been the better use of the time.
 MANY_TRIPLES = 2**35
 
@@ -53,6 +56,10 @@ class Spec(NamedTuple):
     def has_triples(self, count: int) -> bool:
         return self.negatives == "all" and count == 3
 
+    def operation(self, count: int) -> str:
+        """As checks.py knows it."""
+        return TRIPLES if self.has_triples(count) else SCORES[self.score].loss
+
     def anchors_of(self, count: int) -> tuple[int, ...]:
         return self.anchors or tuple(range(count))
 
@@ -75,7 +82,8 @@ class Spec(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """As for `tuple_contrastive_loss`, checked, the embeddings of one dtype."""
+    """As for `tuple_contrastive_loss`, checked, the embeddings of one dtype. What is refused where its values may be looked
+    at is NaN elsewhere."""
 
     embeddings: list[Tensor]
     temperature: float | Tensor
@@ -102,7 +110,7 @@ class Arguments(NamedTuple):
         Triton's kernels where the temperature is a float.
         """
         count, spec = len(self.embeddings), self.spec
-        resolved = check_backend(spec.backend, self.embeddings[0], "singular_value_contrastive_loss")  # type: ignore[arg-type]
+        resolved = check_backend(spec.backend, self.embeddings[0], spec.operation(count))  # type: ignore[arg-type]
         if isinstance(self.temperature, Tensor) or spec.sigmoid:
             return resolved
         tuples = batch**2 if spec.has_triples(count) else batch
@@ -143,7 +151,9 @@ def check_arguments(
     normalize: bool = True,
     backend: Backend = "auto",
     pairwise: bool = False,
+    bounded: bool = False,
 ) -> Arguments:
+    """bounded: rows that `normalize` leaves as they are, are known to be no longer than 1."""
     if score not in SCORES:
         raise ValueError(f"score must be {_either([*SCORES, 'product'])}, got {score!r}")
     embeddings = _check_embeddings(embeddings, negatives, score, pairwise)
@@ -151,6 +161,7 @@ def check_arguments(
     batch = first.shape[0]
     if weights is not None:
         check_tensor("weights", weights, (batch,), like=first)
+        weights = check_weights(weights)
     if present is not None:
         check_tensor("present", present, (count, batch), dtypes=(torch.bool,), like=first)
         if not pairwise and count > SCORES[score].modalities.start:
@@ -181,11 +192,16 @@ def check_arguments(
         _check_number("bias", bias, first)
     elif bias is not None:
         raise ValueError(f'bias must be None for form="softmax", in which it has no effect, got {bias}')
-    check_backend(backend, first, "singular_value_contrastive_loss")
     spec = Spec(
         score, negatives, chosen, direction == "both", float(label_smoothing), form == "sigmoid", pairwise,
         bool(normalize), backend,
     )  # fmt: skip
+    check_backend(backend, first, spec.operation(count))
+    if not normalize and not bounded:
+        embeddings = [
+            _check_unit_rows(f"embeddings[{m}]", rows, None if present is None else present[m])
+            for m, rows in enumerate(embeddings)
+        ]
     return Arguments(embeddings, temperature, bias, weights, present, spec)
 
 
@@ -216,6 +232,25 @@ def _check_embeddings(embeddings: Sequence[Tensor], negatives: str, score: str, 
         check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
     dtype = functools.reduce(torch.promote_types, [embedding.dtype for embedding in embeddings])
     return [embedding.to(dtype) for embedding in embeddings]
+
+
+def _check_unit_rows(name: str, rows: Tensor, present: Tensor | None) -> Tensor:
+    """Refuse rows whose length is neither 1 nor 0, of samples that have the modality."""
+    with torch.no_grad():
+        wide = rows if rows.dtype == torch.float64 else rows.float()
+        lengths = torch.linalg.vector_norm(wide, dim=1)
+        wrong = ((lengths - 1).abs() > UNIT_TOLERANCE[rows.dtype]) & (lengths >= MIN_NORM)
+        if present is not None:
+            wrong &= present
+    if not is_readable(rows):
+        return rows * torch.where(wrong, torch.nan, 1.0).to(rows.dtype)[:, None]
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{name} must hold rows of length 1 or 0 for normalize=False, got length {lengths[row].item():.6g} "
+            f"in row {row}"
+        )
+    return rows
 
 
 def _check_anchors(anchors: int | Sequence[int] | None, count: int) -> tuple[int, ...]:

@@ -35,6 +35,10 @@ class Part:
     counted: Tensor | None = None
     others: tuple[Others, ...] = ()
 
+    def size(self, batch: int) -> int:
+        """The number of samples that are anchors."""
+        return batch if self.index is None else len(self.index)
+
     def of(self, rows: Tensor, index: Tensor | None) -> Tensor:
         """Of [M, B, ..], the part's modalities of these samples."""
         if len(self.modalities) < len(rows):

@@ -17,6 +17,8 @@ from unihpe_kernels.contrastive.contract import (
     Samples,
     Statistics,
 )
+from unihpe_kernels.contrastive.options import MIN_NORM
+from unihpe_kernels.scaling import inverse_power
 
 LN_2 = math.log(2)
 
@@ -32,14 +34,10 @@ class TorchBackend:
             rows.masked_fill_(~used[:, :, None], 0)
         if not normalize:
             return rows, None
-        # squares of rows as they are would overflow or vanish, and 1/length must stay a number
-        largest = torch.linalg.vector_norm(rows, torch.inf, dim=2, keepdim=True)
-        largest.masked_fill_(largest < torch.finfo(dtype).tiny * 4, torch.inf)  # no direction: a row of zeros
-        rows.div_(largest)
-        lengths = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
-        none = lengths == 0
-        inverse = lengths.reciprocal_().masked_fill_(none, 0)
-        return rows.mul_(inverse), inverse.div_(largest)[:, :, 0]
+        scale = inverse_power(rows, 2)  # squares of rows as they are could overflow or vanish
+        norms = torch.linalg.vector_norm(rows.mul_(scale), dim=2, keepdim=True)
+        inverse = norms.reciprocal().masked_fill_(norms < MIN_NORM * scale, 0)
+        return rows.mul_(inverse), inverse.mul_(scale)[:, :, 0]
 
     def through_units(
         self, units: Tensor, inverse_norms: Tensor | None, d_units: Tensor, like: list[Tensor]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
+from unihpe_kernels.native import Source
+
 LOG2_E = math.log2(math.e)
 # Exponents to base 2, about the middle of the range, up to which exponentials and their sums are normal numbers.
 _REACH = {"float32": 110.0, "float64": 1000.0}
@@ -30,9 +32,16 @@ class Score:
         return importlib.import_module(f"unihpe_kernels.scores.{self.name}.torch")
 
     @property
-    def header(self) -> str:
-        """The C++ header, below the package."""
-        return f"scores/{self.name}/native.h"
+    def native(self) -> Source:
+        """The library of its C++."""
+        least, most = self.modalities.start, self.modalities.stop - 1
+        header = f'SCORE_HEADER="scores/{self.name}/native.h"'
+        return Source("contrastive/native/block.cpp", self.name, (header, f"LEAST_COUNT={least}", f"MOST_COUNT={most}"))
+
+    @property
+    def loss(self) -> str:
+        """The loss of it, by its name in messages."""
+        return f'tuple_contrastive_loss(score="{self.name}")'
 
     @property
     def triton(self) -> ModuleType:

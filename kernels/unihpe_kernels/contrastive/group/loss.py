@@ -103,6 +103,15 @@ class _Part:
             return slice(None)
         return ((codes & self.code) == self.code).nonzero()[:, 0]
 
+    def own(self, places: Tensor, pool: Tensor | slice) -> Tensor:
+        """The places of the anchors' samples among the pool of a block, or numbers beyond; from the places [a] of this
+        rank's samples in the block."""
+        samples = places[self.anchors]
+        if isinstance(pool, slice) or not len(pool):
+            return samples
+        places = torch.searchsorted(pool, samples).clamp_(max=len(pool) - 1)
+        return torch.where(pool[places] == samples, places, -1)
+
     def add(self, total: Tensor, index: Tensor | slice, part: Tensor) -> None:
         """`of`, in the other direction."""
         if self.code is None:
@@ -127,24 +136,26 @@ class _GroupLoss(torch.autograd.Function):
         codes = _codes(call, own, present)
         weighted = _weights(weights, own)
         pieces = call.pieces(temperature, call.normalize, own)
-        scale = LOG2_E / temperature.to(weighted.dtype)
         gathered = None if _takes_ring(call, own) else wire.gather(own)
         count = own.shape[1]
 
+        # of anchors set against pairs: their losses to base 2, log2 of normalisers relative to the own exponentials
         log_sums = weighted.new_full((count, len(own)), -torch.inf)
         sample_loss, anchor_counts = weighted.new_zeros(2, len(own)).unbind(0)
         parts = _parts(call, own, codes)
-        for columns, its_codes in _blocks(call, own, gathered, codes):
+        for columns, its_codes, places in _blocks(call, own, gathered, codes):
             for part in parts:
-                chosen = part.of(columns, part.pool(its_codes))
+                pool = part.pool(its_codes)
+                chosen = part.of(columns, pool)
                 if len(chosen):
-                    piece = pieces.paired(part.of(own, part.anchors), chosen)
+                    piece = pieces.paired(part.of(own, part.anchors), chosen, part.own(places, pool))
                     for m, log_sum in zip(part.modalities, piece, strict=True):
                         log_sums[m, part.anchors] = torch.logaddexp2(log_sums[m, part.anchors], log_sum)
         for part in parts:
-            positives = pieces.positives(part.of(own, part.anchors))
-            own_sums = log_sums[part.modalities][:, part.anchors]
-            sample_loss[part.anchors] = (own_sums - positives * scale).sum(0) / LOG2_E
+            losses = pieces.paired_losses(log_sums[part.modalities][:, part.anchors])
+            for m, loss in zip(part.modalities, losses, strict=True):
+                log_sums[m, part.anchors] = loss
+            sample_loss[part.anchors] = losses.sum(0) / LOG2_E
             anchor_counts[part.anchors] = len(part.modalities)
 
         of_triples: list[Tensor | None] = [None] * 3
@@ -161,8 +172,7 @@ class _GroupLoss(torch.autograd.Function):
                 by_jk += own_jk
             wire.sum(by_jk)
             if mine_count:
-                log_sums[:, mine], positives = triples.finish(by_i, by_jk)
-                sample_loss[mine] = (log_sums[:, mine] - positives * scale).sum(0) / LOG2_E
+                log_sums[:, mine], sample_loss[mine] = triples.finish(by_i, by_jk)
                 anchor_counts[mine] = 3
                 of_triples = [by_jk[:, 0], every_weight, triples.saved]
 
@@ -198,37 +208,44 @@ class _GroupLoss(torch.autograd.Function):
         d_own = torch.zeros(own.shape, dtype=d_score.dtype, device=own.device)
         d_scores = torch.zeros((), dtype=torch.float64, device=own.device)
         parts = _parts(call, own, codes)
+        d_positives = []  # gradients of the own tuples' scores, by part
         for part in parts:
-            rows = part.of(own, part.anchors)
-            positive = d_score[part.anchors] * -len(part.modalities)
-            d_scores += torch.dot(positive, pieces.positives(rows))
-            part.add(d_own, part.anchors, pieces.positive_gradients(rows, positive))
+            d_positive = pieces.own_gradients(d_score[part.anchors], len(part.modalities))
+            d_scores += torch.dot(d_positive, pieces.positives(part.of(own, part.anchors)))
+            d_positives.append(d_positive)
 
-        def of_columns(columns: Tensor, its_codes: Tensor | None) -> Tensor:
+        def of_columns(columns: Tensor, its_codes: Tensor | None, places: Tensor) -> Tensor:
             """This rank's part of the gradient of these samples; what falls to anchors is added up beside."""
             d_columns = torch.zeros(columns.shape, dtype=d_own.dtype, device=own.device)
-            for part in parts:
+            for part, d_positive in zip(parts, d_positives, strict=True):
                 pool = part.pool(its_codes)
                 chosen = part.of(columns, pool)
                 if len(chosen):
-                    d_rows, d_chosen, d_part = pieces.paired_gradients(
+                    d_rows, d_chosen, d_part, d_own_part = pieces.paired_gradients(
                         part.of(own, part.anchors),
                         chosen,
+                        part.own(places, pool),
                         log_sums[part.modalities][:, part.anchors],
                         d_score[part.anchors],
                     )
                     part.add(d_own, part.anchors, d_rows)
                     part.add(d_columns, pool, d_chosen)
                     d_scores.add_(d_part)
+                    d_positive += d_own_part
             return d_columns
 
         if gathered is None:
             slices = _slices(wire)
             d_own += wire.circulate_gradients(
-                own, lambda owner, block: of_columns(block, None if codes is None else codes[slices[owner]])
+                own,
+                lambda owner, block: of_columns(
+                    block,
+                    None if codes is None else codes[slices[owner]],
+                    _places(own, 0 if owner == wire.rank else len(block)),
+                ),
             )
         else:
-            d_columns = of_columns(gathered, codes)
+            d_columns = of_columns(gathered, codes, _places(own, wire.begin))
             if saved is not None:
                 complete, mine, first = _complete(wire, gathered, codes)
                 triples = pieces.triples(gathered[complete], first, _length(mine, len(own)), saved)
@@ -236,6 +253,8 @@ class _GroupLoss(torch.autograd.Function):
                 d_columns[complete] += d_triples
                 d_scores += d_part
             d_own += wire.scatter_sum(d_columns)
+        for part, d_positive in zip(parts, d_positives, strict=True):
+            part.add(d_own, part.anchors, pieces.positive_gradients(part.of(own, part.anchors), d_positive))
 
         # Each rank's result is the one loss, so what is differentiated is the sum of all of them.
         grads, d_scores = wire.sum_of_few(torch.stack([grad.double(), d_scores]))
@@ -288,14 +307,20 @@ def _slices(wire: Wire) -> list[slice]:
 
 def _blocks(
     call: _Call, own: Tensor, gathered: Tensor | None, codes: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The samples of all ranks, with their codes."""
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    """The samples of all ranks, with their codes and the places of this rank's samples."""
     if gathered is not None:
-        yield gathered, codes
+        yield gathered, codes, _places(own, call.wire.begin)
         return
     slices = _slices(call.wire)
     for owner, block in call.wire.circulate(own):
-        yield block, None if codes is None else codes[slices[owner]]
+        its_codes = None if codes is None else codes[slices[owner]]
+        yield block, its_codes, _places(own, 0 if owner == call.wire.rank else len(block))
+
+
+def _places(own: Tensor, first: int) -> Tensor:
+    """Of this rank's samples, from the first one's on; a first one beyond the block puts all of them beyond."""
+    return torch.arange(first, first + len(own), device=own.device)
 
 
 def _parts(call: _Call, own: Tensor, codes: Tensor | None) -> list[_Part]:

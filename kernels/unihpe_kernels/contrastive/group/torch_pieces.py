@@ -23,21 +23,34 @@ class TorchPieces:
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._scale = torch_backend.logit_scale(temperature, like.new_empty(0, dtype=dtype))
 
-    def paired(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """log2 of the sum over the tuples of every row with these columns, [modalities, rows]."""
-        return torch_backend.paired_normalisers(self.units(rows)[0], self.units(columns)[0], self._scale)
+    def paired(self, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
+        """log2 of the sum over the tuples of every row with these columns, relative to its own tuple's exponential,
+        [modalities, rows]. own [rows]: the places of their samples among the columns, or numbers beyond."""
+        units = self.units(rows)[0]
+        return torch_backend.paired_sums(units, self.units(columns)[0], self._scale, Positives(units).scores, own)
+
+    def paired_losses(self, sums: Tensor) -> Tensor:
+        """The anchors' losses to base 2, from `paired` over all columns."""
+        return torch.logaddexp2(sums, sums.new_zeros(()))  # its own tuple's logit is 0
 
     def paired_gradients(
-        self, rows: Tensor, columns: Tensor, log_sums: Tensor, d_score: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the rows and of the columns, and the sum of scores times their gradient [].
+        self, rows: Tensor, columns: Tensor, own: Tensor, losses: Tensor, d_score: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of the rows and of the columns, the sum of scores times their gradient [], and what is added to the
+        gradients of the own tuples' scores, [rows].
 
-        log_sums: over all of the anchors' tuples. d_score [rows]: what their softmax weights are multiplied with.
+        losses: of `paired_losses`. d_score [rows]: what their softmax weights are multiplied with.
         """
         row_units, row_inverses = self.units(rows)
         units, inverses = self.units(columns)
-        d_rows, d_columns, d_scores = torch_backend.paired_backward(row_units, units, self._scale, log_sums, d_score)
-        return to_rows(row_units, row_inverses, d_rows), to_rows(units, inverses, d_columns), d_scores
+        d_rows, d_columns, d_scores, d_own = torch_backend.paired_backward(
+            row_units, units, self._scale, Positives(row_units).scores, own, losses, d_score
+        )
+        return to_rows(row_units, row_inverses, d_rows), to_rows(units, inverses, d_columns), d_scores, d_own
+
+    def own_gradients(self, d_score: Tensor, count: int) -> Tensor:
+        """What `paired_gradients` lacks of the gradients of the own tuples' scores, [rows], of `count` modalities."""
+        return torch.zeros_like(d_score)
 
     def positives(self, rows: Tensor) -> Tensor:
         """Scores of the rows' own tuples, [rows]."""
@@ -72,7 +85,7 @@ class Triples(Protocol):
 
     def finish(self, by_i: Tensor, by_jk: Tensor) -> tuple[Tensor, Tensor]:
         """From `sums`, those by j and k complete: log2 of the sum over every own anchor's tuples [3, own], and the
-        scores of the own tuples [own]."""
+        losses of the own samples [own]."""
 
     def gradients(self, log_sums: Tensor, sums_jk: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the columns, and the sum of scores times their gradient []; added up over all i, both are whole.
@@ -110,6 +123,7 @@ class TorchTriples:
     def gradients(self, log_sums: Tensor, sums_jk: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
         own_d_score = d_score[self._own]
         of_i = self._slab.factors(log_sums[0], own_d_score)
+        sums_jk = sums_jk + self._slab.own_exponentials(Positives(self._units).scores)
         of_j, of_k = self._slab.factors(self._slab.log_sums(sums_jk), d_score)
         d_grams = [torch.zeros_like(gram) for gram in self._grams]
         self._slab.add_gradients((of_i, of_j, of_k), own_d_score, d_grams)

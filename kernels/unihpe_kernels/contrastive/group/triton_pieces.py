@@ -21,31 +21,38 @@ class TritonPieces(TorchPieces):
         super().__init__(temperature, normalize, like)
         self.temperature = temperature.float()
 
-    def paired(self, rows: Tensor, columns: Tensor) -> Tensor:
+    def paired(self, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
+        """Over all tuples, the own ones too."""
         with on_device(rows):
             tables = self._tables(rows, columns)
             count, n, _ = tables.stack.shape
             log_sums, sample_loss = self.temperature.new_empty(count, n), self.temperature.new_empty(n)
             triton_paired.normalisers(tables, self.temperature, None, log_sums, sample_loss, len(rows))
-            return log_sums[:, : len(rows)]
+            return log_sums[:, : len(rows)] - self.positives(rows) * self._scale
+
+    def paired_losses(self, sums: Tensor) -> Tensor:
+        return sums
+
+    def own_gradients(self, d_score: Tensor, count: int) -> Tensor:
+        return d_score * -count
 
     def paired_gradients(
-        self, rows: Tensor, columns: Tensor, log_sums: Tensor, d_score: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Tensor, columns: Tensor, own: Tensor, losses: Tensor, d_score: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with on_device(rows):
             tables = self._tables(rows, columns)
             tau = self.temperature
             count, n, width = tables.stack.shape
             outs = tables.inverse_norms.new_empty(count, n, width)
             whole = tables.inverse_norms.new_zeros(count + 1, n)
-            whole[:count, : len(rows)] = log_sums
+            whole[:count, : len(rows)] = losses + self.positives(rows) * self._scale
             whole[count, : len(rows)] = d_score * tau  # the kernels divide by it
             one = torch.ones_like(tau)
             d_scores = triton_paired.gradients(
                 one, tau, whole[count], None, self._normalize, one, whole[:count], tables, list(outs), len(rows),
             )  # fmt: skip
         d_rows, d_columns = outs.transpose(0, 1).split([len(rows), len(columns)])
-        return d_rows, d_columns, d_scores.sum(dtype=torch.float64)
+        return d_rows, d_columns, d_scores.sum(dtype=torch.float64), torch.zeros_like(d_score)
 
     def triples(self, columns: Tensor, first: int, count: int, saved: Tensor | None) -> "TritonTriples":
         return TritonTriples(self, columns, first, count)
@@ -85,7 +92,9 @@ class TritonTriples(Triples):
 
     def finish(self, by_i: Tensor, by_jk: Tensor) -> tuple[Tensor, Tensor]:
         sums = torch.stack([by_i[0], *by_jk[:, 0, self._own].to(by_i.dtype)])
-        return sums.log2() + self._shift(), self._pieces.positives(self._columns[self._own])
+        log_sums = sums.log2() + self._shift()
+        positives = self._pieces.positives(self._columns[self._own])
+        return log_sums, (log_sums - positives * LOG2_E / self._pieces.temperature).sum(0).div_(LOG2_E)
 
     def gradients(self, log_sums: Tensor, sums_jk: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
         own_d_score = d_score[self._own]

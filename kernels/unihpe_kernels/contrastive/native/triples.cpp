@@ -8,8 +8,8 @@
 #include <cmath>
 
 #include "native/parallel.h"
-#include "contrastive/closed_form.h"
-#include "contrastive/rows.h"
+#include "contrastive/native/rows.h"
+#include "scores/singular_value/closed_form.h"
 
 namespace {
 
@@ -95,9 +95,11 @@ void triple_rows_gradient(const float* units, const float* inverse_norms, const 
         }
 }
 
-// The sums of exp2(scale * (sigma_1 - MIDDLE)) over the triples of every i, j and k, [3, n], and the losses [n].
+// The sums of exp2(scale * (sigma_1 - MIDDLE)) over the triples of every i, j and k, [3, n]; the softmax weights of all
+// triples but a sample's own, summed over its anchors, [n]; and the losses [n]. The own triple stands apart: where it
+// dominates, nothing of the others is lost in a difference.
 void triple_sums(const float* all_grams, int64_t n, int64_t ld, double exact_scale, int64_t threads, float* sums,
-                 float* sample_loss) {
+                 float* other_weights, float* sample_loss) {
     const float scale = float(exact_scale);
     const Grams grams(all_grams, n, ld);
     const int64_t rows = rows_of_a_piece(n), pieces = (n + rows - 1) / rows;
@@ -118,10 +120,12 @@ void triple_sums(const float* all_grams, int64_t n, int64_t ld, double exact_sca
                 for (int64_t k = 0; k < n; k += LANES) {
                     const Lanes b = load(grams.b + i * ld + k);
                     const Logits logits(scale, k, n);
+                    const int64_t own_j = k <= i && i < k + LANES ? i : -1;
                     Lanes total{};
                     for (int64_t j = begin; j < end; ++j) {
                         const Triple t = triple(splat(a[j]), b, load(grams.c + j * ld + k));
-                        const Lanes power = logits.power(t.sigma);
+                        Lanes power = logits.power(t.sigma);
+                        if (j == own_j) power[i - k] = 0;
                         by_j[j] += power;
                         total += power;
                     }
@@ -142,33 +146,36 @@ void triple_sums(const float* all_grams, int64_t n, int64_t ld, double exact_sca
         }
     });
     own_triples(grams, [=, &sums_i, &sums_jk](int64_t first, int count, Lanes a, Lanes b, Lanes c) {
-        // where it dominates the sums, all that a float has of its logit is the same in them
         const Lanes own = Logits(scale, first, n).power(triple(a, b, c).sigma);
         for (int lane = 0; lane < count; ++lane) {
             const int64_t i = first + lane;
-            double by_j = 0, by_k = 0, loss = 0;
+            double by_j = 0, by_k = 0, loss = 0, others = 0;
             for (int64_t piece = 0; piece < pieces; ++piece) {
                 by_j += sums_jk[piece * 2 * ld + i];
                 by_k += sums_jk[(piece * 2 + 1) * ld + i];
             }
             const double all_sums[3] = {sums_i[i], by_j, by_k};
             for (int64_t axis = 0; axis < 3; ++axis) {
-                sums[axis * n + i] = float(all_sums[axis]);
-                loss += std::log(all_sums[axis] / own[lane]);
+                const double sum = all_sums[axis] + own[lane];
+                sums[axis * n + i] = float(sum);
+                loss += std::log1p(all_sums[axis] / own[lane]);
+                others += all_sums[axis] / sum;
             }
+            other_weights[i] = float(others);
             sample_loss[i] = float(loss);
         }
     });
 }
 
-// Gradients of the Gram matrices, like them, zero before; and the sum of scores times their gradient. sums: of
-// `triple_sums`. d_score [n]: what the softmax weights of a sample's anchors are multiplied with.
+// Gradients of the Gram matrices, like them, zero before; and the sum of scores times their gradient. sums and
+// other_weights: of `triple_sums`. d_score [n]: what the softmax weights of a sample's anchors are multiplied with.
 //
 // A tile is some i and as many j with all k. A tile of d_a is of one tile alone, one of d_b of those with the same i, one
 // of d_c of those with the same j: of N x N tiles the p-th of i goes with j = i + p, so that no two of one p share
 // anything, and waits for the two of p - 1 that it shares with.
 void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exact_scale, int64_t threads,
-                      const float* sums, const float* d_score, float* d_grams, double* d_scale) {
+                      const float* sums, const float* other_weights, const float* d_score, float* d_grams,
+                      double* d_scale) {
     const float scale = float(exact_scale);
     const Grams grams(all_grams, n, ld);
     float *const d_a = d_grams, *const d_b = d_a + ld * ld, *const d_c = d_b + ld * ld;
@@ -178,13 +185,13 @@ void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exac
             factors[axis * ld + i] = d_score[i] / sums[axis * n + i];
     const float *const of_i = factors.data(), *const of_j = of_i + ld, *const of_k = of_j + ld;
 
-    // The weights of an anchor's triples, its own among them, add up to 0 but for rounding: so a number may be taken off
-    // the scores, and with the mean of the own ones that rounding is multiplied with little where own triples dominate.
+    // The own triple's weight is minus the sum of all others. So a number may be taken off the scores, and with the mean
+    // of the own ones little is lost where own triples dominate.
     std::vector<float> own_scores(n);
     double own_sum = 0, own_weights = 0;
     own_triples(grams, [=, &own_scores, &own_sum, &own_weights](int64_t first, int count, Lanes a, Lanes b, Lanes c) {
         Lanes weight{};
-        for (int lane = 0; lane < count; ++lane) weight[lane] = -3 * d_score[first + lane];
+        for (int lane = 0; lane < count; ++lane) weight[lane] = -other_weights[first + lane] * d_score[first + lane];
         const Triple t = triple(a, b, c);
         const Lanes s = slope(t, weight), own[3] = {a * t.mu + b * c, b * t.mu + a * c, c * t.mu + a * b};
         for (int lane = 0; lane < count; ++lane) {
@@ -196,7 +203,7 @@ void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exac
     });
     const float center = own_weights ? float(own_sum / own_weights) : MIDDLE;
     std::vector<double> d_scores(n);
-    for (int64_t i = 0; i < n; ++i) d_scores[i] = -3 * double(d_score[i]) * (own_scores[i] - center);
+    for (int64_t i = 0; i < n; ++i) d_scores[i] = -double(other_weights[i]) * d_score[i] * (own_scores[i] - center);
 
     const int64_t rows = rows_of_a_piece(n), tiles = (n + rows - 1) / rows;
     std::vector<std::atomic<int64_t>> done(tiles);
@@ -215,11 +222,13 @@ void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exac
                 const Logits logits(scale, k, n);
                 const Lanes of_ik = load(of_k + k) + of_i[i];
                 float* const place = d_b + i * ld + k;
+                const int64_t own_j = k <= i && i < k + LANES ? i : -1;
                 Lanes total = load(place);
                 for (int64_t j = begin; j < end; ++j) {
                     const Lanes a = splat(grams.a[i * ld + j]), c = load(grams.c + j * ld + k);
                     const Triple t = triple(a, b, c);
-                    const Lanes weight = logits.power(t.sigma) * (of_ik + of_j[j]);
+                    Lanes weight = logits.power(t.sigma) * (of_ik + of_j[j]);
+                    if (j == own_j) weight[i - k] = 0;
                     scores += weight * (t.sigma - center);
                     const Lanes s = slope(t, weight);
                     by_j[j - begin] += s * (a * t.mu + b * c);
