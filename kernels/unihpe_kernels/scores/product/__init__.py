@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from unihpe_kernels.checks import Backend, check_tensor
 from unihpe_kernels.contrastive.options import check_arguments
@@ -138,7 +137,7 @@ def product_contrastive_loss(
     permutation for each modality but m, and only positives are tuples of one sample (Symile's "n").
     """
     dtype = torch.promote_types(reduce(torch.promote_types, (z.dtype for z in embeddings)), torch.float32)
-    rows = [F.normalize(z.to(dtype), dim=1) if normalize else z.to(dtype) for z in embeddings]
+    rows = [_unit(z.to(dtype)) if normalize else z.to(dtype) for z in embeddings]
     several = group is not None and torch.distributed.get_world_size(group) > 1
     ranks = Ranks(len(rows[0]), group) if several else Alone()  # type: ignore[arg-type]
     scale = ranks.shared(1 / torch.as_tensor(temperature, dtype=dtype, device=rows[0].device))
@@ -148,6 +147,15 @@ def product_contrastive_loss(
         return _all_tuples(rows, scale, weights, ranks)
     losses = [_paired(rows, m, scale, both, label_smoothing, orders[m] if orders else None, ranks) for m in chosen]
     return ranks.mean((torch.stack(losses) * weights).sum(), weights.sum() * len(losses))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """As the block engine's: a row shorter than 1e-12 counts as zero and gets no gradient."""
+    largest = rows.detach().abs().amax(1, keepdim=True) if rows.numel() else rows.new_ones(len(rows), 1)
+    short = largest * rows.shape[1] ** 0.5 < 1e-12
+    # squares of rows as they are could overflow
+    scaled = torch.where(short, 0, rows / torch.where(short, 1, largest))
+    return scaled / torch.where(short, 1, torch.linalg.vector_norm(torch.where(short, 1, scaled), dim=1, keepdim=True))
 
 
 def _paired(
