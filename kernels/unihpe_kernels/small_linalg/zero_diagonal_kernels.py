@@ -1,7 +1,8 @@
 # A Triton tuple grows by `+`, which changes its type.
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment,misc,index,operator"
-"""sigma_1 of n unit vectors from their inner products, without anything prepared: where samples lack modalities.
+"""The largest eigenvalue of zero-diagonal symmetric matrices, lanes of them, for other kernels to call: sigma_1 of n unit
+vectors from their inner products, without anything prepared, for samples that lack modalities.
 
 Which vectors stand in a stack then depends on the pair, and a basis of the members would, too. A vector that is missing
 has inner products of 0: it adds an eigenvalue of 1 to the Gram matrix I + H, and the largest, 1 + mu, is not smaller.
@@ -169,14 +170,14 @@ def largest_root(diagonal, beside, n: tl.constexpr):
 
 
 @triton.jit
-def hollow_root(h, n: tl.constexpr):
+def largest_eigenvalue(h, n: tl.constexpr):
     """mu >= 0; h as for `tridiagonal`."""
     diagonal, beside, _ = tridiagonal(h, n)
     return largest_root(diagonal, beside, n)[0]
 
 
 @triton.jit
-def hollow_vector(h, n: tl.constexpr):
+def largest_eigenvector(h, n: tl.constexpr):
     """mu, n components of an eigenvector and one over its squared length. Of a repeated mu, any eigenvector."""
     diagonal, beside, reflections = tridiagonal(h, n)
     mu, bound = largest_root(diagonal, beside, n)
