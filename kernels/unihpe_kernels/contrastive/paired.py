@@ -381,7 +381,7 @@ def _edge(num_modalities: int, length: int, device: torch.device) -> int:
     capacity = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
     most = max(_WHOLE, math.isqrt(capacity // products_size(num_modalities, 1)))
     blocks = math.ceil(length / most) or 1
-    return -(-math.ceil(length / blocks) // _WHOLE) * _WHOLE
+    return max(1, -(-math.ceil(length / blocks) // _WHOLE)) * _WHOLE
 
 
 def _of_products(units: Tensor) -> torch.dtype:
