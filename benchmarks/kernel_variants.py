@@ -15,7 +15,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
 from unihpe_kernels.contrastive import kernels_all, kernels_paired, kernels_rows
-from unihpe_kernels.contrastive.kernels_hollow import laguerre_steps
+from unihpe_kernels.small_linalg.zero_diagonal_kernels import laguerre_steps
 from unihpe_kernels.contrastive.triton_paired import how_many
 from unihpe_kernels.tuned import choose
 

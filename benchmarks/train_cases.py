@@ -1,4 +1,4 @@
-"""The full training step in the forms that are compared, and profiled: made-up people, real backbones."""
+"""The full training step in the forms that are compared, and profiled: synthetic people, real backbones."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from benchmarks.peers import paired_svdvals_of_stacks
 from unihpe_fast.config import Config, ImageEncoderConfig, RunConfig
 from unihpe_fast.data.loader import train_batches
-from unihpe_fast.data.types import Batch
+from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.engine.trainer import Trainer
 from unihpe_fast.presets import PRESETS

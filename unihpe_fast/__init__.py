@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from unihpe_fast.losses import PairwiseInfoNCE, SingularValueContrastiveLoss
     from unihpe_fast.models.unihpe import UniHPE
     from unihpe_kernels.modules import GRAMLoss, OpenClipLoss, SigLIPLoss, SymileLoss, TriangleLoss
+    from unihpe_kernels.version import __version__
 
 __all__ = [
     "GRAMLoss",
@@ -16,12 +17,14 @@ __all__ = [
     "SymileLoss",
     "TriangleLoss",
     "UniHPE",
+    "__version__",
 ]
 
 _HOMES = {
     **dict.fromkeys(("GRAMLoss", "OpenClipLoss", "SigLIPLoss", "SymileLoss", "TriangleLoss"), "unihpe_kernels.modules"),
     **dict.fromkeys(("PairwiseInfoNCE", "SingularValueContrastiveLoss"), "unihpe_fast.losses"),
     "UniHPE": "unihpe_fast.models.unihpe",
+    "__version__": "unihpe_kernels.version",
 }
 
 

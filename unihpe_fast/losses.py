@@ -173,7 +173,7 @@ class Criterion(nn.Module):
         super().__init__()
         self.group = group
         # here, because the losses above work without numpy, which the records need
-        from unihpe_fast.data.types import MODALITIES
+        from unihpe_fast.data.records import MODALITIES
 
         self.rows = [MODALITIES.index(modality) for modality in modalities]
         self.image_row, self.pose2d_row, self.pose3d_row = (MODALITIES.index(m) for m in ("image", "pose2d", "pose3d"))
@@ -219,13 +219,13 @@ class Criterion(nn.Module):
 
     def _joints_3d(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
         weights = self._joint_weights(target)
-        return _distances(outputs.joints_3d / MM_PER_METRE, target["joints_3d"][..., :3] / MM_PER_METRE, weights)
+        return _distances(outputs.pred_joints_3d / MM_PER_METRE, target["joints_3d"][..., :3] / MM_PER_METRE, weights)
 
     def _pa_mpjpe(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
         weights = self._joint_weights(target)  # [M, B, 17]
         poses = weights.amax(-1)
         truth = torch.where(weights[..., None] > 0, target["joints_3d"][..., :3] / MM_PER_METRE, 0)
-        return _weighted(pa_mpjpe(outputs.joints_3d / MM_PER_METRE, truth, weights=weights), poses)
+        return _weighted(pa_mpjpe(outputs.pred_joints_3d / MM_PER_METRE, truth, weights=weights), poses)
 
     def _present(self, target: dict[str, Tensor]) -> Tensor:
         """[M, B]: the rows of the model's modalities. Stacked: an index list would be copied to the GPU each step."""
@@ -242,8 +242,8 @@ class Criterion(nn.Module):
         samples = present[self.image_row] & present[self.pose2d_row]
         seen = samples[:, None] & (truth[..., 2] > 0)
         weights = torch.where(seen, truth[..., 2] * target["weights"][:, None], 0)
-        assert outputs.keypoints_2d is not None
-        return _distances(outputs.keypoints_2d, truth[..., :2], weights)
+        assert outputs.pred_keypoints_2d is not None
+        return _distances(outputs.pred_keypoints_2d, truth[..., :2], weights)
 
 
 # of which the terms are means

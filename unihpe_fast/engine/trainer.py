@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from unihpe_fast.config import Config, OptimConfig
-from unihpe_fast.data.types import Batch
+from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.distributed import Ranks
 from unihpe_fast.engine.nonfinite import BadSteps, StepRecord
 from unihpe_fast.engine.runtime import Runtime

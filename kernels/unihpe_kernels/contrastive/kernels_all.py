@@ -13,7 +13,7 @@ exp2 of the shifted logits needs no running maximum: scores lie in [1, sqrt(3)],
 import triton
 import triton.language as tl
 
-from unihpe_kernels.contrastive.kernels_score import triple_gradient, triple_mu, triple_sigma
+from unihpe_kernels.scores.singular_value.triton import triple_gradient, triple_mu, triple_sigma
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _MIDDLE = tl.constexpr(1.3660254037844386)  # of [1, sqrt(3)]

@@ -24,10 +24,10 @@ import triton
 import triton.language as tl
 
 from unihpe_kernels.small_linalg.eigh_kernels import symmetric_eigen, triangle_index
-from unihpe_kernels.contrastive.kernels_arrowhead import arrowhead_entry, arrowhead_gradient, arrowhead_root
-from unihpe_kernels.contrastive.kernels_hollow import hollow_root, hollow_vector, pair_place
+from unihpe_kernels.scores.singular_value.arrowhead_kernels import arrowhead_entry, arrowhead_gradient, arrowhead_root
+from unihpe_kernels.small_linalg.zero_diagonal_kernels import largest_eigenvalue, largest_eigenvector, pair_place
 from unihpe_kernels.contrastive.kernels_rows import inverse_root
-from unihpe_kernels.contrastive.kernels_score import triple_gradient, triple_mu
+from unihpe_kernels.scores.singular_value.triton import triple_gradient, triple_mu
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -240,7 +240,7 @@ def _slots(code, m):
 @triton.jit
 def _hollow_gradient(h, code, m, COUNT: tl.constexpr):
     """mu, COUNT components of an eigenvector, 0 for members that the code lacks, and 1/its squared length."""
-    mu, vector, inverse_square = hollow_vector(h, COUNT)
+    mu, vector, inverse_square = largest_eigenvector(h, COUNT)
     slots = _slots(code, m)
     masked = ()
     for s in tl.static_range(COUNT - 1):
@@ -348,7 +348,7 @@ def paired_forward(
                 for s in tl.static_range(COUNT - 1):
                     parts = parts + (_quarter(products[s], quarter, TILE_I, TILE_J),)
                 h = _hollow(parts, inner, code, m, columns_j[None, :], (columns_j < n)[None, :], n, COUNT)
-                part = hollow_root(h, COUNT)
+                part = largest_eigenvalue(h, COUNT)
                 upper_even = tl.where(quarter == 0, part, upper_even)
                 lower_even = tl.where(quarter == 1, part, lower_even)
                 upper_odd = tl.where(quarter == 2, part, upper_odd)
@@ -425,7 +425,7 @@ def paired_finish(
         square = 1 + triple_mu(products[0], products[1], c)[0]
     elif MASKED:
         code = tl.load(anchor_codes + i, mask=inside, other=0)
-        square = 1 + hollow_root(_hollow(products, inner, code, first, i, inside, n, COUNT), COUNT)
+        square = 1 + largest_eigenvalue(_hollow(products, inner, code, first, i, inside, n, COUNT), COUNT)
     else:
         s, a, g = _rotated(products, basis + _block_place(0, i, n, 1 + COUNT * (COUNT - 1)), inside, COUNT)
         square = arrowhead_root(s, a, g, COUNT - 1) + (a + 1)

@@ -288,6 +288,8 @@ class Pairs:
 
     def _add_own(self, cut: "_Cut", options: Options, d_positives: Tensor | None = None) -> None:
         """What the samples' own products give to their units."""
+        if not cut.samples:
+            return
         d_inner = torch.cat([self._backend.own(samples, options) for samples in cut.samples], dim=1)
         if d_positives is not None:
             weight = d_positives.to(cut.inner.dtype).contiguous()

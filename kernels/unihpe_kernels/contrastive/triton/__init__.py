@@ -1,0 +1,1 @@
+"""Block functions of "paired" by Triton kernels."""
