@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train test test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
+.PHONY: train test dist test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -57,6 +57,10 @@ RECORD ?= build/bench.json
 bench: $(STAMP)
 	mkdir -p $(dir $(RECORD))
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median --record $(RECORD)
+
+# what a release is: a wheel and a source archive
+dist: $(STAMP)
+	$(BIN)/uv build --quiet --out-dir dist .
 
 # on a machine with a GPU, from a bare checkout: uses $(PYTHON) as it is and installs nothing
 gpu:

@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.provenance import provenance
 from unihpe_fast.config import AugmentConfig, DataConfig
+from unihpe_fast.data.crop_cache import CropCache
+from unihpe_fast.data.crop_photos import CROP_SIZE, crop_photos
 from unihpe_fast.data.images import JPEG_QUALITY, MEAN, STD
 from unihpe_fast.data.loader import train_batches
-from unihpe_fast.data.partial import PartialCrops
-from unihpe_fast.data.photos import CROP_SIZE, crop_photos
+from unihpe_fast.data.records import Sample
 from unihpe_fast.data.store import Store, write_store
-from unihpe_fast.data.types import Sample
 from unihpe_fast.fileio import write_text
 
 # distinct pictures; they are read again and again, out of the page cache for both sides
@@ -73,7 +73,7 @@ def people(folder: Path, count: int, width: int, height: int, side: float) -> li
 
 
 def prepare_file(samples: list[Sample], out: Path) -> None:
-    with PartialCrops(out, CROP_SIZE) as partial:
+    with CropCache(out, CROP_SIZE) as partial:
         write_store(out, crop_photos(iter(samples), partial=partial), dataset="speed", split="train")
 
 

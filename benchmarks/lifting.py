@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.provenance import provenance
 from unihpe_fast.config import Config
 from unihpe_fast.data.loader import mean_pose, train_batches, val_batches
-from unihpe_fast.data.types import Batch
+from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.engine.trainer import Trainer, learning_rate
 from unihpe_fast.fileio import write_text

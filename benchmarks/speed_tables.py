@@ -39,8 +39,8 @@ def _groups(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
 
 
 def summary_table(result: dict[str, Any]) -> str:
-    """A line a group: its largest size at which a peer ran, ours in ms and MiB, and how many times as long each peer
-    that computes the same takes."""
+    """A line a group: its largest size at which a peer ran, ours in ms and MiB, and how many times as long, and as much
+    memory, each peer that computes the same takes."""
     rows = []
     for name, records in _groups(result["records"]).items():
         with_peers = [
@@ -49,14 +49,20 @@ def summary_table(result: dict[str, Any]) -> str:
         for record in with_peers[-1:]:
             entries = record["competitors"]
             mine = entries[OURS]
-            peers = [f"{n} {e['ratio']:.2g}×" for n, e in entries.items() if n != OURS and e["same"] and "ratio" in e]
+            peers = {n: e for n, e in entries.items() if n != OURS and e["same"] and "ratio" in e}
             share = f"{record['share_of_floor']:.0%}" if "share_of_floor" in record else "-"
             rows.append(
                 [f"{name}, {record['variable']} = {record['size']:,}", milliseconds(mine["median_s"]),
-                 mebibytes(mine["peak_bytes"]), share, ", ".join(peers)]
+                 mebibytes(mine["peak_bytes"]), share, ", ".join(f"{n} {e['ratio']:.2g}×" for n, e in peers.items()),
+                 ", ".join(_multiple(e["peak_bytes"], mine["peak_bytes"]) for e in peers.values())]
             )  # fmt: skip
-    head = ["work", "ours, ms", "peak, MiB", "of the paper limit", "time of others as a multiple of ours"]
+    head = ["work", "ours, ms", "peak, MiB", "of the paper limit", "time of others as a multiple of ours", "their memory"]
     return f"{table(head, rows)}\n\nMedians of rounds taken in turn. {origin(result)}"
+
+
+def _multiple(of_peer: float | None, of_ours: float | None) -> str:
+    """Below a page of memory nothing is a multiple."""
+    return f"{of_peer / of_ours:.2g}×" if of_peer is not None and of_ours and of_ours >= 4096 else "-"
 
 
 def full_tables(result: dict[str, Any]) -> str:

@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.data_speed import INPUT, BareBatches, loader_config, people, prepare_file
 from benchmarks.harness import OURS, Competitor, Group, measure
+from unihpe_fast.data.crop_photos import CROP_SIZE
 from unihpe_fast.data.images import MEAN, STD
 from unihpe_fast.data.loader import FileDataset, train_batches
-from unihpe_fast.data.photos import CROP_SIZE
 from unihpe_fast.data.store import Store
 
 SIZES = [16, 32, 64, 128]

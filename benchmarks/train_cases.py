@@ -1,4 +1,4 @@
-"""The full training step in the forms that are compared, and profiled: made-up people, real backbones."""
+"""The full training step in the forms that are compared, and profiled: synthetic people, real backbones."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from benchmarks.peers import paired_svdvals_of_stacks
 from unihpe_fast.config import Config, ImageEncoderConfig, RunConfig
 from unihpe_fast.data.loader import train_batches
-from unihpe_fast.data.types import Batch
+from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.engine.trainer import Trainer
 from unihpe_fast.presets import PRESETS
@@ -63,7 +63,8 @@ def trainer(config: Config, variant: str, device: str, dtype: str = "auto") -> T
 
 def first_loss(made: Trainer, batch: Batch) -> float:
     """The total loss before any step. With its backward pass: CUDA graphs wait for that of every forward pass."""
-    total, _ = made._loss_step(batch.to(made.runtime.device).tensors())
+    dense = made.criterion.is_dense(batch.present, batch.weights)
+    total, _ = made._loss_step(batch.to(made.runtime.device).tensors(), dense)
     value = total.item()
     total.backward()
     made.optimizer.zero_grad(set_to_none=True)

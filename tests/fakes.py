@@ -2,7 +2,7 @@
 
 import torch
 
-from unihpe_fast.data.types import Batch
+from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.evaluation import Predictions
 
 # mm, camera axes: x right, y down

@@ -57,8 +57,8 @@ def criterion(group: Any, rank: int, sizes: tuple[int, ...], masked: bool) -> Re
     outputs = outputs_for(total, 3)
     own = Outputs(
         _own(outputs.embeddings, sizes, rank, 1),
-        _own(outputs.joints_3d, sizes, rank, 1),
-        _own(outputs.keypoints_2d, sizes, rank, 0),
+        _own(outputs.pred_joints_3d, sizes, rank, 1),
+        _own(outputs.pred_keypoints_2d, sizes, rank, 0),
     )
     loss = Criterion(LossConfig(**{term: 0.5 + number for number, term in enumerate(TERMS)}), MODALITIES, group=group)
     mine = {name: _own(x, sizes, rank, 1 if name == "present" else 0).detach() for name, x in target.items()}
@@ -66,8 +66,8 @@ def criterion(group: Any, rank: int, sizes: tuple[int, ...], masked: bool) -> Re
     value.backward()
     inputs = {
         "embeddings": own.embeddings.grad.movedim(1, 0).numpy(),
-        "joints_3d": own.joints_3d.grad.movedim(1, 0).numpy(),
-        "keypoints_2d": own.keypoints_2d.grad.numpy(),
+        "joints_3d": own.pred_joints_3d.grad.movedim(1, 0).numpy(),
+        "keypoints_2d": own.pred_keypoints_2d.grad.numpy(),
     }
     values = {"loss": value.item(), **{name: term.item() for name, term in terms.items()}}
     return Result(values, inputs, {name: p.grad.item() for name, p in loss.named_parameters()})

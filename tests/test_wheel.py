@@ -30,7 +30,7 @@ def test_bare_wheel_imports_and_uses_the_loss(tmp_path: Path) -> None:
 
     run(uv, "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(ROOT))
     (wheel,) = tmp_path.glob("unihpe_fast-*.whl")
-    assert "unihpe_fast/data/sources/h36m_cameras.json" in zipfile.ZipFile(wheel).namelist()
+    assert "unihpe_fast/data/sources/h36m/cameras.json" in zipfile.ZipFile(wheel).namelist()
     run(uv, "venv", "--quiet", "--python", sys.executable, "env")
     run(uv, "pip", "install", "--quiet", "--python", str(python), "-c", str(ROOT / "constraints.txt"), str(wheel))
     script = textwrap.dedent("""

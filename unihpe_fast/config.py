@@ -24,7 +24,7 @@ class AugmentConfig:
     """mirror half of the samples"""
     color: float = 0.0
     """largest change of brightness, contrast and channel gains, relative"""
-    turn: bool = False
+    yaw: bool = False
     """samples without an image: turn the person about its own vertical axis and re-project"""
     bone_scale: float = 0.0
     """samples without an image: largest relative change of bone lengths, left and right alike, re-projected"""

@@ -23,8 +23,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from unihpe_fast.data.images import MEAN, STD
+from unihpe_fast.data.records import LABELS, MODALITIES, Batch
 from unihpe_fast.data.skeleton import BONES, LEFT, RIGHT
-from unihpe_fast.data.types import LABELS, MODALITIES, Batch
 from unihpe_fast.engine.evaluation import Predictions
 from unihpe_fast.fileio import atomic_path
 from unihpe_kernels import mpjpe

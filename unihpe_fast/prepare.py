@@ -15,14 +15,14 @@ import tyro
 from rich.console import Console
 
 from unihpe_fast.data.check import check_store
-from unihpe_fast.data.partial import PartialCrops
-from unihpe_fast.data.photos import CROP_SIZE, PhotoError, crop_photos
+from unihpe_fast.data.crop_cache import CropCache
+from unihpe_fast.data.crop_photos import CROP_SIZE, PhotoError, crop_photos
 from unihpe_fast.data.progress import Counting
+from unihpe_fast.data.records import Sample
 from unihpe_fast.data.render import render_crops
-from unihpe_fast.data.sources import SOURCES, Reading, Request, load_source
+from unihpe_fast.data.sources import SOURCES, Reading, Request, source_module
 from unihpe_fast.data.store import write_store
 from unihpe_fast.data.summary import summary_tables
-from unihpe_fast.data.types import Sample
 
 USAGE = f"""usage: python -m unihpe_fast.prepare SOURCE IN.. OUT.h5 [--images ROOT] [--option VALUE ..]
        python -m unihpe_fast.prepare check FILE.h5 [--png OUT]
@@ -69,10 +69,10 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
     if job.images is not None and not job.images.is_dir():
         raise ValueError(f"--images {job.images}: no such folder")
     size = job.image_size if job.image_size is not None else CROP_SIZE if job.images else DRAWN_SIZE
-    source = load_source(source_name)
+    source = source_module(source_name)
     reading = source.read(inputs, job.dataset, Request(job.images if size else None, size, job.seed))
 
-    if reading.draw and job.images is not None:
+    if reading.render and job.images is not None:
         raise ValueError(f"--images {job.images}: {source_name} has no photographs")
 
     def say(text: str) -> None:
@@ -85,13 +85,13 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
     written: Counter[tuple[str, str]] = Counter()
     with ExitStack() as stack:
         samples = reading.samples
-        if reading.draw and size:
+        if reading.render and size:
             samples = render_crops(samples, size, job.seed)
         elif job.images and size:
-            partial = stack.enter_context(PartialCrops(out, size))
+            cache = stack.enter_context(CropCache(out, size))
             goes_on = "an interrupted job goes on from them when the command is given again"
-            say(f"crops are kept in {partial.path} until the end: {goes_on}; {partial.found} are there")
-            samples = _photographed(samples, size, partial, reading, job.skip_broken_images)
+            say(f"crops are kept in {cache.path} until the end: {goes_on}; {cache.found} are there")
+            samples = _photographed(samples, size, cache, reading, job.skip_broken_images)
         counting = stack.enter_context(Counting(source_name, reading.total, console))
 
         def counted() -> Iterator[Sample]:
@@ -122,12 +122,12 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
 
 
 def _photographed(
-    samples: Iterator[Sample], size: int, partial: PartialCrops, reading: Reading, skip_broken: bool
+    samples: Iterator[Sample], size: int, cache: CropCache, reading: Reading, skip_broken: bool
 ) -> Iterator[Sample]:
     def count(sample: Sample, error: PhotoError) -> None:
         reading.tally.skip(sample.subject, sample.action, error.reason)
 
-    return crop_photos(samples, size, partial=partial, broken=count if skip_broken else None)
+    return crop_photos(samples, size, cache=cache, broken=count if skip_broken else None)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0 if check(tyro.cli(CheckJob, args=rest, prog=prog), console) else 1
         # Any: the type of the dataset's own options is known from here on only
         kind: Any = Job
-        job = tyro.cli(kind[load_source(name).Options], args=rest, prog=f"python -m unihpe_fast.prepare {name}")
+        job = tyro.cli(kind[source_module(name).Options], args=rest, prog=f"python -m unihpe_fast.prepare {name}")
         prepare(name, job, console)
     except KeyboardInterrupt:
         errors.print("interrupted; nothing was written")

@@ -35,7 +35,7 @@ PRESETS: dict[str, Config] = {
             val_samples=0,
             # proportions far from the few training subjects': without, unseen ones cost up to 20 mm; but the size of a
             # person cannot be seen, so varying it as much only blurs the answer
-            augment=AugmentConfig(rotate=5, turn=True, bone_scale=0.2, body_scale=0.02, noise=0.005),
+            augment=AugmentConfig(rotate=5, yaw=True, bone_scale=0.2, body_scale=0.02, noise=0.005),
         ),
         model=ModelConfig(modalities=("pose2d", "pose3d")),
         optim=OptimConfig(steps=9000),

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from unihpe_fast.data.joint_sets import MPI_INF_3DHP17
+from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.data.skeleton import H36M14, NUM_JOINTS, ROOT
 from unihpe_fast.data.store import Store
-from unihpe_fast.data.types import MODALITIES
 from unihpe_fast.engine.evaluation import Predictions
 from unihpe_fast.metrics import (
     action_name,

@@ -8,10 +8,12 @@ from unihpe_kernels.contrastive.api import (
 from unihpe_kernels.procrustes.api import Alignment, Similarity, align, mpjpe, n_mpjpe, pa_mpjpe, procrustes
 from unihpe_kernels.small_linalg.gram import gram_singular_values
 from unihpe_kernels.small_linalg.svd3x3 import svd3x3
+from unihpe_kernels.version import __version__
 
 __all__ = [
     "Alignment",
     "Similarity",
+    "__version__",
     "align",
     "gram_singular_values",
     "mpjpe",

@@ -13,13 +13,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unihpe_kernels.checks import FLOATING
+from unihpe_kernels.scores import SCORES
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
 
 Header = dict[str, int | float | str]
-_HEADER = 16  # numbers
-_WORDS = (*map(str, FLOATING), "paired", "all", "auto", "triton", "native", "torch", "a tensor", "True", "False")
+_HEADER = 24  # numbers
+_WORDS = (*map(str, FLOATING), "paired", "all", "auto", "triton", "native", "torch", "a tensor", "True", "False", *SCORES, "softmax", "sigmoid",
+          "anchor", "both", "a float", "None")
 
 
 class Wire:

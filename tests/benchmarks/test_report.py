@@ -62,7 +62,7 @@ def test_speed_tables_and_plots_come_from_the_files(tmp_path: Path) -> None:
     text = "".join(f"<!-- {name} -->stale<!-- end -->" for name in ("results:cpu", "results:cpu-full", "plots:cpu"))
     got = report.render(text, tmp_path)
     # the largest size with a peer; only peers that compute the same are in the summary
-    assert "| train_step, tiny, B = 8 | 1,024 | 3 | 50% | peer 4× |" in got
+    assert "| train_step, tiny, B = 8 | 1,024 | 3 | 50% | peer 4× | 1× |" in got
     assert "2 ± 0.1 ms, 1.00×, 3 MiB, 11 launches" in got
     assert "absent: it is not installed" in got
     assert "3.00 (3)" in got

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.soak import growth, soak
-from unihpe_fast.data.types import Batch
+from unihpe_fast.data.records import Batch
 
 
 def test_growth_is_what_was_put_in() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from unihpe_fast.data.sources import SourceError
+from unihpe_fast.data.errors import SourceError
 
 # how many mutated inputs a reader gets; `make fuzz` asks for more
 CASES = int(os.environ.get("FUZZ", "300"))

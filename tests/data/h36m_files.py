@@ -1,4 +1,4 @@
-"""Human3.6M as it is distributed, small: what data_3d_h36m.npz, the h5 tree and metadata.xml hold, of made-up poses."""
+"""Human3.6M as it is distributed, small: data_3d_h36m.npz, the h5 tree and metadata.xml of synthetic poses."""
 
 import math
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from unihpe_fast.data.camera import Camera, project
-from unihpe_fast.data.types import Sample
+from unihpe_fast.data.records import Sample
 
 # Human3.6M's 54138969, whose two focal lengths differ and whose tangential terms are among the largest
 H36M_CAMERA = np.array(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from unihpe_fast.data.sources.asf_amc import read_amc, read_asf
+from unihpe_fast.data.formats.asf_amc import read_amc, read_asf
 
 ASF = """# made for the tests
 :version 1.10

@@ -9,7 +9,7 @@ from unihpe_fast.data import augment as aug
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.skeleton import BONES, FLIP, LEFT, RIGHT
 
-EVERYTHING = AugmentConfig(rotate=40, scale=0.3, shift=0.1, flip=True, turn=True, bone_scale=0.2, body_scale=0.1)
+EVERYTHING = AugmentConfig(rotate=40, scale=0.3, shift=0.1, flip=True, yaw=True, bone_scale=0.2, body_scale=0.1)
 
 
 def make_people(count: int, seed: int = 0, *, free: bool = True) -> aug.People:
@@ -92,7 +92,7 @@ def test_flip_mirrors_the_chosen_and_swaps_left_and_right() -> None:
 
 def test_turn_keeps_the_skeleton_the_root_and_the_heights() -> None:
     people = make_people(200)
-    after = aug.move(people, AugmentConfig(turn=True), np.random.default_rng(0))
+    after = aug.move(people, AugmentConfig(yaw=True), np.random.default_rng(0))
     before_3d, after_3d = people.joints_3d[..., :3], after.joints_3d[..., :3]
     distances = [np.linalg.norm(x[:, :, None] - x[:, None], axis=-1) for x in (before_3d, after_3d)]
     np.testing.assert_allclose(*distances, atol=1e-9)
@@ -149,7 +149,7 @@ def test_body_scale_alone_keeps_the_proportions() -> None:
 
 def test_moved_people_get_a_new_bbox_and_keep_their_confidences() -> None:
     people = make_people(20)
-    after = aug.move(people, AugmentConfig(turn=True), np.random.default_rng(0))
+    after = aug.move(people, AugmentConfig(yaw=True), np.random.default_rng(0))
     np.testing.assert_allclose(after.bbox, square_bbox(after.keypoints_2d[..., :2]), atol=1e-9)
     np.testing.assert_array_equal(after.keypoints_2d[..., 2], people.keypoints_2d[..., 2])
 
@@ -164,7 +164,7 @@ def test_people_stay_where_moving_them_makes_no_sense() -> None:
     # right before the camera, where a turn takes joints behind it
     people.joints_3d[4, :, :3] += [0, 0, 300 - people.joints_3d[4, 0, 2]]
     for seed in range(5):
-        config = AugmentConfig(turn=True, bone_scale=0.1)
+        config = AugmentConfig(yaw=True, bone_scale=0.1)
         assert_same(aug.move(people, config, np.random.default_rng(seed)), people)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from unihpe_fast.data.sources.bvh import read_bvh
+from unihpe_fast.data.formats.bvh import read_bvh
 
 TEXT = """HIERARCHY
 ROOT hip
@@ -154,7 +154,7 @@ def test_broken_archives_are_named(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"clip\.bvh\.gz: broken gzip file"):
             read_bvh(packed)
     packed.write_bytes(whole)
-    monkeypatch.setattr("unihpe_fast.data.sources.motion.MAX_BYTES", 100)
+    monkeypatch.setattr("unihpe_fast.data.formats.motion.MAX_BYTES", 100)
     with pytest.raises(ValueError, match=r"clip\.bvh\.gz: unpacks to more than"):
         read_bvh(packed)
 

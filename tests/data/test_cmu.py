@@ -8,10 +8,10 @@ import torch
 from tests.data.motion_files import CHANNELS, motionbuilder_text, standing, write_clip
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, pinhole, project
+from unihpe_fast.data.rig import camera_rig
 from unihpe_fast.data.skeleton import BONES, LEFT, RIGHT
 from unihpe_fast.data.sources import Request, Tally, cmu
 from unihpe_fast.data.sources.cmu import Clip, ClipFile, Options, find_clips, glitched, read_clip, resample
-from unihpe_fast.data.sources.rig import camera_rig
 
 REPOSITORY = Path(__file__).parents[2]
 CMU = Path(os.environ.get("UNIHPE_CMU", REPOSITORY.parent / "shared" / "data" / "cmu"))
@@ -228,7 +228,7 @@ def test_samples_are_the_projections_of_the_clips(tmp_path):
     # 39 frames of motion: every 6th at 120 fps, every 3rd at 60
     assert len(samples) + reading.tally.skipped.total() == 3 * (7 + 13)
     assert reading.tally.skipped.total() == 0
-    assert (reading.dataset, reading.draw) == ("cmu", True)
+    assert (reading.dataset, reading.render) == ("cmu", True)
     assert sorted(path.name for path in reading.files) == ["03_02.bvh", "walk.bvh.gz"]
     clip = read_clip(next(file for file in find_clips([tmp_path]) if file.subject == 94))
     mine = [sample for sample in samples if sample.subject == "94"]

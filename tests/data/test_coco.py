@@ -8,7 +8,8 @@ import pytest
 
 from tests.data.fuzz import fuzz
 from unihpe_fast import prepare
-from unihpe_fast.data.sources import Request, SourceError, coco
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.sources import Request, coco
 from unihpe_fast.data.sources.coco import Options
 
 # COCO's order: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles, left ahead of right

@@ -6,7 +6,7 @@ import pytest
 
 from tests.data import fuzz as fuzzing
 from tests.data.fuzz import case, fuzz, mutate
-from unihpe_fast.data.sources import SourceError
+from unihpe_fast.data.errors import SourceError
 
 FILES = {"a.bin": bytes(range(256)), "b/c.bin": b"abc" * 100}
 

@@ -18,9 +18,10 @@ from tests.data.h36m_files import (
     write_tree,
 )
 from unihpe_fast import prepare
-from unihpe_fast.data.sources import Reading, Request, SourceError
-from unihpe_fast.data.sources.h36m import Options, read
-from unihpe_fast.data.types import Sample
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.records import Sample
+from unihpe_fast.data.sources import Reading, Request
+from unihpe_fast.data.sources.h36m.source import Options, read
 
 H36M_LEFT, H36M_RIGHT = (4, 5, 6, 11, 12, 13), (1, 2, 3, 14, 15, 16)
 MPII_LEFT, MPII_RIGHT = (3, 4, 5, 13, 14, 15), (0, 1, 2, 10, 11, 12)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.data.h36m_files import W0, write_metadata
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.sources.h36m_cameras import CAMERA_IDS, packaged_cameras, read_metadata
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.sources.h36m.cameras import CAMERA_IDS, packaged_cameras, read_metadata
 
 WITH_JOINTS = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
 # of the h5/json camera files of other repositories, which come from metadata.xml, in its float64 digits

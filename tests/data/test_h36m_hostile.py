@@ -12,8 +12,9 @@ import pytest
 
 from tests.data.fuzz import fuzz
 from tests.data.h36m_files import CAMERAS, walk, write_h5, write_metadata, write_npz_2d, write_npz_3d, write_tree
-from unihpe_fast.data.sources import Request, SourceError
-from unihpe_fast.data.sources.h36m import Options, read
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.sources import Request
+from unihpe_fast.data.sources.h36m.source import Options, read
 
 LEFT, RIGHT = (4, 5, 6, 11, 12, 13), (1, 2, 3, 14, 15, 16)
 GIVEN = {("S9", "Walking 1"): walk(3)}
@@ -253,7 +254,7 @@ def test_memory_stays_that_of_a_take(tmp_path):
     script = f"""
 from pathlib import Path
 from unihpe_fast.data.sources import Request
-from unihpe_fast.data.sources.h36m import Options, read
+from unihpe_fast.data.sources.h36m.source import Options, read
 peaks = []
 for number, sample in enumerate(read([Path({str(tree)!r})], Options(subjects="S9"), Request()).samples):
     if number in (1599, 15999):

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from unihpe_fast.data.sources import SourceError, json_records
-from unihpe_fast.data.sources.json_records import numbers_of, records
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats import json_records
+from unihpe_fast.data.formats.json_records import numbers_of, records
 
 
 def written(tmp_path, text):

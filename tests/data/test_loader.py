@@ -12,17 +12,17 @@ from torch import Tensor
 from tests.data.people import H36M_CAMERA, jpeg, picture_crop, pixels_of, sample, samples
 from tests.data.test_images import bright_spot, centroid
 from unihpe_fast.config import AugmentConfig, DataConfig
-from unihpe_fast.data.assemble import input_crop
 from unihpe_fast.data.camera import Camera
+from unihpe_fast.data.collate import input_crop
 from unihpe_fast.data.images import MEAN, STD
-from unihpe_fast.data.loader import mean_pose, open_source, train_batches, val_batches
+from unihpe_fast.data.loader import mean_pose, open_dataset, train_batches, val_batches
+from unihpe_fast.data.records import Batch
 from unihpe_fast.data.render import Appearance
 from unihpe_fast.data.store import StoreError, write_store
 from unihpe_fast.data.synthetic_dataset import SYNTHETIC_SIZE, SyntheticDataset
-from unihpe_fast.data.types import Batch
 
 EVERYTHING = AugmentConfig(
-    rotate=40, scale=0.2, shift=0.05, flip=True, color=0.2, turn=True, bone_scale=0.1, noise=0.02, missing=0.1
+    rotate=40, scale=0.2, shift=0.05, flip=True, color=0.2, yaw=True, bone_scale=0.1, noise=0.02, missing=0.1
 )
 
 
@@ -90,7 +90,7 @@ def full_image_pixels(batch: Batch) -> np.ndarray:
 def test_an_unaugmented_batch_says_what_the_samples_say(files: dict[str, str]) -> None:
     people = list(samples(23, seed=1, picture=True, subject="S1"))
     rows = np.array([4, 0, 22, 4])
-    batch = open_source(files["images"], image_size=64, seed=0).batch(rows, None)
+    batch = open_dataset(files["images"], image_size=64, seed=0).batch(rows, None)
     assert_well_formed(batch, 4, 64)
     assert batch.present.all()
     assert batch.index.tolist() == rows.tolist()
@@ -123,7 +123,7 @@ def test_a_bbox_spans_the_input_from_minus_a_half() -> None:
 
 @pytest.mark.parametrize("source", ["images", "poses", "synthetic"])
 def test_3d_camera_and_2d_agree_after_all_augmentations(files: dict[str, str], source: str) -> None:
-    dataset = open_source(files.get(source, source), image_size=16, seed=0, augment=EVERYTHING)
+    dataset = open_dataset(files.get(source, source), image_size=16, seed=0, augment=EVERYTHING)
     for seed in range(3):
         batch = dataset.batch(np.arange(16), np.random.default_rng(seed))
         joints = batch.joints_3d[..., :3].double() + batch.root[:, None]
@@ -153,7 +153,7 @@ def test_the_warped_picture_follows_the_2d(tmp_path: Path, picture_side: int, im
         drawn_joints.append(joint)
     write_store(tmp_path / "spots.h5", people, dataset="spots", split="train")
     config = AugmentConfig(rotate=60, scale=0.2, shift=0.05, flip=True, color=0.2)
-    dataset = open_source(str(tmp_path / "spots.h5"), image_size=image_size, seed=0, augment=config)
+    dataset = open_dataset(str(tmp_path / "spots.h5"), image_size=image_size, seed=0, augment=config)
     checked = 0
     for rng in (None, np.random.default_rng(0), np.random.default_rng(1)):
         batch = dataset.batch(np.arange(24), rng)
@@ -186,7 +186,7 @@ def test_what_a_sample_lacks_is_absent(tmp_path: Path) -> None:
     people[1].camera = None
     write_store(tmp_path / "a.h5", people, dataset="a", split="train")
     for augment, generator in ((None, None), (EVERYTHING, np.random.default_rng(0))):
-        dataset = open_source(str(tmp_path / "a.h5"), image_size=16, seed=0, augment=augment)
+        dataset = open_dataset(str(tmp_path / "a.h5"), image_size=16, seed=0, augment=augment)
         batch = dataset.batch(np.arange(5), generator)
         assert_well_formed(batch, 5, 16)
         wanted = [[1, 0, 0, 0, 0], [0, 1, 0, 1, 1], [0, 0, 1, 0, 1]]
@@ -215,7 +215,7 @@ def test_the_box_of_an_unknown_camera(tmp_path: Path) -> None:
     people = [sample(rng, bbox=bbox, joints_3d=None, camera=unknown), sample(rng, bbox=bbox, joints_3d=None)]
     people[1].camera = None
     write_store(tmp_path / "a.h5", people, dataset="a", split="train")
-    batch = open_source(str(tmp_path / "a.h5"), image_size=0, seed=0).batch(np.arange(2), None)
+    batch = open_dataset(str(tmp_path / "a.h5"), image_size=0, seed=0).batch(np.arange(2), None)
     # the diagonal of 300 x 400 px is 500 px
     np.testing.assert_allclose(batch.box, [[-50 / 500, -140 / 500, 50 / 500], [0, 0, 0]], atol=1e-7)
     assert batch.camera.isnan().all()
@@ -223,7 +223,7 @@ def test_the_box_of_an_unknown_camera(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["images", "synthetic"])
 def test_no_images_are_made_for_image_size_0(files: dict[str, str], source: str) -> None:
-    dataset = open_source(files.get(source, source), image_size=0, seed=0, augment=EVERYTHING)
+    dataset = open_dataset(files.get(source, source), image_size=0, seed=0, augment=EVERYTHING)
     for generator in (None, np.random.default_rng(0)):
         batch = dataset.batch(np.arange(3), generator)
         assert_well_formed(batch, 3, 0)
@@ -231,10 +231,10 @@ def test_no_images_are_made_for_image_size_0(files: dict[str, str], source: str)
 
 
 def test_pictures_pin_people_in_place_only_where_they_are_used(files: dict[str, str]) -> None:
-    """`turn` changes the 3D pose of a sample with a picture only if that picture is not shown."""
+    """`yaw` changes the 3D pose of a sample with a picture only if that picture is not shown."""
     for image_size, turned in ((16, False), (0, True)):
-        dataset = open_source(
-            files["images"], image_size=image_size, seed=0, augment=AugmentConfig(flip=False, turn=True)
+        dataset = open_dataset(
+            files["images"], image_size=image_size, seed=0, augment=AugmentConfig(flip=False, yaw=True)
         )
         plain, augmented = dataset.batch(np.arange(23), None), dataset.batch(np.arange(23), np.random.default_rng(0))
         assert torch.equal(plain.joints_3d, augmented.joints_3d) is not turned
@@ -330,7 +330,7 @@ def test_validation_shows_each_chosen_sample_once_in_order(files: dict[str, str]
         assert [len(batch) for batch in found] == [25, 25, 13]
         assert rows_of(found) == [("S1", i) for i in range(23)] + [("S5", i) for i in range(40)]
         assert torch.equal(found[0].keypoints_2d, found[0].target_2d)
-    alone = open_source(files["poses"], image_size=16, seed=0).batch(np.arange(2), None)
+    alone = open_dataset(files["poses"], image_size=16, seed=0).batch(np.arange(2), None)
     assert torch.equal(found[0].joints_3d[23:], alone.joints_3d)
 
     some = list(val_batches(config, limit=9))
@@ -493,14 +493,14 @@ def test_mean_pose_is_the_mean_of_valid_joints(tmp_path: Path) -> None:
 
 
 def test_samples_are_not_changed_by_reading_them(files: dict[str, str]) -> None:
-    dataset = open_source(files["poses"], image_size=0, seed=0, augment=EVERYTHING)
+    dataset = open_dataset(files["poses"], image_size=0, seed=0, augment=EVERYTHING)
     before = dataset.batch(np.arange(40), None)
     dataset.batch(np.arange(40), np.random.default_rng(0))
     assert_same(dataset.batch(np.arange(40), None), before)
 
 
 def test_a_sample_is_one_row_of_a_batch(files: dict[str, str]) -> None:
-    dataset = open_source(files["images"], image_size=24, seed=0)
+    dataset = open_dataset(files["images"], image_size=24, seed=0)
     batch = dataset.batch(np.array([3, 8, 1]), None)
     alone = dataset.batch(np.array([8]), None)
     for name, tensor in batch.tensors().items():
@@ -516,7 +516,7 @@ def test_the_place_of_a_person_of_unknown_distance_is_not_a_number(tmp_path: Pat
     relative[:, :3] -= relative[0, :3]
     drawn = [known, replace(known, joints_3d=relative, camera=None), flat]
     write_store(tmp_path / "a.h5", drawn, dataset="a", split="train")
-    batch = open_source(str(tmp_path / "a.h5"), image_size=0, seed=0).batch(np.arange(3), None)
+    batch = open_dataset(str(tmp_path / "a.h5"), image_size=0, seed=0).batch(np.arange(3), None)
     np.testing.assert_allclose(batch.root[0], known.joints_3d[0, :3], rtol=1e-6)
     assert batch.root[1].isnan().all()
     assert batch.root[2].tolist() == [0, 0, 0]

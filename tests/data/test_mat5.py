@@ -6,8 +6,9 @@ import pytest
 from scipy.io import savemat
 
 from tests.data.fuzz import fuzz
-from unihpe_fast.data.sources import SourceError, mat5
-from unihpe_fast.data.sources.mat5 import cells, variables
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats import mat5
+from unihpe_fast.data.formats.mat5 import cells, variables
 
 
 def column(*arrays) -> np.ndarray:

@@ -6,7 +6,8 @@ from scipy.io import savemat
 
 from tests.data.fuzz import fuzz
 from unihpe_fast import prepare
-from unihpe_fast.data.sources import Request, SourceError, mpi_inf_3dhp, mpi_inf_3dhp_files
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.sources import Request, mpi_inf_3dhp, mpi_inf_3dhp_files
 from unihpe_fast.data.sources.mpi_inf_3dhp import Options
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.data.fuzz import fuzz
-from unihpe_fast.data.sources import Request, SourceError, mpii
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.sources import Request, mpii
 from unihpe_fast.data.sources.mpii import Options
 
 # MPII's order: right ankle, knee, hip, left hip, knee, ankle, pelvis, thorax, upper neck, head top, right wrist, elbow,

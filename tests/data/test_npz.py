@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.data.fuzz import fuzz
-from unihpe_fast.data.npz import open_npz
-from unihpe_fast.data.sources import SourceError
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.npz import open_npz
 
 
 def npy(header: str, body: bytes = b"", version: int = 1) -> bytes:

@@ -17,7 +17,7 @@ from rich.console import Console
 from tests.data.motion_files import standing, write_clip
 from unihpe_fast import prepare
 from unihpe_fast.data import progress, sources
-from unihpe_fast.data.sources import SOURCES, Reading, Tally, load_source
+from unihpe_fast.data.sources import SOURCES, Reading, Tally, source_module
 from unihpe_fast.data.sources.synthetic import samples as synthetic_samples
 from unihpe_fast.data.summary import LONGEST, summary_tables
 
@@ -225,7 +225,7 @@ def photographed(monkeypatch: pytest.MonkeyPatch, count: int, actions: int = 2) 
                 bbox = np.array([40, 40, 50], np.float32)
                 yield replace(person, bbox=bbox, photo=photo, camera=None, action=f"walk {n % actions}", frame=n)
 
-        return Reading("toy", "none", [], made(), tally, total=count, caveat="made-up people")
+        return Reading("toy", "none", [], made(), tally, total=count, caveat="synthetic people")
 
     monkeypatch.setitem(SOURCES, "toy", "toy")
     monkeypatch.setattr(sources, "import_module", lambda name: SimpleNamespace(Options=NoOptions, read=read))
@@ -245,9 +245,9 @@ def test_photographs_are_cropped(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "5 samples in" in printed
     assert "5 with image" in printed
-    assert printed.count("caveat: made-up people") == 2
+    assert printed.count("caveat: synthetic people") == 2
     with h5py.File(tmp_path / "a.h5") as file:
-        assert file.attrs["caveat"] == "made-up people"
+        assert file.attrs["caveat"] == "synthetic people"
         for n, data in enumerate(file["image"][:]):
             picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
             assert picture.shape == (320, 320, 3)
@@ -294,15 +294,15 @@ def test_a_killed_job_goes_on(tmp_path, monkeypatch, capsys):
         import os, signal, sys
         import pytest
         from tests.data.test_prepare import photographed, run
-        from unihpe_fast.data import partial
+        from unihpe_fast.data import crop_cache
         photographed(pytest.MonkeyPatch(), 8)
-        add, left = partial.PartialCrops.add, [5]
+        add, left = crop_cache.CropCache.add, [5]
         def counted(self, *arguments):
             left[0] -= 1
             add(self, *arguments)
             if not left[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
-        partial.PartialCrops.add = counted
+        crop_cache.CropCache.add = counted
         run("toy", sys.argv[1], "--images", sys.argv[2], "--image-size", 16)
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(out), str(root)]
@@ -354,7 +354,7 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch)
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_every_named_source_has_the_interface(name):
-    source = load_source(name)
+    source = source_module(name)
     assert source.Options() == source.Options()
     assert callable(source.read)
 

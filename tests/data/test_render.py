@@ -7,13 +7,13 @@ import torch
 
 from unihpe_fast.data.bbox import crop_map, square_bbox
 from unihpe_fast.data.camera import Camera, pinhole, project
+from unihpe_fast.data.records import Sample
 from unihpe_fast.data.render import PARTS, Appearance, render, render_all, render_crops, sample_appearance
 from unihpe_fast.data.render.appearance import BACKGROUND_SHAPES, NUM_RANDOM, appearance_from
 from unihpe_fast.data.render.body import Parts, build_parts, frames
 from unihpe_fast.data.render.draw import BACKGROUND, OCCLUDED
 from unihpe_fast.data.render.raycast import cast, pixel_rays
 from unihpe_fast.data.sources.synthetic import synthetic_people
-from unihpe_fast.data.types import Sample
 
 LEFT_LIMBS = [PARTS.index(f"left_{part}") for part in ("upper_arm", "forearm", "thigh", "shin", "foot")]
 RIGHT_LIMBS = [PARTS.index(f"right_{part}") for part in ("upper_arm", "forearm", "thigh", "shin", "foot")]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.data.fuzz import fuzz
-from unihpe_fast.data.safe_pickle import load_pickle
-from unihpe_fast.data.sources import SourceError
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.safe_pickle import load_pickle
 
 CONTENT = {
     "plain": [1, -(10**40), 2.5, None, True, b"\xff", "é", (), (1, 2, 3, 4), {"deep": [{}]}, b""],
@@ -144,7 +144,7 @@ def test_the_payloads_would_run_in_pickle(tmp_path, monkeypatch):
 
 
 def test_endless_instructions_are_refused(monkeypatch):
-    monkeypatch.setattr("unihpe_fast.data.safe_pickle.MAX_INSTRUCTIONS", 1000)
+    monkeypatch.setattr("unihpe_fast.data.formats.safe_pickle.MAX_INSTRUCTIONS", 1000)
     with pytest.raises(SourceError, match="more than 1000 instructions"):
         load_pickle(b"]" * 1001 + b".", "here")
 

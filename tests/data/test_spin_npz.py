@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.data.fuzz import fuzz
-from unihpe_fast.data.sources import Request, SourceError
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.sources import Request
 from unihpe_fast.data.sources.photo_names import Origin, origin
 from unihpe_fast.data.sources.spin_npz import Options, read
 from unihpe_fast.prepare import main

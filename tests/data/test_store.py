@@ -15,8 +15,8 @@ import pytest
 from tests.data.people import H36M_CAMERA, SIZE, jpeg, sample, samples, turned_camera
 from unihpe_fast.data import store_writer
 from unihpe_fast.data.camera import Camera
+from unihpe_fast.data.records import Sample
 from unihpe_fast.data.store import Store, StoreError, WriteSummary, write_store
-from unihpe_fast.data.types import Sample
 
 
 def write(path: Path, people, **options) -> WriteSummary:

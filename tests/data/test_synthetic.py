@@ -196,4 +196,4 @@ def test_reading_refuses_inputs_and_empty_requests(tmp_path):
     with pytest.raises(ValueError, match="n: want at least 1, got 0"):
         synthetic.read([], synthetic.Options(n=0), Request())
     reading = synthetic.read([], synthetic.Options(n=2), Request())
-    assert (reading.total, reading.draw, len(list(reading.samples))) == (2, True, 2)
+    assert (reading.total, reading.render, len(list(reading.samples))) == (2, True, 2)

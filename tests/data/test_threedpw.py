@@ -10,7 +10,8 @@ import torch
 from tests.data.fuzz import fuzz
 from tests.data.python2_pickle import python2_pickle
 from unihpe_fast.data.camera import project
-from unihpe_fast.data.sources import Request, SourceError
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.sources import Request
 from unihpe_fast.data.sources.threedpw import APPROXIMATION, Options, read
 from unihpe_fast.prepare import main
 

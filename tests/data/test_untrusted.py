@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.untrusted import array_of, checked, photo_path, read_bytes, texts
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.untrusted import array_of, checked, photo_path, read_bytes, texts
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from unihpe_fast.data.types import Batch
+from unihpe_fast.data.records import Batch
 from unihpe_fast.engine import loop
 
 

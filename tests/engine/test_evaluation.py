@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.engine.tiny import TINY
 from tests.fakes import STANDING, people, truth
-from unihpe_fast.data.types import MODALITIES, Batch
+from unihpe_fast.data.records import MODALITIES, Batch
 from unihpe_fast.engine.evaluation import Predictions, predict, scorable, score
 from unihpe_fast.models.unihpe import Outputs, UniHPE
 
@@ -113,7 +113,7 @@ def test_the_real_model_says_the_same_in_batches_and_at_once() -> None:
     assert got.keypoints_2d is None
     for row, modality in enumerate(model.modalities):
         # matrix products of another batch size round differently: fp32 of about a metre, in mm
-        torch.testing.assert_close(got.joints_3d[modality], outputs.joints_3d[row].detach(), rtol=0, atol=1e-3)
+        torch.testing.assert_close(got.joints_3d[modality], outputs.pred_joints_3d[row].detach(), rtol=0, atol=1e-3)
         torch.testing.assert_close(got.embeddings[modality], outputs.embeddings[row].detach())
     scores = score(got, model.mean_pose)
     assert scores["image"] is None

@@ -49,9 +49,12 @@ def test_outputs_are_averaged_with_the_mirror_undone() -> None:
     found = averaged(right, of_mirror)
     assert torch.equal(found.embeddings, right.embeddings)
     # x was mirrored back, so its error of 2 came back as -2
-    torch.testing.assert_close(found.joints_3d, pose + torch.tensor([-1.0, 1.0, 1.0]))
-    torch.testing.assert_close(found.keypoints_2d, keypoints + torch.tensor([-1.0, 1.0]))
-    assert averaged(right._replace(keypoints_2d=None), of_mirror._replace(keypoints_2d=None)).keypoints_2d is None
+    torch.testing.assert_close(found.pred_joints_3d, pose + torch.tensor([-1.0, 1.0, 1.0]))
+    torch.testing.assert_close(found.pred_keypoints_2d, keypoints + torch.tensor([-1.0, 1.0]))
+    assert (
+        averaged(right._replace(pred_keypoints_2d=None), of_mirror._replace(pred_keypoints_2d=None)).pred_keypoints_2d
+        is None
+    )
 
 
 def test_predictions_of_a_person_and_its_mirror_image_mirror_each_other() -> None:

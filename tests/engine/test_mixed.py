@@ -10,7 +10,7 @@ from tests.data.people import sample, samples
 from tests.engine.tiny import tiny
 from unihpe_fast.config import AugmentConfig, DataConfig, ImageEncoderConfig
 from unihpe_fast.data.camera import Camera
-from unihpe_fast.data.loader import mean_pose, open_source, train_batches
+from unihpe_fast.data.loader import mean_pose, open_dataset, train_batches
 from unihpe_fast.data.store import write_store
 from unihpe_fast.engine.loop import train
 from unihpe_fast.train import main, parse
@@ -65,7 +65,7 @@ def test_a_run_on_files_that_lack_different_things(files, tmp_path: Path, capsys
             "val": (files[3],),
             "image_size": 32,
             "batch_size": 16,
-            "augment_for": {files[1]: "{rotate: 45, turn: false}"},
+            "augment_for": {files[1]: "{rotate: 45, yaw: false}"},
         },
         model={"modalities": ("image", "pose2d", "pose3d"), "image": picture},
         optim={"steps": 6},
@@ -87,7 +87,7 @@ def test_each_source_is_augmented_in_its_own_way(files) -> None:
         augment_for={files[1]: "{rotate: 90}"},
     )
     (batch,) = train_batches(config, seed=0, start_step=0, steps=1)
-    still = [open_source(name, image_size=0, seed=0) for name in config.train]
+    still = [open_dataset(name, image_size=0, seed=0) for name in config.train]
     flat = ~batch.present[2]
     assert 0 < flat.sum() < 30
     for mine, source, turned in ((~flat, still[0], False), (flat, still[1], True)):

@@ -21,7 +21,7 @@ TINY = Config(
         batch_size=8,
         val_batch_size=16,
         val_samples=24,
-        augment=AugmentConfig(rotate=5, scale=0.05, turn=True, bone_scale=0.1, noise=0.01, missing=0.05),
+        augment=AugmentConfig(rotate=5, scale=0.05, yaw=True, bone_scale=0.1, noise=0.01, missing=0.05),
     ),
     model=ModelConfig(
         modalities=("pose2d", "pose3d"),

@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from tests.models.cases import SIZE, TINY_MLP, TINY_TRANSFORMER, make_batch, model_inputs, poisoned, tiny_config
 from unihpe_fast.config import LossConfig, ModelConfig
 from unihpe_fast.losses import Criterion, parameter_groups
-from unihpe_fast.models.unihpe import UniHPE, lend_images
+from unihpe_fast.models.unihpe import UniHPE, fill_missing_images
 
 ALL_TERMS = LossConfig(singular_value=0.3, pairwise=0.2, joints_3d=1.0, joints_2d=0.7, pa_mpjpe=0.5)
 SUBSETS = [s for n in (1, 2, 3) for s in combinations(("image", "pose2d", "pose3d"), n)]
@@ -40,9 +40,9 @@ def test_every_subset_trains_every_parameter(modalities: tuple[str, ...], pose) 
     outputs = model(*model_inputs(batch))
     m = len(modalities)
     assert outputs.embeddings.shape == (m, 5, 24)
-    assert outputs.joints_3d.shape == (m, 5, 17, 3)
-    assert outputs.joints_3d[:, :, 0].eq(0).all()
-    assert (outputs.keypoints_2d is None) == ("image" not in modalities)
+    assert outputs.pred_joints_3d.shape == (m, 5, 17, 3)
+    assert outputs.pred_joints_3d[:, :, 0].eq(0).all()
+    assert (outputs.pred_keypoints_2d is None) == ("image" not in modalities)
     terms, gradients = loss_and_gradients(model, batch)
     assert all(value.isfinite() and value > 0 for value in terms.values())
     for name, gradient in gradients.items():
@@ -66,9 +66,9 @@ def test_rows_follow_the_order_of_the_options() -> None:
     outputs = model(*model_inputs(batch))
     pose3d, image = model.encode_pose3d(batch["joints_3d"]), model.encode_image(batch["image"], batch["box"])
     torch.testing.assert_close(outputs.embeddings, torch.stack([pose3d, image]))
-    torch.testing.assert_close(outputs.joints_3d[0], model.decode(pose3d, "pose3d"), rtol=1e-5, atol=1e-3)
-    torch.testing.assert_close(outputs.joints_3d[1], model.decode(image, "image"), rtol=1e-5, atol=1e-3)
-    assert not torch.allclose(outputs.joints_3d[1], model.decode(image, "pose3d"), rtol=1e-2)
+    torch.testing.assert_close(outputs.pred_joints_3d[0], model.decode(pose3d, "pose3d"), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(outputs.pred_joints_3d[1], model.decode(image, "image"), rtol=1e-5, atol=1e-3)
+    assert not torch.allclose(outputs.pred_joints_3d[1], model.decode(image, "pose3d"), rtol=1e-2)
     with pytest.raises(ValueError, match=r"source must be one of \('pose3d', 'image'\) .* got None"):
         model.decode(image)
 
@@ -85,7 +85,7 @@ def test_single_calls_give_what_forward_gives() -> None:
     for row, embedding in enumerate(embeddings):
         torch.testing.assert_close(outputs.embeddings[row], embedding)
         # mm: one rounding of 1 m is 6e-5
-        torch.testing.assert_close(outputs.joints_3d[row], model.decode(embedding), rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(outputs.pred_joints_3d[row], model.decode(embedding), rtol=1e-5, atol=1e-3)
 
 
 def test_mean_pose_is_added_in_millimetres_and_saved() -> None:
@@ -105,7 +105,7 @@ def test_mean_pose_is_added_in_millimetres_and_saved() -> None:
 
 def test_a_new_model_says_the_mean_pose() -> None:
     model = build()
-    said = model(*model_inputs(make_batch(8))).joints_3d
+    said = model(*model_inputs(make_batch(8))).pred_joints_3d
     assert (said - model.mean_pose).norm(dim=-1).mean() < 250
 
 
@@ -175,9 +175,9 @@ def test_a_modality_that_a_whole_batch_lacks(absent: tuple[int, ...]) -> None:
 def test_images_are_lent_in_turn() -> None:
     image = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 3, 2, 2)
     present = torch.tensor([False, True, False, True, False])
-    assert lend_images(image, present)[:, 0, 0, 0].tolist() == [1, 1, 1, 3, 1]
-    assert lend_images(image, torch.ones(5, dtype=torch.bool)).equal(image)
-    assert lend_images(image.log(), torch.zeros(5, dtype=torch.bool)).eq(0).all()
+    assert fill_missing_images(image, present)[:, 0, 0, 0].tolist() == [1, 1, 1, 3, 1]
+    assert fill_missing_images(image, torch.ones(5, dtype=torch.bool)).equal(image)
+    assert fill_missing_images(image.log(), torch.zeros(5, dtype=torch.bool)).eq(0).all()
 
 
 @pytest.mark.parametrize("pose", [TINY_MLP, TINY_TRANSFORMER], ids=["mlp", "transformer"])
@@ -188,14 +188,14 @@ def test_bfloat16_autocast_keeps_poses_in_full_precision(pose) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(*model_inputs(batch))
         total, terms = Criterion(ALL_TERMS, model.modalities)(outputs, batch)
-    assert outputs.joints_3d.dtype == outputs.keypoints_2d.dtype == outputs.embeddings.dtype == torch.float32
+    assert outputs.pred_joints_3d.dtype == outputs.pred_keypoints_2d.dtype == outputs.embeddings.dtype == torch.float32
     assert all(x.dtype == torch.float32 and x.isfinite() for x in (total, *terms.values()))
     total.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
     # bfloat16 inside: a hundredth of a pose's size; the numbers themselves are not rounded to 8 bits
-    assert (outputs.joints_3d - exact.joints_3d).abs().max() < 15
-    assert not torch.equal(outputs.joints_3d, outputs.joints_3d.bfloat16().float())
-    torch.testing.assert_close(outputs.keypoints_2d, exact.keypoints_2d, rtol=0, atol=0.02)
+    assert (outputs.pred_joints_3d - exact.pred_joints_3d).abs().max() < 15
+    assert not torch.equal(outputs.pred_joints_3d, outputs.pred_joints_3d.bfloat16().float())
+    torch.testing.assert_close(outputs.pred_keypoints_2d, exact.pred_keypoints_2d, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize(

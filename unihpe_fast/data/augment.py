@@ -55,7 +55,7 @@ def camera_up(rotation: np.ndarray) -> np.ndarray:
 
 def augment(people: People, config: AugmentConfig, rng: np.random.Generator) -> People:
     """Everything but colours and the simulated 2D detector. What is drawn does not depend on what the people are."""
-    if config.turn or config.bone_scale or config.body_scale:
+    if config.yaw or config.bone_scale or config.body_scale:
         people = move(people, config, rng)
     if config.flip:
         people = flip(people, rng.random(len(people.bbox)) < 0.5)
@@ -74,7 +74,7 @@ def move(people: People, config: AugmentConfig, rng: np.random.Generator) -> Peo
     image or come too near to the camera.
     """
     count = len(people.bbox)
-    angle = rng.uniform(-np.pi, np.pi, count) if config.turn else np.zeros(count)
+    angle = rng.uniform(-np.pi, np.pi, count) if config.yaw else np.zeros(count)
     scales = 1 + config.bone_scale * rng.uniform(-1, 1, (count, NUM_JOINTS))
     size = 1 + config.body_scale * rng.uniform(-1, 1, count)
     known = (people.joints_3d[..., 3] > 0).all(1) & ~np.isnan(people.camera).any(1)

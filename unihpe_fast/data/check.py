@@ -12,9 +12,9 @@ import torch
 
 from unihpe_fast.data.camera import project
 from unihpe_fast.data.images import LARGEST_SIDE, decode_photo, photo_size
+from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.data.skeleton import NUM_JOINTS
 from unihpe_fast.data.store import Columns, Store, StoreError
-from unihpe_fast.data.types import MODALITIES
 
 # rows that are read and decoded at once
 BLOCK = 512

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from unihpe_fast.config import DataConfig
 from unihpe_fast.data.loader import SYNTHETIC
+from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.data.store import Store
 from unihpe_fast.data.synthetic_dataset import SYNTHETIC_SIZE
-from unihpe_fast.data.types import MODALITIES
 
 
 def data_lines(config: DataConfig) -> list[str]:

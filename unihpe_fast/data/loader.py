@@ -1,7 +1,7 @@
 """Batches of prepared files and synthetic people, the same ones whatever the number of loader processes.
 
-Batch k of a run is a pure function of (seed, k): which samples it has comes from data/order.py, how they are augmented
-from a generator seeded with both. A run that is resumed at step k therefore goes on exactly as it would have.
+Batch k of a run is a pure function of (seed, k): which samples it has comes from data/sampling.py, how they are
+augmented from a generator seeded with both. A run that is resumed at step k therefore goes on exactly as it would have.
 """
 
 import signal
@@ -17,19 +17,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from unihpe_fast.config import AugmentConfig, DataConfig, augment_of
 from unihpe_fast.data import augment as aug
-from unihpe_fast.data.assemble import assemble, compose, input_crop, inverse, merge
+from unihpe_fast.data.collate import collate, compose, input_crop, inverse, merge
 from unihpe_fast.data.images import normalized, warp_jpeg
-from unihpe_fast.data.order import Order
+from unihpe_fast.data.records import MODALITIES, Batch
+from unihpe_fast.data.sampling import Order
 from unihpe_fast.data.store import Columns, Store, StoreError
 from unihpe_fast.data.synthetic_dataset import SyntheticDataset
-from unihpe_fast.data.types import MODALITIES, Batch
 
 SYNTHETIC = "synthetic"
 # that a loader process goes on after a signal to stop
 GRACE_SECONDS = 10
 # the fixed synthetic people are the same in every run
 _VALIDATION_SEED = 0
-# keeps the augmentation's random streams apart from those of data/order.py
+# keeps the augmentation's random streams apart from those of data/sampling.py
 _DOMAIN = 2
 
 
@@ -102,7 +102,7 @@ class FileDataset:
         if rng is not None and self.augment is not None:
             people = aug.augment(people, self.augment, rng)
             colors = aug.color_jitter(len(columns.index), self.augment, rng)
-        return assemble(
+        return collate(
             people,
             self._pictures(columns, people, present[0], colors),
             present=present,
@@ -152,7 +152,7 @@ def _people(columns: Columns, free: np.ndarray) -> aug.People:
     )
 
 
-def open_source(name: str, *, image_size: int, seed: int, augment: AugmentConfig | None = None) -> PoseDataset:
+def open_dataset(name: str, *, image_size: int, seed: int, augment: AugmentConfig | None = None) -> PoseDataset:
     """A prepared file by its path, or "synthetic".
 
     image_size: side of the network input in px; 0: no images. seed: of the fixed synthetic people that are given
@@ -212,15 +212,15 @@ def train_batches(
 ) -> Iterable[Batch]:
     """One process's part of the batches start_step .. steps - 1 of a run.
 
-    A batch has config.batch_size samples in the shuffled order of data/order.py, whatever the number of processes; each
-    of them gets its share of it, in rank order, the samples of one source next to each other. Raises ValueError for bad
-    options, and StoreError or FileNotFoundError for a file that cannot be used.
+    A batch has config.batch_size samples in the shuffled order of data/sampling.py, whatever the number of processes;
+    each of them gets its share of it, in rank order, the samples of one source next to each other. Raises ValueError
+    for bad options, and StoreError or FileNotFoundError for a file that cannot be used.
     """
     _check_rank(rank, world_size)
     if config.batch_size < world_size:
         raise ValueError(f"batch_size: found {config.batch_size}, wanted a sample for each of {world_size} processes")
     sources = [
-        open_source(name, image_size=config.image_size, seed=seed, augment=augment_of(config, name))
+        open_dataset(name, image_size=config.image_size, seed=seed, augment=augment_of(config, name))
         for name in config.train
     ]
     order = Order([len(source) for source in sources], config.train_weights, seed)
@@ -265,7 +265,7 @@ def _validation_sources(config: DataConfig) -> list[PoseDataset]:
     return [
         _fixed_synthetic(config.image_size)
         if name == SYNTHETIC
-        else open_source(name, image_size=config.image_size, seed=_VALIDATION_SEED)
+        else open_dataset(name, image_size=config.image_size, seed=_VALIDATION_SEED)
         for name in config.val
     ]
 
@@ -273,7 +273,7 @@ def _validation_sources(config: DataConfig) -> list[PoseDataset]:
 @lru_cache(maxsize=1)
 def _fixed_synthetic(image_size: int) -> PoseDataset:
     """One for all validations of a process, so that its pictures are drawn once."""
-    return open_source(SYNTHETIC, image_size=image_size, seed=_VALIDATION_SEED)
+    return open_dataset(SYNTHETIC, image_size=image_size, seed=_VALIDATION_SEED)
 
 
 def available_modalities(config: DataConfig) -> set[str]:
@@ -290,7 +290,7 @@ def mean_pose(config: DataConfig, *, seed: int, limit: int = 20_000) -> Tensor:
 
     Only valid joints count; a joint that is never valid is 0.
     """
-    sources = [open_source(name, image_size=0, seed=seed) for name in config.train]
+    sources = [open_dataset(name, image_size=0, seed=seed) for name in config.train]
     order = Order([len(source) for source in sources], config.train_weights, seed)
     dataset = _TrainSteps(sources, order, min(limit, order.epoch_length))
     joints = dataset[0].joints_3d.double()

@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 
 from unihpe_fast.data.camera import CAMERA_SIZE
+from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.data.skeleton import JOINT_SET, NUM_JOINTS
-from unihpe_fast.data.types import MODALITIES
 
 # attributes that say whether a reader can understand the file
 FIXED_ATTRIBUTES = {"format": "unihpe-fast prepared file", "schema_version": 1, "joint_set": JOINT_SET, "unit": "mm"}

@@ -15,6 +15,7 @@ import numpy as np
 
 from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.images import jpeg_size
+from unihpe_fast.data.records import MODALITIES, Sample
 from unihpe_fast.data.store_schema import (
     CAMERAS,
     FIXED_ATTRIBUTES,
@@ -26,7 +27,6 @@ from unihpe_fast.data.store_schema import (
     wrong_cameras,
     wrong_rows,
 )
-from unihpe_fast.data.types import MODALITIES, Sample
 from unihpe_fast.fileio import atomic_path
 
 # rows a chunk and a write: few enough that memory stays flat, enough that HDF5's cost a call vanishes

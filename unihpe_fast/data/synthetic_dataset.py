@@ -6,12 +6,12 @@ from torch import Tensor
 
 from unihpe_fast.config import AugmentConfig
 from unihpe_fast.data import augment as aug
-from unihpe_fast.data.assemble import assemble, input_crop
+from unihpe_fast.data.collate import collate, input_crop
 from unihpe_fast.data.images import normalized
+from unihpe_fast.data.records import Batch
 from unihpe_fast.data.render import Appearance, render, sample_appearance
 from unihpe_fast.data.skeleton import NUM_JOINTS
 from unihpe_fast.data.sources.synthetic import ACTIONS, IMAGE_SIZE, People, synthetic_people
-from unihpe_fast.data.types import Batch
 
 # people in the fixed set, and what "synthetic" counts as beside other sources when shares go by size
 SYNTHETIC_SIZE = 4096
@@ -26,7 +26,7 @@ class SyntheticDataset:
 
     With a generator, `batch` makes fresh people, and the row numbers only say how many; without, they are rows of a
     fixed set, whose people and pictures are kept in memory once made (27 KB a person at 96 px). Roll, mirroring, bbox
-    jitter, colours and the simulated detector apply; `turn` and `bone_scale` do not: no two people are alike anyway.
+    jitter, colours and the simulated detector apply; `yaw` and `bone_scale` do not: no two people are alike anyway.
     """
 
     def __init__(self, *, image_size: int, seed: int, augment: AugmentConfig | None = None) -> None:
@@ -100,7 +100,7 @@ class SyntheticDataset:
     ) -> Batch:
         present = np.ones((3, len(indices)), dtype=bool)
         present[0] = self.image_size > 0
-        return assemble(
+        return collate(
             people,
             image,
             present=present,

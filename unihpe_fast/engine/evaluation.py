@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from unihpe_fast.data.types import MODALITIES, Batch
+from unihpe_fast.data.records import MODALITIES, Batch
 from unihpe_fast.engine.distributed import Ranks
 from unihpe_fast.engine.flip import averaged, mirrored
 from unihpe_fast.metrics import (
@@ -95,7 +95,7 @@ def predict(
                     outputs = averaged(outputs, _outputs(model, mirrored(there)))
                 collected = {
                     "embeddings": outputs.embeddings.transpose(0, 1),
-                    "joints_3d": outputs.joints_3d.transpose(0, 1),
+                    "joints_3d": outputs.pred_joints_3d.transpose(0, 1),
                     "target_3d": batch.joints_3d,
                     "target_2d": batch.target_2d,
                     "present": batch.present.T,
@@ -103,8 +103,8 @@ def predict(
                     "index": batch.index,
                     "frame": batch.frame,
                 }
-                if outputs.keypoints_2d is not None:
-                    collected["keypoints_2d"] = outputs.keypoints_2d
+                if outputs.pred_keypoints_2d is not None:
+                    collected["keypoints_2d"] = outputs.pred_keypoints_2d
                 for name, x in collected.items():
                     rows.setdefault(name, []).append(x.float().cpu() if x.is_floating_point() else x.cpu())
                 for key, listed in names.items():

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from unihpe_fast.data.records import Batch
 from unihpe_fast.data.skeleton import FLIP
-from unihpe_fast.data.types import Batch
 from unihpe_fast.models.unihpe import Outputs
 
 
@@ -30,7 +30,7 @@ def mirrored(batch: Batch) -> Batch:
 
 def averaged(outputs: Outputs, of_mirrored: Outputs) -> Outputs:
     """Poses and keypoints averaged with those of the mirrored batch, mirrored back; the embeddings of `outputs`."""
-    keypoints = outputs.keypoints_2d
-    if keypoints is not None and of_mirrored.keypoints_2d is not None:
-        keypoints = (keypoints + _mirrored(of_mirrored.keypoints_2d)) / 2
-    return Outputs(outputs.embeddings, (outputs.joints_3d + _mirrored(of_mirrored.joints_3d)) / 2, keypoints)
+    keypoints = outputs.pred_keypoints_2d
+    if keypoints is not None and of_mirrored.pred_keypoints_2d is not None:
+        keypoints = (keypoints + _mirrored(of_mirrored.pred_keypoints_2d)) / 2
+    return Outputs(outputs.embeddings, (outputs.pred_joints_3d + _mirrored(of_mirrored.pred_joints_3d)) / 2, keypoints)

@@ -13,7 +13,7 @@ from rich.console import Console
 from unihpe_fast.config import Config, ConfigError, to_yaml
 from unihpe_fast.data.describe import caveat_section, data_lines
 from unihpe_fast.data.loader import available_modalities, mean_pose, train_batches, val_batches
-from unihpe_fast.data.types import Batch
+from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.checkpoint import (
     CONFIG,
     JOB,

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from unihpe_fast.config import Config
 from unihpe_fast.data.loader import val_batches
-from unihpe_fast.data.types import LABELS, MODALITIES
+from unihpe_fast.data.records import LABELS, MODALITIES
 from unihpe_fast.engine.checkpoint import METRICS
 from unihpe_fast.engine.evaluation import Scorable, predict
 from unihpe_fast.engine.runtime import Runtime

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from unihpe_fast.config import ModelConfig
+from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.data.skeleton import NUM_JOINTS, ROOT
-from unihpe_fast.data.types import MODALITIES
 from unihpe_fast.losses import MM_PER_METRE
 from unihpe_fast.models.decoder import PoseDecoder
 from unihpe_fast.models.image_encoder import ImageEncoder, ImageFeatures
@@ -17,14 +17,15 @@ from unihpe_fast.models.pose_encoder import PoseEncoder
 class Outputs(NamedTuple):
     """What the model says of B samples; rows of M follow the model's modalities.
 
-    embeddings: [M, B, D], not normalised. joints_3d: [M, B, 17, 3] root-relative camera-space mm, the root exactly 0.
-    keypoints_2d: [B, 17, 2] of the image's 2D head in crop units (it spans [-1, 1]); None if there is no such head.
+    embeddings: [M, B, D], not normalised. pred_joints_3d: [M, B, 17, 3] root-relative camera-space mm, the root
+    exactly 0. pred_keypoints_2d: [B, 17, 2] of the image's 2D head in crop units (it spans [-1, 1]); None without
+    such a head.
     Entries of a modality that a sample lacks are finite and mean nothing.
     """
 
     embeddings: Tensor
-    joints_3d: Tensor
-    keypoints_2d: Tensor | None
+    pred_joints_3d: Tensor
+    pred_keypoints_2d: Tensor | None
 
 
 class UniHPE(nn.Module):
@@ -101,7 +102,7 @@ class UniHPE(nn.Module):
         box: Tensor,
         present: Tensor,
     ) -> Outputs:
-        """Shapes, units and the meaning of `present` [3, B] as in `unihpe_fast.data.types.Batch`.
+        """Shapes, units and the meaning of `present` [3, B] as in `unihpe_fast.data.records.Batch`.
 
         Tensors of modalities that the model lacks are not looked at and may be None. What stands in the entries of an
         absent modality (even NaN) changes nothing for the samples that have it: poses are replaced by missing joints,
@@ -117,7 +118,7 @@ class UniHPE(nn.Module):
         embeddings: dict[str, Tensor] = {}
         keypoints: Tensor | None = None
         if "image" in self.modalities:
-            lent = lend_images(_given("image", image, batch), has["image"][:, 0])
+            lent = fill_missing_images(_given("image", image, batch), has["image"][:, 0])
             features = self._features(lent, torch.where(has["image"], box, 0))
             embeddings["image"], keypoints = features
         if "pose2d" in self.modalities:
@@ -160,7 +161,7 @@ def _given(name: str, tensor: Tensor | None, batch: int) -> Tensor:
     return tensor
 
 
-def lend_images(image: Tensor, present: Tensor) -> Tensor:
+def fill_missing_images(image: Tensor, present: Tensor) -> Tensor:
     """[B, 3, S, S] in which samples that lack an image (present [B] False) carry one of the batch's, in turn.
 
     Blank where no sample has one. Shapes do not depend on the data.

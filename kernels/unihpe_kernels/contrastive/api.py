@@ -10,6 +10,7 @@ from torch import Tensor
 from unihpe_kernels.checks import Backend
 from unihpe_kernels.contrastive.op import contrastive
 from unihpe_kernels.contrastive.options import Arguments, check_arguments, warn_of_many_triples
+from unihpe_kernels.scores import product
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -118,7 +119,8 @@ def tuple_contrastive_loss(
 
     Args:
         score: "singular_value"; "volume", GRAM's -sqrt(det G) of the Gram matrix G of a tuple's unit rows, M = 2 to 8;
-            "area", TRIANGLE's, M = 3; "cosine", CLIP's, M = 2. docs/loss.md compares them.
+            "area", TRIANGLE's, M = 3; "cosine", CLIP's, M = 2; "product", Symile's, the sum over d of the product
+            of all z_m[d], M = 3 to 8, which is plain torch on any device. docs/loss.md compares them.
         anchors: the modalities whose samples are anchors, or one of them; None: each in turn. GRAM and TRIANGLE: 0.
         direction: "anchor": the cross entropy of every anchor's tuples. "both": the mean of that and of the cross
             entropy of every tuple j over all anchors, as CLIP, GRAM and TRIANGLE train.
@@ -130,6 +132,12 @@ def tuple_contrastive_loss(
     Returns, Raises:
         As `singular_value_contrastive_loss`.
     """
+    if score == "product":
+        return product.tuple_loss(
+            embeddings, temperature=temperature, negatives=negatives, anchors=anchors, direction=direction,
+            label_smoothing=label_smoothing, form=form, bias=bias, weights=weights, present=present,
+            normalize=normalize, group=group, backend=backend,
+        )  # fmt: skip
     return _loss(
         group,
         functools.partial(

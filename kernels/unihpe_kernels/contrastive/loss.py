@@ -40,7 +40,7 @@ def forward(
 ) -> Outputs:
     """learns: whether the gradient of the temperature is wanted, which else may come out as zero."""
     count, batch = len(embeddings), len(embeddings[0])
-    route = _route(temperature, spec, count, batch)
+    route = find_route(temperature, spec, count, batch)
     backend = backend_of(spec.backend, route)
     units, inverse_norms = backend.units(embeddings, spec.normalize, spec.used(present))
     dtype = sums_dtype(embeddings[0])
@@ -86,7 +86,7 @@ def backward(
     """Gradients of the M embeddings, the temperature, the bias and the weights ([B], also where those are None)."""
     count, batch = len(embeddings), len(embeddings[0])
     loss, shares, samples, saved, _ = outputs
-    route = int(outputs.route) if loss.device.type == "cpu" else _route(temperature, spec, count, batch)
+    route = int(outputs.route) if loss.device.type == "cpu" else find_route(temperature, spec, count, batch)
     backend = backend_of(spec.backend, route)
     d_loss, d_weights = mean_gradients(
         grad, loss, samples[0], weights, spec.anchor_counts(present), spec.num_anchors(count)
@@ -97,29 +97,24 @@ def backward(
     else:
         units, inverse_norms = backend.units(embeddings, spec.normalize, spec.used(present))
     d_score = d_loss / temperature.to(d_loss.dtype)
-    d_units: Tensor | None = None
+    d_units = torch.zeros_like(units, dtype=torch.promote_types(units.dtype, torch.float32))
     d_scores = d_loss.new_zeros((), dtype=torch.float64)  # of triples, the sum of scores times their gradient
     for part in make_parts(spec, present, count, backend.masks) if batch else ():
         where = slice(None) if part.index is None else part.index
         if spec.has_triples(len(part.modalities)):
             triples = _triples(spec, route, saved, part.size(batch), units, temperature)
             own, d_scores = triples.backward(shares[0][:, where], d_score[where])
-            d_units = own if part.index is None else _added(d_units, units, part, [(part.index, own)])
+            add_part(d_units, part, part.index, own)
             continue
         options = make_options(spec, part, temperature, bias, route == WIDE, False)
         pairs = Pairs(backend, options, part.of(units, part.index), codes=_codes(part, present, backend), kept=kept)
         of_part = d_score[where] if part.counted is None else d_score[where] * part.counted
         arguments = of_part, shares[:, list(part.rows)][:, :, where], candidates(part, present, batch), spec.smoothing
         pairs.backward(*arguments)
-        found: list[tuple[Tensor | None, Tensor]] = [
-            (others.index, pairs.backward_columns(part.of(units, others.index), anchors=others.sought))
-            for others in part.others
-        ]
-        own = pairs.gradients(*arguments)
-        whole = part.index is None and len(part.modalities) == count
-        d_units = own if whole else _added(d_units, units, part, [(part.index, own), *found])
-    if d_units is None:
-        d_units = torch.zeros_like(units)
+        for others in part.others:
+            columns = part.of(units, others.index)
+            add_part(d_units, part, others.index, pairs.backward_columns(columns, anchors=others.sought))
+        add_part(d_units, part, part.index, pairs.gradients(*arguments))
     tau = temperature.double()
     d_temperature = -(torch.dot(d_loss, samples[1]).double() / tau + d_scores) / tau
     d_bias = torch.dot(d_loss, samples[2])
@@ -154,18 +149,13 @@ def _triples(
     return TripleLoss(saved, size, width, LOG2_E / temperature.to(units.dtype))
 
 
-def _added(
-    d_units: Tensor | None, units: Tensor, part: Part, found: list[tuple[Tensor | None, Tensor]]
-) -> Tensor:
-    """With the gradients of a part's units; none of its samples comes twice in one entry."""
-    d_units = torch.zeros_like(units, dtype=found[0][1].dtype) if d_units is None else d_units
-    for index, gradients in found:
-        for m, gradient in zip(part.modalities, gradients, strict=True):
-            if index is None:
-                d_units[m] += gradient
-            else:
-                d_units[m][index] += gradient
-    return d_units
+def add_part(d_units: Tensor, part: Part, index: Tensor | None, gradients: Tensor) -> None:
+    """Add the gradients of a part's units, of the samples of `index`, among which none comes twice."""
+    for m, gradient in zip(part.modalities, gradients, strict=True):
+        if index is None:
+            d_units[m] += gradient
+        else:
+            d_units[m][index] += gradient
 
 
 def make_options(
@@ -257,7 +247,7 @@ def inverse_total(weights: Tensor | None, anchor_counts: Tensor | None, count: i
     return total.reciprocal().masked_fill_(total == 0, 0)
 
 
-def _route(temperature: Tensor, spec: Spec, count: int, batch: int) -> int:
+def find_route(temperature: Tensor, spec: Spec, count: int, batch: int) -> int:
     """A GPU is not asked for the temperature: its kernels are of float32, and what has none sums in float64."""
     if temperature.device.type != "cpu":
         return NARROW if spec.backend == "triton" else WIDE

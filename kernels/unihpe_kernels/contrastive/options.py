@@ -155,7 +155,7 @@ def check_arguments(
 ) -> Arguments:
     """bounded: rows that `normalize` leaves as they are, are known to be no longer than 1."""
     if score not in SCORES:
-        raise ValueError(f"score must be {_either(SCORES)}, got {score!r}")
+        raise ValueError(f"score must be {_either([*SCORES, 'product'])}, got {score!r}")
     embeddings = _check_embeddings(embeddings, negatives, score, pairwise)
     first, count = embeddings[0], len(embeddings)
     batch = first.shape[0]
@@ -164,9 +164,8 @@ def check_arguments(
         weights = check_weights(weights)
     if present is not None:
         check_tensor("present", present, (count, batch), dtypes=(torch.bool,), like=first)
-        if not pairwise and count > SCORES[score].modalities.start:
-            if not SCORES[score].neutral:
-                raise ValueError(f'present must be None for score="{score}", which takes all {count} modalities')
+        if not pairwise and count > 2 and not SCORES[score].neutral:
+            raise ValueError(f'present must be None for score="{score}", which takes all {count} modalities')
     _check_number("temperature", temperature, first)
     if not isinstance(temperature, Tensor) and not MIN_TEMPERATURE <= temperature < math.inf:
         raise ValueError(f"temperature must be finite and at least {MIN_TEMPERATURE}, got {temperature}")

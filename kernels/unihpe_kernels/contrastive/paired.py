@@ -288,6 +288,8 @@ class Pairs:
 
     def _add_own(self, cut: "_Cut", options: Options, d_positives: Tensor | None = None) -> None:
         """What the samples' own products give to their units."""
+        if not cut.samples:
+            return
         d_inner = torch.cat([self._backend.own(samples, options) for samples in cut.samples], dim=1)
         if d_positives is not None:
             weight = d_positives.to(cut.inner.dtype).contiguous()
@@ -379,7 +381,7 @@ def _edge(num_modalities: int, length: int, device: torch.device) -> int:
     capacity = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
     most = max(_WHOLE, math.isqrt(capacity // products_size(num_modalities, 1)))
     blocks = math.ceil(length / most) or 1
-    return -(-math.ceil(length / blocks) // _WHOLE) * _WHOLE
+    return max(1, -(-math.ceil(length / blocks) // _WHOLE)) * _WHOLE
 
 
 def _of_products(units: Tensor) -> torch.dtype:

@@ -1,6 +1,6 @@
 """A batch with missing modalities as dense losses of some of its samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -53,8 +53,11 @@ class Part:
         return (present[list(self.modalities)] * bits[:, None]).sum(0, dtype=torch.int32)
 
 
-def make_parts(spec: Spec, present: Tensor | None, count: int, masks: bool) -> Iterator[Part]:
-    """The parts of a batch of `count` modalities. masks: of the backend, which then gets codes."""
+def make_parts(
+    spec: Spec, present: Tensor | None, count: int, masks: bool, sets: Sequence[int] | None = None
+) -> Iterator[Part]:
+    """The parts of a batch of `count` modalities. masks: of the backend, which then gets codes. sets: the codes of the
+    modality sets to visit; None: those of the batch."""
     if spec.pairwise:
         for place, pair in enumerate(combinations(range(count), 2)):
             rows = (2 * place, 2 * place + 1)
@@ -65,8 +68,8 @@ def make_parts(spec: Spec, present: Tensor | None, count: int, masks: bool) -> I
     if present is None or masks:
         yield Part(every, anchors, tuple(range(len(anchors))))
         return
-    codes = (present.long() << torch.arange(count, device=present.device)[:, None]).sum(0)
-    for code in codes.unique().tolist():
+    codes = modality_codes(present)
+    for code in codes.unique().tolist() if sets is None else sets:
         modalities = tuple(m for m in every if code >> m & 1)
         chosen = [m for m in anchors if m in modalities]
         if len(modalities) < 2 or not chosen:
@@ -79,6 +82,26 @@ def make_parts(spec: Spec, present: Tensor | None, count: int, masks: bool) -> I
         else:
             others = (pool & ~exact).nonzero()[:, 0]
             yield Part(modalities, places, rows, exact.nonzero()[:, 0], None, (Others(others),) if len(others) else ())
+
+
+def modality_codes(present: Tensor) -> Tensor:
+    """int64 [B], bit m: has modality m."""
+    return (present.long() << torch.arange(len(present), device=present.device)[:, None]).sum(0)
+
+
+def further(spec: Spec, part: Part, codes: Tensor | None) -> list[tuple[Tensor | None, tuple[int, ...] | None]]:
+    """Of samples elsewhere with these codes, None for all complete: those that are candidates of the part's anchors, and
+    of which (`Others.sought`)."""
+    if codes is None:
+        return [(None, None)]
+    wanted = [1 << m for m in part.modalities]
+    if not spec.pairwise:
+        code = sum(wanted)
+        return [(((codes & code) == code).nonzero()[:, 0], None)]
+    first, second = ((codes & bit) > 0 for bit in wanted)
+    kinds: tuple[tuple[Tensor, tuple[int, ...] | None], ...]
+    kinds = (first & second, None), (second & ~first, (0,)), (first & ~second, (1,))
+    return [(has.nonzero()[:, 0], sought) for has, sought in kinds]
 
 
 def _of_pair(pair: tuple[int, int], rows: tuple[int, int], present: Tensor) -> Part:

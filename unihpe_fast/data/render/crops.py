@@ -11,9 +11,9 @@ import torch
 
 from unihpe_fast.data.bbox import CROP_MARGIN, crop_map
 from unihpe_fast.data.images import JPEG_QUALITY
+from unihpe_fast.data.records import Sample
 from unihpe_fast.data.render.appearance import NUM_RANDOM, appearance_from
 from unihpe_fast.data.render.draw import render
-from unihpe_fast.data.types import Sample
 
 
 def render_crops(

@@ -20,14 +20,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from unihpe_fast.data.types import Sample
+from unihpe_fast.data.records import Sample
 
 # name on the command line -> module of this package
 SOURCES = {
     "3dpw": "threedpw",
     "cmu": "cmu",
     "coco": "coco",
-    "h36m": "h36m",
+    "h36m": "h36m.source",
     "mpi-inf-3dhp": "mpi_inf_3dhp",
     "mpii": "mpii",
     "spin-npz": "spin_npz",
@@ -50,10 +50,6 @@ class Tally:
             self.skipped[subject, action, reason] += count
 
 
-class SourceError(ValueError):
-    """A file of a dataset that cannot be used; the message names it, what was found and what was wanted."""
-
-
 @dataclass(frozen=True)
 class Request:
     """What is asked of every source alike.
@@ -72,7 +68,7 @@ class Reading:
     """What a source found: its name in the prepared file, the files it reads, the terms of use and its samples.
 
     total: how many samples there will be, None where only reading them all would tell.
-    draw: the dataset has no photographs; crops may be drawn from the 3D joints.
+    render: the dataset has no photographs; crops may be rendered from the 3D joints.
     caveat: how these samples differ from the published protocol, shown wherever their scores are; empty: they do not.
     """
 
@@ -82,7 +78,7 @@ class Reading:
     samples: Iterator[Sample]
     tally: Tally = field(default_factory=Tally)
     total: int | None = None
-    draw: bool = False
+    render: bool = False
     caveat: str = ""
 
 
@@ -94,7 +90,7 @@ class Source(Protocol):
     def read(self, inputs: Sequence[Path], options: Any, request: Request) -> Reading: ...
 
 
-def load_source(name: str) -> Source:
+def source_module(name: str) -> Source:
     """The module of a dataset by its command-line name; ValueError when there is none."""
     if name not in SOURCES:
         raise ValueError(f"unknown source {name!r}: want one of {', '.join(sorted(SOURCES))}")

@@ -2,7 +2,7 @@
 
 Reads the "MotionBuilder-friendly" and the "Daz-friendly" BVH conversions by B. Hahne (cgspeed, 2010) and the originals.
 The joint mapping, units and repairs were checked against the originals by forward kinematics. Each clip is filmed by
-a rig of made-up Human3.6M-like cameras; 2D keypoints are exact projections.
+a rig of synthetic Human3.6M-like cameras; 2D keypoints are exact projections.
 """
 
 import csv
@@ -18,12 +18,12 @@ import torch
 
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, project
+from unihpe_fast.data.formats.asf_amc import read_amc, read_asf
+from unihpe_fast.data.formats.bvh import Bvh, read_bvh
+from unihpe_fast.data.records import Sample
+from unihpe_fast.data.rig import camera_rig
 from unihpe_fast.data.skeleton import NUM_JOINTS
 from unihpe_fast.data.sources import Reading, Request, Tally
-from unihpe_fast.data.sources.asf_amc import read_amc, read_asf
-from unihpe_fast.data.sources.bvh import Bvh, read_bvh
-from unihpe_fast.data.sources.rig import camera_rig
-from unihpe_fast.data.types import Sample
 
 LICENCE = (
     "Motion: CMU Graphics Lab Motion Capture Database, free for all uses except direct resale. The data used in this "
@@ -108,7 +108,7 @@ def read(inputs: Sequence[Path], options: Options, request: Request) -> Reading:
         files=[path for clip in clips for path in (clip.path, *_skeleton_files(clip.path))],
         samples=_samples(clips, options, request.seed, tally),
         tally=tally,
-        draw=True,
+        render=True,
     )
 
 

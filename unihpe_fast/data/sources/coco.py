@@ -10,11 +10,12 @@ import numpy as np
 
 from unihpe_fast.data.bbox import MARGIN
 from unihpe_fast.data.camera import Camera, unknown_camera
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.json_records import LARGEST, field_of, numbers_of, records
+from unihpe_fast.data.formats.untrusted import photo_path
 from unihpe_fast.data.joint_sets import COCO17, to_h36m17
-from unihpe_fast.data.sources import Reading, Request, SourceError, Tally
-from unihpe_fast.data.sources.json_records import LARGEST, field_of, numbers_of, records
-from unihpe_fast.data.types import Sample
-from unihpe_fast.data.untrusted import photo_path
+from unihpe_fast.data.records import Sample
+from unihpe_fast.data.sources import Reading, Request, Tally
 
 LICENCE = (
     "Annotations: COCO Consortium, Creative Commons Attribution 4.0; the photographs are under the terms of use of "

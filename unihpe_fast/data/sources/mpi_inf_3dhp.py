@@ -15,8 +15,11 @@ import numpy as np
 
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, unknown_camera
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.skeletool import read_calibration
+from unihpe_fast.data.records import Sample
 from unihpe_fast.data.skeleton import NUM_JOINTS
-from unihpe_fast.data.sources import Reading, Request, SourceError, Tally
+from unihpe_fast.data.sources import Reading, Request, Tally
 from unihpe_fast.data.sources.mpi_inf_3dhp_files import (
     ACTIVITIES,
     CAMERAS,
@@ -26,8 +29,6 @@ from unihpe_fast.data.sources.mpi_inf_3dhp_files import (
     read_train,
     train_variables,
 )
-from unihpe_fast.data.sources.skeletool import read_calibration
-from unihpe_fast.data.types import Sample
 
 LICENCE = (
     "MPI-INF-3DHP: for non-commercial scientific research, by the licence that comes with it. See "

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from unihpe_fast.data.camera import Camera
-from unihpe_fast.data.hdf5 import read_dataset
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.hdf5 import read_dataset
+from unihpe_fast.data.formats.mat5 import Variable, cells, variables
 from unihpe_fast.data.joint_sets import MPI_INF_3DHP17, MPI_INF_3DHP28, JointMap
-from unihpe_fast.data.sources import SourceError
-from unihpe_fast.data.sources.mat5 import Variable, cells, variables
 
 CAMERAS = 14
 TRAIN_JOINTS, TEST_JOINTS = 28, 17

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from unihpe_fast.data.bbox import MARGIN, square_bbox
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.json_records import field_of, numbers_of, records
+from unihpe_fast.data.formats.untrusted import photo_path
 from unihpe_fast.data.joint_sets import MPII16, to_h36m17
-from unihpe_fast.data.sources import Reading, Request, SourceError, Tally
-from unihpe_fast.data.sources.json_records import field_of, numbers_of, records
-from unihpe_fast.data.types import Sample
-from unihpe_fast.data.untrusted import photo_path
+from unihpe_fast.data.records import Sample
+from unihpe_fast.data.sources import Reading, Request, Tally
 
 LICENCE = "MPII Human Pose: free for research; other uses by agreement with the authors. See human-pose.mpi-inf.mpg.de."
 JOINTS = 16

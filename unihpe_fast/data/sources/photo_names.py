@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from unihpe_fast.data.sources.h36m_takes import RENAMED
+from unihpe_fast.data.sources.h36m.takes import RENAMED
 
 
 @dataclass(frozen=True)

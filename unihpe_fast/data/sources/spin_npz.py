@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.npz import Npz, open_npz
+from unihpe_fast.data.formats.untrusted import LARGEST, known_joints, photo_path, texts
 from unihpe_fast.data.joint_sets import BODY25, H36M17, SPIN24, SPIN24_DERIVED, to_h36m17
-from unihpe_fast.data.npz import Npz, open_npz
+from unihpe_fast.data.records import Sample
 from unihpe_fast.data.skeleton import NUM_JOINTS, ROOT
-from unihpe_fast.data.sources import Reading, Request, SourceError, Tally
+from unihpe_fast.data.sources import Reading, Request, Tally
 from unihpe_fast.data.sources.photo_names import origin
-from unihpe_fast.data.types import Sample
-from unihpe_fast.data.untrusted import LARGEST, known_joints, photo_path, texts
 
 LICENCE = (
     "Annotations of Human3.6M, MPI-INF-3DHP, 3DPW, COCO, MPII or LSP as the authors of SPIN, PARE, CLIFF, mmpose or "

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, look_at, project
+from unihpe_fast.data.records import Sample
+from unihpe_fast.data.rig import CENTER_JITTER, FOCAL, FOCAL_JITTER, ROLL_JITTER, intrinsics
 from unihpe_fast.data.skeleton import FLIP, NUM_JOINTS
 from unihpe_fast.data.sources import Reading, Request
-from unihpe_fast.data.sources.rig import CENTER_JITTER, FOCAL, FOCAL_JITTER, ROLL_JITTER, intrinsics
-from unihpe_fast.data.types import Sample
 
 IMAGE_SIZE = (1000, 1000)  # px, width and height
 LENSES = 8
@@ -339,7 +339,7 @@ def read(inputs: Sequence[Path], options: Options, request: Request) -> Reading:
         files=(),
         samples=samples(options.n, request.seed),
         total=options.n,
-        draw=True,
+        render=True,
     )
 
 

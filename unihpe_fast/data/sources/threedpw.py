@@ -26,12 +26,13 @@ import numpy as np
 
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera
+from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.npz import Npz, open_npz
+from unihpe_fast.data.formats.safe_pickle import load_pickle
+from unihpe_fast.data.formats.untrusted import LARGEST, checked, known_joints, photo_path, read_bytes
 from unihpe_fast.data.joint_sets import OPENPOSE18, SMPL24, SMPL_H36M17, to_h36m17
-from unihpe_fast.data.npz import Npz, open_npz
-from unihpe_fast.data.safe_pickle import load_pickle
-from unihpe_fast.data.sources import Reading, Request, SourceError, Tally
-from unihpe_fast.data.types import Sample
-from unihpe_fast.data.untrusted import LARGEST, checked, known_joints, photo_path, read_bytes
+from unihpe_fast.data.records import Sample
+from unihpe_fast.data.sources import Reading, Request, Tally
 
 LICENCE = (
     "3DPW (von Marcard et al., ECCV 2018), for non-commercial research after agreeing to the licence at "

@@ -8,7 +8,7 @@ two directions are sums over ranks. Backward: gradients of others' samples are s
 Every rank takes the same collectives in the same order, whatever it holds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unihpe_kernels.contrastive.arguments import Arguments, warn_of_many_triples
-from unihpe_kernels.contrastive.group.torch_pieces import TorchPieces
 from unihpe_kernels.collectives import Header, Wire, exchange_headers
-from unihpe_kernels.contrastive.torch_backend import LOG2_E
+from unihpe_kernels.contrastive.group.torch_pieces import TorchPieces
+from unihpe_kernels.contrastive.loss import WIDE, add_part, backend_of, find_route, make_options
+from unihpe_kernels.contrastive.options import Arguments, Spec, warn_of_many_triples
+from unihpe_kernels.contrastive.paired import Pairs
+from unihpe_kernels.contrastive.parts import Part, further, make_parts
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -44,29 +46,34 @@ def loss_over_group(group: "ProcessGroup", check: Callable[[], Arguments]) -> Te
 
 
 def _loss(group: "ProcessGroup", given: Arguments) -> Tensor:
-    first = given.embeddings[0]
-    tau = given.tau()
-    inputs = [*given.embeddings, tau, *([] if given.weights is None else [given.weights])]
+    first, spec = given.embeddings[0], given.spec
+    tau, bias = given.tau(), None if given.bias is None else given.tensor(given.bias)
+    inputs = [*given.embeddings, tau, *(x for x in (bias, given.weights) if x is not None)]
     shared: Header = {
         "the number of embeddings": len(given.embeddings),
         "the width of embeddings": first.shape[1],
         "the dtype of embeddings": str(first.dtype),
-        "negatives": given.negatives,
-        "normalize": str(given.normalize),
+        "negatives": spec.negatives,
+        "normalize": str(spec.normalize),
         "temperature": "a tensor" if isinstance(given.temperature, Tensor) else float(given.temperature),
-        "backend": given.backend,
+        "backend": spec.backend,
         "whether a gradient is needed": str(torch.is_grad_enabled() and any(x.requires_grad for x in inputs)),
+        "score": spec.score,
+        "direction": "both" if spec.both else "anchor",
+        "form": "sigmoid" if spec.sigmoid else "softmax",
+        "label_smoothing": spec.smoothing,
+        "anchors, a bit each": sum(1 << m for m in spec.anchors),
+        "whether losses are pairwise": str(spec.pairwise),
+        "bias": "None" if bias is None else "a tensor" if isinstance(given.bias, Tensor) else "a float",
     }
     headers = exchange_headers(group, (len(first), int(given.present is not None)), shared)
     wire = Wire(group, [samples for samples, _ in headers])
-    if given.backend == "native":
-        raise ValueError('backend="native" is for one process alone, got a group; use backend="torch" or "auto"')
-    pieces = _pieces(given.resolve_backend(wire.total))
+    spec = spec._replace(backend=given.resolve_backend(wire.total))
     if given.has_triples():
         warn_of_many_triples(len(first), wire.total)
-    call = _Call(wire, pieces, given.has_triples(), given.normalize, masked=any(masked for _, masked in headers))
+    masked = any(masked for _, masked in headers)
     with torch.autocast(first.device.type, enabled=False):
-        return _GroupLoss.apply(call, tau, given.weights, given.present, *given.embeddings)
+        return _GroupLoss.apply(_Call(wire, spec, masked), tau, bias, given.weights, given.present, *given.embeddings)
 
 
 def _pieces(backend: str) -> type[TorchPieces]:
@@ -80,45 +87,155 @@ def _pieces(backend: str) -> type[TorchPieces]:
 @dataclass(frozen=True)
 class _Call:
     wire: Wire
-    pieces: type[TorchPieces]
-    triples: bool  # whether complete samples form triples
-    normalize: bool
+    spec: Spec
     masked: bool  # whether samples of some rank lack modalities
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Anchors of this rank with exactly these modalities, whose tuples are formed from samples with at least these."""
+class _Sweep:
+    """This rank's anchors against the samples of all ranks, in pairs; the same steps forward and backward."""
 
-    code: int | None  # bit m: modality m. None: every sample is such an anchor
-    modalities: list[int]
-    anchors: Tensor | slice  # of this rank's samples
+    def __init__(
+        self, call: _Call, own: Tensor, codes: Tensor | None, temperature: Tensor, bias: Tensor | None, learns: bool
+    ) -> None:
+        """own: [a, M, D]; codes: of all ranks' samples."""
+        self._call, self._codes, spec, wire = call, codes, call.spec, call.wire
+        self.count = own.shape[1]
+        route = find_route(temperature, spec, self.count, wire.total)
+        self.backend = backend_of(spec.backend, route)
+        self.units, self._inverse_norms = self._units(own)
+        self.own_codes = None if codes is None else codes[wire.begin : wire.begin + len(own)]
+        sets = None if codes is None else codes.unique().tolist() if spec.both else None
+        present = None
+        if self.own_codes is not None:
+            bits = 1 << torch.arange(self.count, device=own.device)
+            present = (self.own_codes & bits[:, None]) > 0
+        self.parts: list[tuple[Part, Pairs]] = []
+        for part in make_parts(spec, present, self.count, False, sets):
+            if spec.has_triples(len(part.modalities)):
+                continue
+            if not part.size(len(own)) and not spec.both:
+                continue
+            options = make_options(spec, part, temperature, bias, route == WIDE, learns)
+            self.parts.append((part, Pairs(self.backend, options, part.of(self.units, part.index))))
 
-    def of(self, samples: Tensor, index: Tensor | slice) -> Tensor:
-        """[n, M, D] -> [those of index, own modalities, D]"""
-        return samples[index] if self.code is None else samples[index][:, self.modalities]
+    def forward(self, blocks: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """blocks: the samples of other ranks [b, M, D], with their codes."""
+        wire, of_tuples = self._call.wire, []
+        for part, pairs in self.parts:
+            pairs.forward()
+            for others in part.others:
+                pairs.forward_columns(part.of(self.units, others.index), anchors=others.sought)
+        for block, codes in blocks:
+            units, _ = self._units(block)
+            for part, pairs in self.parts:
+                for index, sought in further(self._call.spec, part, codes):
+                    columns = part.of(units, index)
+                    if columns.shape[1]:
+                        by_tuple = pairs.forward_columns(columns, anchors=sought)
+                        if by_tuple is not None:
+                            of_tuples.append(self._spread(by_tuple, index, block))
+                    elif self._call.spec.both:
+                        of_tuples.append(pairs.by_tuple.new_zeros(*pairs.by_tuple.shape[:2], len(block)))
+        if self._call.spec.both and of_tuples:  # other ranks' anchors against this rank's tuples
+            for place, (part, pairs) in enumerate(self.parts):
+                elsewhere = of_tuples[place]
+                whole = elsewhere.new_zeros(*elsewhere.shape[:2], wire.total)
+                end = wire.begin + self.units.shape[1]
+                whole[..., : wire.begin], whole[..., end:] = elsewhere[..., : wire.begin], elsewhere[..., wire.begin :]
+                mine = wire.sum(whole)[..., wire.begin : end]
+                pairs.by_tuple.add_(mine if part.index is None else mine[..., part.index])
 
-    def pool(self, codes: Tensor | None) -> Tensor | slice:
-        if self.code is None or codes is None:
-            return slice(None)
-        return ((codes & self.code) == self.code).nonzero()[:, 0]
+    def finish(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """`Result`'s losses, slopes and biases [3, a], and its shares of each part."""
+        samples = torch.zeros(3, self.units.shape[1], dtype=dtype, device=self.units.device)
+        shares = []
+        for part, pairs in self.parts:
+            result = pairs.finish(self._candidates(part), self._call.spec.smoothing)
+            where = slice(None) if part.index is None else part.index
+            own = [result.loss, result.slope, *(() if result.bias is None else (result.bias,))]
+            for total, of_part in zip(samples, own, strict=False):
+                of_part = of_part if part.counted is None else torch.where(part.counted, of_part, 0)
+                total[where] += of_part.to(dtype)
+            shares.append(result.shares)
+        return samples, shares
 
-    def own(self, places: Tensor, pool: Tensor | slice) -> Tensor:
-        """The places of the anchors' samples among the pool of a block, or numbers beyond; from the places [a] of this
-        rank's samples in the block."""
-        samples = places[self.anchors]
-        if isinstance(pool, slice) or not len(pool):
-            return samples
-        places = torch.searchsorted(pool, samples).clamp_(max=len(pool) - 1)
-        return torch.where(pool[places] == samples, places, -1)
+    def backward(self, d_score: Tensor, shares: Sequence[Tensor]) -> None:
+        """d_score [a]: gradient of the samples' losses, over the temperature. Others' samples: `gradients_of`."""
+        spec, self._given = self._call.spec, []
+        self._of_tuples: list[list[Tensor | None]] = []
+        for (part, pairs), own_shares in zip(self.parts, shares, strict=True):
+            of_part = d_score if part.index is None else d_score[part.index]
+            of_part = of_part if part.counted is None else of_part * part.counted
+            given = of_part, own_shares, self._candidates(part), spec.smoothing
+            pairs.backward(*given)
+            self._given.append(given)
+            if spec.both:
+                self._of_tuples.append([self._gather(part, x) for x in (pairs.factors.tuple, pairs.factors.tuple_level)])
+        self._others = [
+            [
+                (o.index, pairs.backward_columns(part.of(self.units, o.index), anchors=o.sought))
+                for o in part.others
+            ]
+            for part, pairs in self.parts
+        ]
 
-    def add(self, total: Tensor, index: Tensor | slice, part: Tensor) -> None:
-        """`of`, in the other direction."""
-        if self.code is None:
-            total[index] += part
-            return
-        for m, column in zip(self.modalities, part.unbind(1), strict=True):
-            total[index, m] += column
+    def gradients_of(self, block: Tensor, codes: Tensor | None) -> Tensor:
+        """This rank's part of the gradient of other ranks' samples [b, M, D]."""
+        units, inverse_norms = self._units(block)
+        d_units = torch.zeros_like(units, dtype=torch.promote_types(units.dtype, torch.float32))
+        for place, (part, pairs) in enumerate(self.parts):
+            for index, sought in further(self._call.spec, part, codes):
+                columns = part.of(units, index)
+                if not columns.shape[1]:
+                    continue
+                factors = None
+                if self._call.spec.both:
+                    tuples, levels = (
+                        None if x is None else x if index is None else x[:, index] for x in self._of_tuples[place]
+                    )
+                    factors = pairs.factors._replace(tuple=tuples, tuple_level=levels)
+                d_columns = pairs.backward_columns(columns, anchors=sought, factors=factors)
+                add_part(d_units, part, index, d_columns)
+        return self._rows(units, inverse_norms, d_units)
+
+    def gradients(self) -> Tensor:
+        """Of this rank's samples [a, M, D], from its own pairs alone."""
+        d_units = torch.zeros_like(self.units, dtype=torch.promote_types(self.units.dtype, torch.float32))
+        for (part, pairs), given, others in zip(self.parts, self._given, self._others, strict=True):
+            add_part(d_units, part, part.index, pairs.gradients(*given))
+            for index, d_columns in others:
+                add_part(d_units, part, index, d_columns)
+        return self._rows(self.units, self._inverse_norms, d_units)
+
+    def _units(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.backend.units(list(samples.unbind(1)), self._call.spec.normalize, None)
+
+    def _rows(self, units: Tensor, inverse_norms: Tensor | None, d_units: Tensor) -> Tensor:
+        return torch.stack(self.backend.through_units(units, inverse_norms, d_units, list(d_units)), dim=1)
+
+    def _candidates(self, part: Part) -> float:
+        if self._codes is None:
+            return float(self._call.wire.total)
+        code = sum(1 << m for m in part.modalities)
+        return float(((self._codes & code) == code).sum())
+
+    def _spread(self, by_tuple: Tensor, index: Tensor | None, block: Tensor) -> Tensor:
+        """Over all samples of a block."""
+        if index is None:
+            return by_tuple
+        whole = by_tuple.new_zeros(*by_tuple.shape[:2], len(block))
+        whole[..., index] = by_tuple
+        return whole
+
+    def _gather(self, part: Part, factors: Tensor | None) -> Tensor | None:
+        """[anchors, total - a], of other ranks' tuples."""
+        if factors is None:
+            return None
+        wire, length = self._call.wire, self.units.shape[1]
+        whole = factors.new_zeros(length, len(factors))
+        whole[slice(None) if part.index is None else part.index] = factors.T
+        every = wire.gather(whole)
+        return torch.cat([every[: wire.begin], every[wire.begin + length :]]).T.contiguous()
 
 
 class _GroupLoss(torch.autograd.Function):
@@ -127,40 +244,28 @@ class _GroupLoss(torch.autograd.Function):
         ctx: Any,
         call: _Call,
         temperature: Tensor,
+        bias: Tensor | None,
         weights: Tensor | None,
         present: Tensor | None,
         *embeddings: Tensor,
     ) -> Tensor:
-        wire = call.wire
-        own = _samples(embeddings, present)
+        wire, spec = call.wire, call.spec
+        own = _samples(embeddings, present, spec)
+        count = own.shape[1]
         codes = _codes(call, own, present)
         weighted = _weights(weights, own)
-        pieces = call.pieces(temperature, call.normalize, own)
         gathered = None if _takes_ring(call, own) else wire.gather(own)
-        count = own.shape[1]
+        learns = temperature.requires_grad or (bias is not None and bias.requires_grad)
+        sweep = _Sweep(call, own, codes, temperature, bias, learns)
+        sweep.forward(_others(call, own, gathered, codes))
+        samples, shares = sweep.finish(weighted.dtype)
+        counts = spec.anchor_counts(present)
+        anchor_counts = torch.full_like(weighted, spec.num_anchors(count)) if counts is None else counts.to(weighted.dtype)
 
-        # of anchors set against pairs: their losses to base 2, log2 of normalisers relative to the own exponentials
-        log_sums = weighted.new_full((count, len(own)), -torch.inf)
-        sample_loss, anchor_counts = weighted.new_zeros(2, len(own)).unbind(0)
-        parts = _parts(call, own, codes)
-        for columns, its_codes, places in _blocks(call, own, gathered, codes):
-            for part in parts:
-                pool = part.pool(its_codes)
-                chosen = part.of(columns, pool)
-                if len(chosen):
-                    piece = pieces.paired(part.of(own, part.anchors), chosen, part.own(places, pool))
-                    for m, log_sum in zip(part.modalities, piece, strict=True):
-                        log_sums[m, part.anchors] = torch.logaddexp2(log_sums[m, part.anchors], log_sum)
-        for part in parts:
-            losses = pieces.paired_losses(log_sums[part.modalities][:, part.anchors])
-            for m, loss in zip(part.modalities, losses, strict=True):
-                log_sums[m, part.anchors] = loss
-            sample_loss[part.anchors] = losses.sum(0) / LOG2_E
-            anchor_counts[part.anchors] = len(part.modalities)
-
-        of_triples: list[Tensor | None] = [None] * 3
-        if call.triples:
+        of_triples: list[Tensor | None] = [None] * 4
+        if spec.has_triples(count):
             assert gathered is not None
+            pieces = _pieces(spec.backend)(temperature, spec.normalize, own)
             complete, mine, first = _complete(wire, gathered, codes)
             chosen = gathered[complete]
             every_weight = wire.gather(weighted)
@@ -172,17 +277,16 @@ class _GroupLoss(torch.autograd.Function):
                 by_jk += own_jk
             wire.sum(by_jk)
             if mine_count:
-                log_sums[:, mine], sample_loss[mine] = triples.finish(by_i, by_jk)
-                anchor_counts[mine] = 3
-                of_triples = [by_jk[:, 0], every_weight, triples.saved]
+                log_sums, samples[0, mine] = triples.finish(by_i, by_jk)
+                of_triples = [by_jk[:, 0], every_weight, triples.saved, log_sums]
 
-        sums = torch.stack([(weighted * sample_loss).sum(), (weighted * anchor_counts).sum()])
+        sums = torch.stack([(weighted * samples[0]).sum(), (weighted * anchor_counts).sum()])
         loss_sum, weight_sum = wire.sum_of_few(sums.double())
         inverse_total = weight_sum.reciprocal().masked_fill_(weight_sum == 0, 0)
         loss = (loss_sum * inverse_total).to(weighted.dtype)
-        ctx.call = call
+        ctx.call, ctx.num_shares = call, len(shares)
         ctx.save_for_backward(
-            *embeddings, temperature, weights, present, codes, gathered, log_sums, sample_loss, anchor_counts,
+            *shares, *embeddings, temperature, bias, weights, present, codes, gathered, samples, anchor_counts,
             inverse_total.to(weighted.dtype), loss, *of_triples,
         )  # fmt: skip
         return loss
@@ -195,85 +299,65 @@ class _GroupLoss(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        shares, saved_tensors = ctx.saved_tensors[: ctx.num_shares], ctx.saved_tensors[ctx.num_shares :]
         (
-            *embeddings, temperature, weights, present, codes, gathered, log_sums, sample_loss, anchor_counts,
-            inverse_total, loss, sums_jk, every_weight, saved,
-        ) = ctx.saved_tensors  # fmt: skip
+            *embeddings, temperature, bias, weights, present, codes, gathered, samples, anchor_counts,
+            inverse_total, loss, sums_jk, every_weight, saved, log_sums,
+        ) = saved_tensors  # fmt: skip
         call: _Call = ctx.call
-        wire = call.wire
-        own = _samples(embeddings, present)
-        pieces = call.pieces(temperature, call.normalize, own)
+        wire, spec = call.wire, call.spec
+        own = _samples(embeddings, present, spec)
         over_tau = inverse_total / temperature.to(inverse_total.dtype)
-        d_score = _weights(weights, own) * over_tau
-        d_own = torch.zeros(own.shape, dtype=d_score.dtype, device=own.device)
-        d_scores = torch.zeros((), dtype=torch.float64, device=own.device)
-        parts = _parts(call, own, codes)
-        d_positives = []  # gradients of the own tuples' scores, by part
-        for part in parts:
-            d_positive = pieces.own_gradients(d_score[part.anchors], len(part.modalities))
-            d_scores += torch.dot(d_positive, pieces.positives(part.of(own, part.anchors)))
-            d_positives.append(d_positive)
-
-        def of_columns(columns: Tensor, its_codes: Tensor | None, places: Tensor) -> Tensor:
-            """This rank's part of the gradient of these samples; what falls to anchors is added up beside."""
-            d_columns = torch.zeros(columns.shape, dtype=d_own.dtype, device=own.device)
-            for part, d_positive in zip(parts, d_positives, strict=True):
-                pool = part.pool(its_codes)
-                chosen = part.of(columns, pool)
-                if len(chosen):
-                    d_rows, d_chosen, d_part, d_own_part = pieces.paired_gradients(
-                        part.of(own, part.anchors),
-                        chosen,
-                        part.own(places, pool),
-                        log_sums[part.modalities][:, part.anchors],
-                        d_score[part.anchors],
-                    )
-                    part.add(d_own, part.anchors, d_rows)
-                    part.add(d_columns, pool, d_chosen)
-                    d_scores.add_(d_part)
-                    d_positive += d_own_part
-            return d_columns
-
+        d_loss = _weights(weights, own) * inverse_total
+        sweep = _Sweep(call, own, codes, temperature, bias, False)
+        sweep.backward(_weights(weights, own) * over_tau, shares)
+        # the sums of scores times their gradient, and of the bias's
+        d_scores = torch.dot(d_loss, samples[1]).double() / temperature.double()
+        d_bias = torch.dot(d_loss, samples[2]).double()
         if gathered is None:
-            slices = _slices(wire)
-            d_own += wire.circulate_gradients(
+            places = _slices(wire)
+            none = torch.zeros(own.shape, dtype=d_loss.dtype, device=own.device)
+            d_own = wire.circulate_gradients(
                 own,
-                lambda owner, block: of_columns(
-                    block,
-                    None if codes is None else codes[slices[owner]],
-                    _places(own, 0 if owner == wire.rank else len(block)),
+                lambda owner, block: (
+                    none
+                    if owner == wire.rank
+                    else sweep.gradients_of(block, None if codes is None else codes[places[owner]])
                 ),
             )
         else:
-            d_columns = of_columns(gathered, codes, _places(own, wire.begin))
+            begin, end = wire.begin, wire.begin + len(own)
+            d_columns = torch.zeros(gathered.shape, dtype=d_loss.dtype, device=own.device)
+            for block, its_codes in _others(call, own, gathered, codes):
+                d_block = sweep.gradients_of(block, its_codes)
+                d_columns[:begin], d_columns[end:] = d_block[:begin], d_block[begin:]
             if saved is not None:
                 complete, mine, first = _complete(wire, gathered, codes)
+                pieces = _pieces(spec.backend)(temperature, spec.normalize, own)
                 triples = pieces.triples(gathered[complete], first, _length(mine, len(own)), saved)
-                d_triples, d_part = triples.gradients(log_sums[:, mine], sums_jk, (every_weight * over_tau)[complete])
+                d_triples, d_part = triples.gradients(log_sums, sums_jk, (every_weight * over_tau)[complete])
                 d_columns[complete] += d_triples
                 d_scores += d_part
-            d_own += wire.scatter_sum(d_columns)
-        for part, d_positive in zip(parts, d_positives, strict=True):
-            part.add(d_own, part.anchors, pieces.positive_gradients(part.of(own, part.anchors), d_positive))
+            d_own = wire.scatter_sum(d_columns)
+        d_own = d_own + sweep.gradients()
 
         # Each rank's result is the one loss, so what is differentiated is the sum of all of them.
-        grads, d_scores = wire.sum_of_few(torch.stack([grad.double(), d_scores]))
+        grads, d_scores, d_bias = wire.sum_of_few(torch.stack([grad.double(), d_scores, d_bias]))
         d_temperature = -d_scores / temperature.double() * (grads / wire.ranks)
         d_own *= grads.to(d_own.dtype)
         d_weights = None
         if weights is not None:
-            d_weights = (sample_loss - anchor_counts * loss) * (inverse_total * grads.to(loss.dtype))
+            d_weights = (samples[0] - anchor_counts * loss) * (inverse_total * grads.to(loss.dtype))
             d_weights = d_weights.to(weights.dtype)
         d_embeddings = [d.to(own.dtype) for d in d_own.unbind(1)]
-        return None, d_temperature.to(temperature.dtype), d_weights, None, *d_embeddings
+        of_bias = None if bias is None else (d_bias * (grads / wire.ranks)).to(bias.dtype)
+        return None, d_temperature.to(temperature.dtype), of_bias, d_weights, None, *d_embeddings
 
 
-def _samples(embeddings: tuple[Tensor, ...] | list[Tensor], present: Tensor | None) -> Tensor:
+def _samples(embeddings: tuple[Tensor, ...] | list[Tensor], present: Tensor | None, spec: Spec) -> Tensor:
     """[a, M, D]; what no tuple reads is zero, as NaN would pass through a zero factor."""
-    samples = torch.stack(list(embeddings), dim=1)
-    if present is None:
-        return samples
-    return samples.masked_fill_(~(present & (present.sum(0) >= 2)).T[:, :, None], 0)
+    samples, used = torch.stack(list(embeddings), dim=1), spec.used(present)
+    return samples if used is None else samples.masked_fill_(~used.T[:, :, None], 0)
 
 
 def _codes(call: _Call, own: Tensor, present: Tensor | None) -> Tensor | None:
@@ -295,8 +379,9 @@ def _weights(weights: Tensor | None, own: Tensor) -> Tensor:
 
 
 def _takes_ring(call: _Call, own: Tensor) -> bool:
-    numbers = call.wire.total * own.shape[1] * own.shape[2]
-    return not call.triples and numbers * (own.element_size() + max(4, own.element_size())) > GATHERED_BYTES
+    numbers, spec = call.wire.total * own.shape[1] * own.shape[2], call.spec
+    needs_all = spec.has_triples(own.shape[1]) or spec.both
+    return not needs_all and numbers * (own.element_size() + max(4, own.element_size())) > GATHERED_BYTES
 
 
 def _slices(wire: Wire) -> list[slice]:
@@ -305,36 +390,23 @@ def _slices(wire: Wire) -> list[slice]:
     return [slice(end - size, end) for end, size in zip(ends, wire.sizes, strict=True)]
 
 
-def _blocks(
+def _others(
     call: _Call, own: Tensor, gathered: Tensor | None, codes: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-    """The samples of all ranks, with their codes and the places of this rank's samples."""
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The samples of other ranks, with their codes."""
+    wire = call.wire
     if gathered is not None:
-        yield gathered, codes, _places(own, call.wire.begin)
+        end = wire.begin + len(own)
+
+        def without_own(every: Tensor) -> Tensor:
+            return torch.cat([every[: wire.begin], every[end:]])
+
+        yield without_own(gathered), None if codes is None else without_own(codes)
         return
-    slices = _slices(call.wire)
-    for owner, block in call.wire.circulate(own):
-        its_codes = None if codes is None else codes[slices[owner]]
-        yield block, its_codes, _places(own, 0 if owner == call.wire.rank else len(block))
-
-
-def _places(own: Tensor, first: int) -> Tensor:
-    """Of this rank's samples, from the first one's on; a first one beyond the block puts all of them beyond."""
-    return torch.arange(first, first + len(own), device=own.device)
-
-
-def _parts(call: _Call, own: Tensor, codes: Tensor | None) -> list[_Part]:
-    """Of the anchors of this rank that are set against pairs; which there are, the host must know of `codes`."""
-    count = own.shape[1]
-    if codes is None:
-        return [] if call.triples or not len(own) else [_Part(None, list(range(count)), slice(None))]
-    own_codes = codes[call.wire.begin : call.wire.begin + len(own)]
-    parts = []
-    for code in own_codes.unique().tolist():
-        modalities = [m for m in range(count) if code >> m & 1]
-        if len(modalities) >= 2 and not (call.triples and len(modalities) == 3):
-            parts.append(_Part(code, modalities, (own_codes == code).nonzero()[:, 0]))
-    return parts
+    places = _slices(wire)
+    for owner, block in wire.circulate(own):
+        if owner != wire.rank:
+            yield block, None if codes is None else codes[places[owner]]
 
 
 def _complete(wire: Wire, gathered: Tensor, codes: Tensor | None) -> tuple[Tensor | slice, Tensor | slice, int]:

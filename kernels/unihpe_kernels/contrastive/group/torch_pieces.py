@@ -1,4 +1,4 @@
-"""Pieces of the loss in plain torch, and their gradients: any rows as anchors, any columns as the samples of tuples.
+"""Triples over the ranks of a group in plain torch, and their gradients: some consecutive rows as the first of them.
 
 Rows and columns are embeddings as they are, [samples, modalities, D]; so are gradients, in the compute dtype.
 """
@@ -9,9 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from unihpe_kernels.contrastive import torch_backend
 from unihpe_kernels.contrastive.closed_form import SCALE
-from unihpe_kernels.contrastive.torch_backend import Positives, TripleSlab
+from unihpe_kernels.contrastive.contract import Pullback
+from unihpe_kernels.contrastive.torch_blocks import BACKEND
+from unihpe_kernels.contrastive.triples import TripleSlab
+from unihpe_kernels.scores import LOG2_E
+from unihpe_kernels.scores.singular_value import torch as singular_value
 
 
 class TorchPieces:
@@ -21,45 +24,19 @@ class TorchPieces:
         """like: has the dtype of the embeddings."""
         self._normalize = normalize
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self._scale = torch_backend.logit_scale(temperature, like.new_empty(0, dtype=dtype))
-
-    def paired(self, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
-        """log2 of the sum over the tuples of every row with these columns, relative to its own tuple's exponential,
-        [modalities, rows]. own [rows]: the places of their samples among the columns, or numbers beyond."""
-        units = self.units(rows)[0]
-        return torch_backend.paired_sums(units, self.units(columns)[0], self._scale, Positives(units).scores, own)
-
-    def paired_losses(self, sums: Tensor) -> Tensor:
-        """The anchors' losses to base 2, from `paired` over all columns."""
-        return torch.logaddexp2(sums, sums.new_zeros(()))  # its own tuple's logit is 0
-
-    def paired_gradients(
-        self, rows: Tensor, columns: Tensor, own: Tensor, losses: Tensor, d_score: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of the rows and of the columns, the sum of scores times their gradient [], and what is added to the
-        gradients of the own tuples' scores, [rows].
-
-        losses: of `paired_losses`. d_score [rows]: what their softmax weights are multiplied with.
-        """
-        row_units, row_inverses = self.units(rows)
-        units, inverses = self.units(columns)
-        d_rows, d_columns, d_scores, d_own = torch_backend.paired_backward(
-            row_units, units, self._scale, Positives(row_units).scores, own, losses, d_score
-        )
-        return to_rows(row_units, row_inverses, d_rows), to_rows(units, inverses, d_columns), d_scores, d_own
-
-    def own_gradients(self, d_score: Tensor, count: int) -> Tensor:
-        """What `paired_gradients` lacks of the gradients of the own tuples' scores, [rows], of `count` modalities."""
-        return torch.zeros_like(d_score)
+        self._scale = LOG2_E / temperature.to(dtype)
 
     def positives(self, rows: Tensor) -> Tensor:
         """Scores of the rows' own tuples, [rows]."""
-        return Positives(self.units(rows)[0]).scores
+        return own_scores(self.units(rows)[0])[0]
 
     def positive_gradients(self, rows: Tensor, d_score: Tensor) -> Tensor:
-        """Of the rows, from d_score [rows] of their own tuples, which is overwritten."""
-        units, inverses = self.units(rows)
-        return to_rows(units, inverses, Positives(units).backward(d_score))
+        """Of the rows, from d_score [rows] of their own tuples."""
+        (x, y, z), inverses = self.units(rows)
+        (d_xy, d_xz), (d_yz,) = (
+            [d[:, None] for d in part] for part in own_scores([x, y, z])[1](d_score)
+        )
+        return to_rows((x, y, z), inverses, (d_xy * y + d_xz * z, d_xy * x + d_yz * z, d_xz * x + d_yz * y))
 
     def triples(self, columns: Tensor, first: int, count: int, saved: Tensor | None) -> "Triples":
         """Triples (i, j, k) of the columns with `count` of them, from `first` on, as i.
@@ -70,8 +47,8 @@ class TorchPieces:
 
     def units(self, rows: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Unit rows of each modality, and 1/length [modalities, rows, 1]."""
-        units, inverses = torch_backend.unit_rows(list(rows.unbind(1)), None, self._normalize)
-        return list(units), inverses
+        units, inverses = BACKEND.units(list(rows.unbind(1)), self._normalize, None)
+        return list(units), None if inverses is None else inverses[:, :, None]
 
 
 class Triples(Protocol):
@@ -123,12 +100,18 @@ class TorchTriples:
     def gradients(self, log_sums: Tensor, sums_jk: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
         own_d_score = d_score[self._own]
         of_i = self._slab.factors(log_sums[0], own_d_score)
-        sums_jk = sums_jk + self._slab.own_exponentials(Positives(self._units).scores)
+        sums_jk = sums_jk + self._slab.own_exponentials(own_scores(self._units)[0])
         of_j, of_k = self._slab.factors(self._slab.log_sums(sums_jk), d_score)
         d_grams = [torch.zeros_like(gram) for gram in self._grams]
         self._slab.add_gradients((of_i, of_j, of_k), own_d_score, d_grams)
         d_units = of_products(self._units, self._own, d_grams)
         return to_rows(self._units, self._inverses, d_units), torch.dot(own_d_score, self._slab.excess)
+
+
+def own_scores(units: Sequence[Tensor]) -> tuple[Tensor, Pullback]:
+    """The scores [samples] of three units' own tuples, and their gradient."""
+    x, y, z = units
+    return singular_value.score([(x * y).sum(1), (x * z).sum(1)], [(y * z).sum(1)])
 
 
 def of_products(units: Sequence[Tensor], own: slice, d_grams: Sequence[Tensor]) -> list[Tensor]:

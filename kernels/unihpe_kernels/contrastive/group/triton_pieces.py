@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.checks import on_device
-from unihpe_kernels.contrastive import triton_all, triton_paired
+from unihpe_kernels.contrastive import triton_all
 from unihpe_kernels.contrastive.group.torch_pieces import TorchPieces, Triples, of_products, to_rows
-from unihpe_kernels.contrastive.torch_backend import LOG2_E
-from unihpe_kernels.contrastive.triton_paired import Tables
+from unihpe_kernels.scores import LOG2_E
 
 _MIDDLE = (1 + math.sqrt(3)) / 2  # of the scores, as the kernels shift them
 
@@ -21,51 +20,8 @@ class TritonPieces(TorchPieces):
         super().__init__(temperature, normalize, like)
         self.temperature = temperature.float()
 
-    def paired(self, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
-        """Over all tuples, the own ones too."""
-        with on_device(rows):
-            tables = self._tables(rows, columns)
-            count, n, _ = tables.stack.shape
-            log_sums, sample_loss = self.temperature.new_empty(count, n), self.temperature.new_empty(n)
-            triton_paired.normalisers(tables, self.temperature, None, log_sums, sample_loss, len(rows))
-            return log_sums[:, : len(rows)] - self.positives(rows) * self._scale
-
-    def paired_losses(self, sums: Tensor) -> Tensor:
-        return sums
-
-    def own_gradients(self, d_score: Tensor, count: int) -> Tensor:
-        return d_score * -count
-
-    def paired_gradients(
-        self, rows: Tensor, columns: Tensor, own: Tensor, losses: Tensor, d_score: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        with on_device(rows):
-            tables = self._tables(rows, columns)
-            tau = self.temperature
-            count, n, width = tables.stack.shape
-            outs = tables.inverse_norms.new_empty(count, n, width)
-            whole = tables.inverse_norms.new_zeros(count + 1, n)
-            whole[:count, : len(rows)] = losses + self.positives(rows) * self._scale
-            whole[count, : len(rows)] = d_score * tau  # the kernels divide by it
-            one = torch.ones_like(tau)
-            d_scores = triton_paired.gradients(
-                one, tau, whole[count], None, self._normalize, one, whole[:count], tables, list(outs), len(rows),
-            )  # fmt: skip
-        d_rows, d_columns = outs.transpose(0, 1).split([len(rows), len(columns)])
-        return d_rows, d_columns, d_scores.sum(dtype=torch.float64), torch.zeros_like(d_score)
-
     def triples(self, columns: Tensor, first: int, count: int, saved: Tensor | None) -> "TritonTriples":
         return TritonTriples(self, columns, first, count)
-
-    def _tables(self, rows: Tensor, columns: Tensor) -> Tables:
-        """Rows, then columns."""
-        samples = torch.cat([rows, columns]).transpose(0, 1).contiguous()
-        count, n, width = samples.shape
-        size = triton_paired.saved_size(count, n, width, samples.dtype, samples.device)
-        saved = torch.empty(size, dtype=torch.float32, device=samples.device)
-        tables = triton_paired.view_saved(saved, count, n, width, samples.dtype)
-        triton_paired.prepare(list(samples), self._normalize, tables, None)
-        return tables
 
 
 class TritonTriples(Triples):
