@@ -12,8 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from unihpe_kernels.contrastive import kernels_all, kernels_rows
-from unihpe_kernels.contrastive.triton import kernels_both_ways, kernels_one_way, kernels_samples
+from unihpe_kernels.contrastive.triton import kernels_all, kernels_both_ways, kernels_one_way, kernels_samples
 from unihpe_kernels.contrastive.triton.backend import how_many
 from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.scores import SCORES
@@ -258,19 +257,6 @@ def _matrices(kernel: Any, numbers: int) -> Variant:
     )  # fmt: skip
 
 
-def _small(
-    kernel: Any, scalars: str, constexprs: dict[str, Any], unit: str, per_iteration: float, half: str = "", **more: Any
-) -> Variant:
-    """A kernel over samples or entries, whose time is that of its memory or of its launch."""
-    types = {name: "*fp32" for name in kernel.arg_names if name not in constexprs}
-    types |= dict.fromkeys(scalars.split(), "i32") | dict.fromkeys(half.split(), "*bf16")
-    pointers = tuple(name for name, kind in types.items() if kind.startswith("*"))
-    name = kernel.__name__ + (f", M = {constexprs['COUNT']}" if "COUNT" in constexprs else "")
-    return Variant(
-        name, kernel, types, constexprs, unit, per_iteration, divisible=pointers, **{"max_registers": 128, **more}
-    )
-
-
 def _samples(
     kernel: Any, score: str, num_modalities: int, scalars: str, constants: dict[str, Any], **more: Any
 ) -> Variant:
@@ -292,8 +278,6 @@ def _samples(
     )  # fmt: skip
 
 
-_BARE = {"MASKED": False}  # neither `present` nor weights
-_UNWEIGHTED = {"weights": None, "WEIGHTED": False}
 _ALL_FORWARD = "n ld rows"
 _ALL_BACKWARD = "n ld begin end rows"
 
@@ -353,29 +337,6 @@ VARIANTS: list[Variant] = [
             ("singular_value", 4, True), ("singular_value", 8, True), ("volume", 8, False),
         )
         for direction in ("forward", "backward")
-    ),
-    _small(
-        kernels_all.sv_all_finish, "n ld parts_i parts_j parts_k",
-        {**_BARE, **_UNWEIGHTED, "complete": None, "PARTS": 32, "BLOCK": 32}, "piece", 32 * 32,
-    ),
-    _small(
-        kernels_all.sv_all_reduce, "ld begin end count_a count_b count_c", {"LAST": True, "BLOCK": 256}, "piece", 256
-    ),
-    _small(
-        kernels_rows.unit_rows_of_three, "n ld width",
-        {**_BARE, "complete": None, "NORMALIZE": True, "ROWS": 4, "BLOCK": 256}, "entry", 4 * 256, half="x y z",
-    ),
-    _small(
-        kernels_rows.embedding_gradients_of_three, "n ld width",
-        {"NORMALIZE": True, "ROWS": 4, "BLOCK": 256}, "entry", 4 * 256, half="d_x d_y d_z",
-    ),
-    _small(
-        kernels_rows.mean_over_anchors, "n", {**_BARE, **_UNWEIGHTED, "present": None, "COUNT": 3, "BLOCK": 1024},
-        "sample", 1024,
-    ),
-    _small(
-        kernels_rows.weights_and_temperature_gradient, "n parts open_parts",
-        {**_BARE, "present": None, "COUNT": 3, "BLOCK": 1024}, "piece", 1024,
     ),
     Variant(
         "unit_rows, M = 3, masked",
