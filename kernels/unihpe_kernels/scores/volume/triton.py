@@ -143,7 +143,8 @@ def own(sums, members, N: tl.constexpr):
                 for k in tl.static_range(j + 1, N):
                     total += sums[_symmetric(i, k)] * members[_lower(k, j)]
                 half = half + (total,)
-        inverse = -1 / members[N * (N + 1) // 2]
+        square = members[N * (N + 1) // 2]
+        inverse = -1 / tl.where(square == 0, 1.0, square)  # 0 in lanes without a sample
         result = ()
         for i in tl.static_range(N):
             for j in tl.static_range(i + 1, N):
