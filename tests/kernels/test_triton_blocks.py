@@ -57,7 +57,9 @@ def _results(of, options: Options, ways: tuple[bool, bool], dtype: torch.dtype, 
     if not diagonal:
         columns = _samples(of, options, [e.to(device, dtype) for e in _embeddings(COLUMNS, 1)[:count]])
     a, b = rows.units.shape[1], columns.units.shape[1]
-    products = torch.full((count, count - 1, a, b), torch.nan, dtype=dtype, device=device)  # what is not filled is not read
+    products = torch.full(
+        (count, count - 1, a, b), torch.nan, dtype=dtype, device=device
+    )  # what is not filled is not read
     for m in range(count):
         for slot in range(count - 1):
             if _needed(options, two_ways, m, slot):
@@ -79,7 +81,9 @@ def _results(of, options: Options, ways: tuple[bool, bool], dtype: torch.dtype, 
 
     def factors(anchors: int, tuples: int) -> Factors:
         both = options.both
-        return Factors(factor(anchors), factor(tuples, both), factor(anchors, smoothed), factor(tuples, both and smoothed))
+        return Factors(
+            factor(anchors), factor(tuples, both), factor(anchors, smoothed), factor(tuples, both and smoothed)
+        )
 
     of_rows, of_columns = factors(a, b), factors(b, a)
     out = products if of.in_place(options) else torch.full_like(products, torch.nan)

@@ -6,13 +6,12 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.kernels.sv_group_cases import Case, compute, on_rank, whole
-from tests.kernels.test_triton_sv_tiles import SMALL, count_calls, use_settings
+from tests.kernels.test_triton_sv_tiles import count_calls, use_settings
 from tests.kernels.triton_device import DEVICE, needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers  # noqa: F401
 from unihpe_kernels.contrastive.group.torch_pieces import TorchPieces
 
-triton_all = pytest.importorskip("unihpe_kernels.contrastive.triton_all")
-triton_paired = pytest.importorskip("unihpe_kernels.contrastive.triton_paired")
+triton_all = pytest.importorskip("unihpe_kernels.contrastive.triton.all_triples")
 triton_pieces = pytest.importorskip("unihpe_kernels.contrastive.group.triton_pieces")
 pytestmark = needs_triton
 
@@ -35,26 +34,6 @@ def both(samples, unit=False):
 def check(found, exact, tolerance):
     found = found.double().cpu()
     torch.testing.assert_close(found, exact, rtol=0, atol=tolerance * max(1.0, float(exact.abs().max())))
-
-
-# of 5 anchors and 39 samples, 44 together: no tile is whole; 33 and 16: whole tiles of samples
-@pytest.mark.usefixtures("poisoned_buffers")
-@pytest.mark.parametrize(("count", "anchors", "panels"), [(2, 5, 1), (3, 33, 3), (4, 5, 1), (2, 1, 1)])
-def test_pairs_of_other_samples(monkeypatch, count, anchors, panels):
-    use_settings(monkeypatch, triton_paired, **SMALL, programs=40)
-    if panels > 1:
-        monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 0)
-    calls = count_calls(monkeypatch, triton_paired.kernels, "paired_backward")
-    samples = make_samples(count, 49 if anchors == 33 else 44)
-    mine, exact, given, wide = both(samples, unit=anchors == 1)
-    log_sums = exact.paired(wide[:anchors], wide[anchors:])
-    check(mine.paired(given[:anchors], given[anchors:]), log_sums, 2e-6)
-    d_score = torch.rand(anchors, generator=torch.Generator().manual_seed(1))
-    wanted = exact.paired_gradients(wide[:anchors], wide[anchors:], log_sums, d_score.double())
-    found = mine.paired_gradients(given[:anchors], given[anchors:], log_sums.float().to(DEVICE), d_score.to(DEVICE))
-    for gradient, value in zip(found, wanted, strict=True):
-        check(gradient, value, 5e-6)
-    assert len(calls) == panels
 
 
 # i are 5 or 39 of 43 samples, from the eighth or the first on; in one turn or two

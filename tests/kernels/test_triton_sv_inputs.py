@@ -1,4 +1,4 @@
-"""What reaches the Triton kernels of the loss in an unusual shape: broken numbers, strides, settings, precision."""
+"""What reaches the Triton kernels of the loss in an unusual shape: broken numbers, strides, settings."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.kernels.triton_device import DEVICE, needs_triton
 from tests.kernels.triton_sv_cases import triton_loss
 
 pytest.importorskip("triton")
-from unihpe_kernels.contrastive import triton_all, triton_backend, triton_paired
+from unihpe_kernels.contrastive.triton import all_triples
 
 KINDS = [("all", 3), ("paired", 2), ("paired", 3), ("paired", 4)]
 
@@ -42,47 +42,10 @@ def test_weights_of_another_dtype():
         assert value == triton_loss(embeddings, negatives=negatives, weights=weights.float())
 
 
-@pytest.mark.parametrize(
-    ("set_precision", "float_precision"),
-    [
-        (lambda: torch.set_float32_matmul_precision("highest"), "ieee"),
-        (lambda: torch.set_float32_matmul_precision("high"), "tf32x3"),
-        (lambda: torch.set_float32_matmul_precision("medium"), "tf32"),
-        (lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"), "tf32"),
-        (lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee"), "ieee"),
-    ],
-)
-def test_no_tf32_unless_torch_allows_it(set_precision, float_precision):
-    try:
-        set_precision()
-        assert triton_paired._precision(torch.float32) == float_precision
-        assert triton_paired._precision(torch.bfloat16) == "ieee"
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.set_float32_matmul_precision("highest")
-
-
-@pytest.mark.parametrize("batch", [1, 31, 37, 513])
-@pytest.mark.parametrize(("negatives", "count"), [("all", 3), ("paired", 2), ("paired", 3), ("paired", 5)])
-def test_saved_tables_are_aligned(negatives, count, batch):
-    """Kernels are compiled for pointers of 16 bytes; with others they are slow, and the counted code is not theirs."""
-    embeddings = [torch.empty(batch, 7) for _ in range(count)]
-    saved = torch.empty(triton_backend.saved_size(embeddings, None, negatives))
-    if negatives == "all":
-        views = vars(triton_all.view_saved(saved[triton_backend._HEADER :], batch, 7))
-    else:
-        paired = triton_backend._paired(saved, embeddings, None, negatives)
-        assert paired is not None
-        views = vars(paired.tables)
-    assert len(views) == 4
-    for name, view in views.items():
-        assert view.numel() == 0 or (view.data_ptr() - saved.data_ptr()) % 128 == 0, name
-
-
 @needs_triton
 def test_a_tile_that_leaves_a_strip_is_refused(monkeypatch):
     options = {"tile_j": 32, "tile_k": 64, "num_warps": 4, "programs": 64}
-    monkeypatch.setattr(triton_all, "settings", lambda *_: options)
+    monkeypatch.setattr(all_triples, "settings", lambda *_: options)
     embeddings = [e.to(DEVICE) for e in random_embeddings(3, 33, 4, torch.float32)]
     assert triton_loss(embeddings, negatives="all").isfinite()  # 64 rows
     embeddings = [e.to(DEVICE) for e in random_embeddings(3, 5, 4, torch.float32)]

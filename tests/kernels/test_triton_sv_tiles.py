@@ -1,4 +1,4 @@
-"""Small settings of the Triton loss kernels: several tiles, splits, turns and panels on every axis, at prime sizes."""
+"""Small settings of the Triton loss kernels: several tiles, splits and turns on every axis, at prime sizes."""
 
 import pytest
 import torch
@@ -8,8 +8,7 @@ from tests.kernels.triton_device import needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, triton_loss  # noqa: F401
 from unihpe_kernels import singular_value_contrastive_loss
 
-triton_all = pytest.importorskip("unihpe_kernels.contrastive.triton_all")
-triton_paired = pytest.importorskip("unihpe_kernels.contrastive.triton_paired")
+triton_all = pytest.importorskip("unihpe_kernels.contrastive.triton.all_triples")
 pytestmark = [needs_triton, pytest.mark.usefixtures("poisoned_buffers")]
 
 
@@ -64,42 +63,3 @@ def count_calls(monkeypatch, module, name):
 
     monkeypatch.setattr(module, name, Counted())
     return calls
-
-
-# the least a product of matrices takes on a GPU: 16 of each side, 16 deep
-SMALL = {"tile_i": 16, "tile_j": 16, "depth": 16}
-
-
-@pytest.mark.parametrize(("count", "programs", "swap"), [(2, 1, 0), (2, 40, 1), (3, 1, 0), (3, 40, 0), (4, 40, 1)])
-def test_tiles_and_splits_of_paired(monkeypatch, count, programs, swap):
-    use_settings(monkeypatch, triton_paired, **SMALL | {"tile_i": 32}, programs=programs, swap=swap)
-    embeddings = random_embeddings(count, 41, 19, torch.float32)
-    check_against(triton_loss, embeddings, negatives="paired", **options_for(count, 41, masked=False))
-
-
-@pytest.mark.parametrize(("count", "masked"), [(2, True), (3, False), (3, True), (4, False)])
-def test_panels_of_paired(monkeypatch, count, masked):
-    """Panels of 16 anchors, the last of nine: too few for a second split."""
-    monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 0)
-    use_settings(monkeypatch, triton_paired, **SMALL, programs=40)
-    calls = count_calls(monkeypatch, triton_paired.kernels, "paired_backward")
-    embeddings = random_embeddings(count, 41, 7, torch.float32)
-    check_against(triton_loss, embeddings, negatives="paired", **options_for(count, 41, masked))
-    assert len(calls) == 3
-
-
-def test_panels_of_several_splits(monkeypatch):
-    """Panels of 32 anchors in two splits, the last of nine in one of them."""
-    monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 4 * 4 * 4 * 41 * 32)
-    use_settings(monkeypatch, triton_paired, **SMALL, programs=40)
-    calls = count_calls(monkeypatch, triton_paired.kernels, "paired_backward")
-    embeddings = random_embeddings(4, 41, 7, torch.float32)
-    check_against(triton_loss, embeddings, negatives="paired", **options_for(4, 41, masked=False))
-    assert [grid[2] for grid in calls] == [2, 2]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_panels_of_half_precision(monkeypatch, dtype):
-    monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 0)
-    use_settings(monkeypatch, triton_paired, **SMALL, programs=8)
-    check_against(triton_loss, random_embeddings(3, 37, 16, dtype), negatives="paired", temperature=0.1)

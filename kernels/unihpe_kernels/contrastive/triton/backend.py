@@ -32,7 +32,9 @@ class TritonBackend:
         n, dim = first.shape
         # the interpreter, which is what runs on a CPU, cannot multiply matrices of bfloat16; float16 has not the range
         half = first.dtype == torch.bfloat16 and first.device.type == "cuda"
-        units = torch.empty((len(embeddings), n, dim), dtype=torch.bfloat16 if half else torch.float32, device=first.device)
+        units = torch.empty(
+            (len(embeddings), n, dim), dtype=torch.bfloat16 if half else torch.float32, device=first.device
+        )
         inverse_norms = torch.empty(units.shape[:2], dtype=torch.float32, device=first.device) if normalize else None
         if n:
             with on_device(first):
@@ -259,9 +261,7 @@ class TritonBackend:
             )  # fmt: skip
         return _kept(by_anchor, 0, options), None if by_tuple is None else _kept(by_tuple, 0, options)
 
-    def _backward_one_way(
-        self, block: Block, options: Options, factors: Factors, out: Tensor, of_rows: bool
-    ) -> None:
+    def _backward_one_way(self, block: Block, options: Options, factors: Factors, out: Tensor, of_rows: bool) -> None:
         way = _Way(block, of_rows)
         masked, score = way.anchors.codes is not None, options.score.triton
         option = _settings("one_way_backward", options, max(way.a, way.b), block.products.device)

@@ -121,9 +121,7 @@ def own_products(units, inner, n, dim, M: tl.constexpr, ROWS: tl.constexpr, BLOC
         mask = inside[:, None] & (column < dim)
         values = ()
         for m in tl.static_range(M):
-            values = values + (
-                tl.load(units + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32),
-            )
+            values = values + (tl.load(units + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32),)
         updated = ()
         for p in tl.static_range(M):
             for q in tl.static_range(p + 1, M):
@@ -224,9 +222,7 @@ def members_gradients(
     inside = index < n
     gathered = ()
     for e in tl.static_range(SUMS):
-        gathered = gathered + (
-            tl.load(sums + table_place(k, index, n, SUMS) + e * 32, mask=inside, other=0.0),
-        )
+        gathered = gathered + (tl.load(sums + table_place(k, index, n, SUMS) + e * 32, mask=inside, other=0.0),)
     if not MASKED:
         if M == 3:
             entries = MEMBERS((tl.load(inner + (2 - m) * n + index, mask=inside, other=0.0),), 2)
