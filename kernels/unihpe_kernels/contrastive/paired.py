@@ -91,11 +91,11 @@ class Pairs:
         options, places = self._for(anchors)
         cut = _Cut(self._backend, options, columns, codes, self._own.edge)
         by_tuple = self._zeros(columns.shape[1]) if options.both else None
-        positives = self._backend.positives(cut.inner, options).contiguous() if options.both else None
+        positives = self._backend.positives(cut.inner, options) if options.both else torch.zeros_like(cut.inner[0])
         for column, j in zip(cut.samples, cut.slices, strict=True):
             for row, i in zip(self._own.samples, self._own.slices, strict=True):
                 block = Block(self._table(row, column), row, column, False, False)
-                centers = Centers(self.positives[i], None if positives is None else positives[j])
+                centers = Centers(self.positives[i], positives[j].contiguous())
                 found = self._backend.forward(
                     block._replace(products=self._products(block, fresh=True)), options, centers
                 )
