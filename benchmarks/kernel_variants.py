@@ -12,11 +12,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
+from unihpe_kernels.contrastive import kernels_all, kernels_rows
+from unihpe_kernels.contrastive.triton import kernels_both_ways, kernels_one_way, kernels_samples
+from unihpe_kernels.contrastive.triton.backend import how_many
 from unihpe_kernels.procrustes import kernels as kernels_poses
+from unihpe_kernels.scores import SCORES
 from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
-from unihpe_kernels.contrastive import kernels_all, kernels_paired, kernels_rows
-from unihpe_kernels.small_linalg.zero_diagonal_kernels import laguerre_steps
-from unihpe_kernels.contrastive.triton_paired import how_many
 from unihpe_kernels.tuned import choose
 
 
@@ -120,71 +121,91 @@ def _sv_all(
     )
 
 
-def _sv_paired(
-    direction: str,
-    count: int,
-    dtype: str = "bf16",
-    batch: int = 65_536,
-    table: str = "",
-    masked: bool = False,
-    odd: bool = False,
-    precision: str = "ieee",
-    apart: bool = False,
-) -> Variant:
-    """A kernel over (anchor, sample) pairs, 512 wide, with the settings that it has at `batch` by a file of settings.
+_H200 = "B = 65,536"
 
-    masked: for samples that may lack modalities. odd: for a batch that 16 does not divide.
-    apart: anchors are other samples than those that tuples are formed from.
+
+def _block(
+    direction: str,
+    score: str,
+    num_modalities: int,
+    table: str = "",
+    way: str = "rows",
+    tested: tuple[str, ...] | None = ("sm_90",),
+    row: bool = False,
+    **flags: bool,
+) -> Variant:
+    """A kernel over a block of products of which both ways are wanted, with the settings for 4096 by a file of settings.
+
+    Up to three modalities both ways are taken at once; beyond, `way` is the one that is. flags, of which unnamed ones are
+    off: diagonal, both, sigmoid, moments, levels (and totals), masked, sought, odd (blocks that 16 does not divide).
+    row: of the table, with a workload.
     """
-    width = 512
-    kind = "half" if dtype == "bf16" else "float"
-    options = choose(("default", table), f"sv_paired_{direction}_{how_many(count, masked)}_{kind}", batch)
-    tile_i, tile_j, depth = options["tile_i"], options["tile_j"], options["depth"]
-    kernel = {"forward": kernels_paired.paired_forward, "backward": kernels_paired.paired_backward}[direction]
-    constants: dict[str, Any] = {"COUNT": count, "MASKED": masked, "PRECISION": precision}
-    constants |= {"TILE_I": tile_i, "TILE_J": tile_j, "DEPTH": depth, "SWAP": bool(options.get("swap"))}
-    if direction == "backward":
-        constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
-    types = {"stack": f"*{dtype}", "panel": f"*{dtype}"}
-    types |= dict.fromkeys(("anchors", "n", "width", "columns", "begin", "end", "rows"), "i32")
-    constants |= {} if apart else {"anchors": None}
-    codes = dict.fromkeys(("anchor_codes", "pool_codes"), "*i32" if masked else None)
-    constants |= {} if masked else codes
-    types |= codes if masked else {}
+    at_once = num_modalities <= 3
+    kind = "both_ways" if at_once else "one_way"
+    module = kernels_both_ways if at_once else kernels_one_way
+    kernel, functions = getattr(module, f"{kind}_{direction}"), SCORES[score].triton
+    on = {name: flags.get(name, False) for name in ("diagonal", "both", "sigmoid", "moments", "levels", "masked", "sought")}
+    options = choose(("default", table), f"{kind}_{direction}_{how_many(num_modalities)}", 4096)
+    members, anchors = num_modalities - 1, (1 << num_modalities) - 1
+    sums = members * (members - 1) // 2 if on["masked"] else functions.num_sums(members)
+    two_ways = not on["diagonal"]
+    tiles = {"TILE_I": options.get("tile_i"), "TILE_J": options.get("tile_j")}
+    if not at_once:
+        long, short = options["tile_long"], options["tile_short"]
+        tiles = {"TILE_A": short, "TILE_T": long} if way == "rows" else {"TILE_A": long, "TILE_T": short}
+    known = {
+        "M": num_modalities, "ANCHORS": anchors, "MEMBERS": functions.members, "SCORE": functions.score,
+        "GRADIENT": functions.gradient, "OWN": functions.own, "SUMS": sums, "TWO_WAYS": two_ways,
+        "WHOLE_SCORE": getattr(functions, "whole_score", None),
+        "WHOLE_GRADIENT": getattr(functions, "whole_gradient", None), "COUNT": functions.num_members_entries(members),
+        "OF_ROWS": way == "rows", "DIAGONAL": on["diagonal"], "BOTH": on["both"], "SIGMOID": on["sigmoid"],
+        "MOMENTS": on["moments"], "TOTALS": on["levels"], "MASKED": on["masked"], "SOUGHT": on["sought"], **tiles,
+    }  # fmt: skip
+    absent = {
+        "codes_": not on["masked"], "centers_": not on["moments"], "bias": not on["sigmoid"],
+        "tuple_rows": not on["both"] or not two_ways, "tuple_columns": not on["both"], "of_tuples": not on["both"],
+        "by_tuple": not on["both"], "level": not on["levels"], "tuple_level": not (on["levels"] and on["both"]),
+        "anchor_columns": not two_ways, "level_columns": not (on["levels"] and two_ways), "sums_": not sums,
+        "sums_rows": not sums or not two_ways,
+        "tuple_level_rows": not (on["levels"] and on["both"] and two_ways), "members": on["masked"],
+    }  # fmt: skip
+    constants = {name: value for name, value in known.items() if name in kernel.arg_names}
+    for start, is_absent in absent.items():
+        if is_absent:
+            constants |= {name: None for name in kernel.arg_names if name.startswith(start)}
+    types = {"middle": "fp32", "codes_rows": "*i32", "codes_columns": "*i32", "codes_anchors": "*i32"}
+    types |= {"codes_tuples": "*i32"}
+    integers = ("num_rows", "num_columns", "num_anchors", "num_tuples", "length", "one", "modalities", "written")
+    types |= dict.fromkeys(integers, "i32")
     signature = {name: types.get(name, "*fp32") for name in kernel.arg_names if name not in constants}
-    pairs = count * batch**2
-    work = Workload(
-        pairs,
-        2 * count * batch * width + (2 * count * pairs if direction == "backward" else 0),
-        2 * pairs * width * (count - 1),
-    )
+    scores = num_modalities * (1 + two_ways) if at_once else 1
+    elements = num_modalities * 65_536**2
+    products = 1 if at_once else num_modalities - 1  # that are read for a score
+    odd = flags.get("odd", False)
+    divisible = [name for name, kind in signature.items() if kind.startswith("*")]
+    divisible += [] if odd else [name for name in integers[:4] if name in signature]
+    shape = "x".join(str(size) for size in tiles.values())
     return Variant(
-        name=f"paired_{direction} {tile_i}x{tile_j}, M = {count}, {dtype}"
-        + ", masked" * masked
-        + ", odd" * odd
-        + ", apart" * apart
-        + f", {precision}" * (precision != "ieee"),
+        name=f"{kind}_{direction} {shape}, {score}, M = {num_modalities}"
+        + (f", {way}" if not at_once else "")
+        + "".join(f", {name}" for name, is_on in {**on, "odd": odd}.items() if is_on),
         kernel=kernel,
         signature=signature,
         constexprs=constants,
-        unit="pair",
-        per_iteration=tile_i * tile_j,
-        # named sizes are those of the type that is meant for them
-        workloads={f"B = {batch}, D = {width}": work}
-        if "h200" in table or (count > 3 and not table and not odd and not masked)
+        unit="score",
+        per_iteration=tiles[min(tiles)] * tiles[max(tiles)] * scores,
+        max_registers=255,
+        # products of a block lie in the second cache: what is read of it and written counts as if from memory
+        workloads={_H200: Workload(elements, elements * 4 * products * (2 if direction == "backward" else 1))}
+        if row
         else {},
         num_warps=options["num_warps"],
-        num_stages=options["num_stages"],
-        divisible=tuple(
-            name for name, kind in signature.items() if kind != "i32" or name == "width" or (name == "n" and not odd)
-        ),
-        # the products, then the steps to the largest root
-        trips=(width / depth, laguerre_steps(count) if masked else 5) if count > 3 else (width / depth,),
-        max_registers=255,
+        num_stages=1,
+        divisible=tuple(divisible),
+        trips=(5,) if row and not at_once and score == "singular_value" else (),
         max_vgprs=512,
-        allow_tf32=precision != "ieee",
         targets=_TARGETS[table],
-        tested=None if count == 3 and dtype == "bf16" and not (masked or odd or apart) else () if table else ("sm_90",),
+        tested=tested,
     )
 
 
@@ -249,6 +270,27 @@ def _small(
     )
 
 
+def _samples(
+    kernel: Any, score: str, num_modalities: int, scalars: str, constants: dict[str, Any], **more: Any
+) -> Variant:
+    """A kernel over samples of a score."""
+    functions, members = SCORES[score].triton, num_modalities - 1
+    known = {
+        "M": num_modalities, "MEMBERS": functions.members, "SCORE": functions.score, "GRADIENT": functions.gradient,
+        "OWN": functions.own, "COUNT": functions.num_members_entries(members), "SUMS": functions.num_sums(members),
+        "MASKED": False, **({} if num_modalities > 3 or kernel is kernels_samples.own_products else {"tables": None}),
+        **constants,
+    }  # fmt: skip
+    constexprs = {name: value for name, value in known.items() if name in kernel.arg_names}
+    types = {name: "*fp32" for name in kernel.arg_names if name not in constexprs}
+    types |= {name: "i32" for name in scalars.split() if name in types}
+    pointers = tuple(name for name, kind in types.items() if kind.startswith("*"))
+    return Variant(
+        f"{kernel.__name__}, {score}, M = {num_modalities}", kernel, types, constexprs, "sample", 32, max_registers=255,
+        max_vgprs=512, num_warps=4 if kernel is kernels_samples.own_products else 1, divisible=pointers, **more,
+    )  # fmt: skip
+
+
 _BARE = {"MASKED": False}  # neither `present` nor weights
 _UNWEIGHTED = {"weights": None, "WEIGHTED": False}
 _ALL_FORWARD = "n ld rows"
@@ -263,29 +305,52 @@ VARIANTS: list[Variant] = [
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 216, masked=True),
     _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, slab=True),
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184, slab=True),
-    *(_sv_paired(direction, 3, table="nvidia-h200") for direction in ("forward", "backward")),
+    # what the driver asks for most often, of every score: all targets, and the row of the table
     *(
-        _sv_paired(direction, count, dtype, table=table)
-        for table in ("", "hip")
-        for count, dtype in ((2, "bf16"), (3, "bf16"), (3, "fp32"), (4, "bf16"), (6, "fp32"), (8, "bf16"))
-        for direction in ("forward", "backward")
-    ),
-    *(_sv_paired(direction, 3, batch=1024, masked=True) for direction in ("forward", "backward")),
-    *(
-        _sv_paired(direction, count, dtype, batch=1000, table=table, masked=True)
-        for table in ("", "hip")
-        for count, dtype in ((4, "bf16"), (6, "fp32"), (8, "bf16"))
-        for direction in ("forward", "backward")
-    ),
-    *(_sv_paired(direction, 3, "fp32", precision="tf32x3") for direction in ("forward", "backward")),
-    *(
-        _sv_paired(direction, count, batch=1000, odd=True, apart=True)
-        for count in (3, 4)
+        _block(direction, score, count, tested=None, row=True)
+        for score, known in SCORES.items()
+        for count in (2, 3)
+        if count in known.modalities
         for direction in ("forward", "backward")
     ),
     *(
-        _sv_paired(direction, count, dtype, batch=1000, masked=count == 3, odd=True)
-        for count, dtype in ((3, "bf16"), (3, "fp32"), (5, "bf16"))
+        _block(direction, score, 4, tested=None if score == "volume" else ("sm_90",), row=True)
+        for score, known in SCORES.items()
+        if 4 in known.modalities
+        for direction in ("forward", "backward")
+    ),
+    _block("forward", "singular_value", 3, moments=True, tested=(), row=True),
+    _block("forward", "singular_value", 2, moments=True, tested=(), row=True),
+    # every flag once, of some score
+    *(
+        _block(direction, score, count, **dict.fromkeys(flags.split(), True))
+        for score, count, flags in (
+            ("volume", 3, "diagonal both moments levels"),
+            ("singular_value", 3, "both moments levels odd"),
+            ("cosine", 2, "sigmoid moments levels odd"),
+            ("cosine", 2, "masked sought moments"),
+            ("singular_value", 3, "masked moments odd"),
+            ("volume", 4, "diagonal both moments levels"),
+        )
+        for direction in ("forward", "backward")
+    ),
+    *(
+        _block(direction, score, count, way=way, tested=(), masked=masked, odd=masked)
+        for score, count, masked in (
+            ("singular_value", 4, False), ("singular_value", 6, False), ("singular_value", 8, False),
+            ("volume", 8, False), ("singular_value", 4, True), ("singular_value", 8, True), ("volume", 4, True),
+        )
+        for direction in ("forward", "backward")
+        for way in ("rows", "columns")
+        if (score, count, masked, way) != ("singular_value", 4, False, "rows")
+    ),
+    *(
+        _block(direction, score, count, table="hip", tested=(), masked=masked)
+        for score, count, masked in (
+            ("singular_value", 2, False), ("singular_value", 3, False), ("singular_value", 3, True),
+            ("volume", 3, False), ("singular_value", 4, False), ("singular_value", 8, False),
+            ("singular_value", 4, True), ("singular_value", 8, True), ("volume", 8, False),
+        )
         for direction in ("forward", "backward")
     ),
     _small(
@@ -311,54 +376,38 @@ VARIANTS: list[Variant] = [
         kernels_rows.weights_and_temperature_gradient, "n parts open_parts",
         {**_BARE, "present": None, "COUNT": 3, "BLOCK": 1024}, "piece", 1024,
     ),
-    *(
-        Variant(
-            f"paired_prepare, M = {count}" + ", masked" * masked,
-            kernels_paired.paired_prepare,
-            {
-                "embeddings": ("*bf16",) * count, "stack": "*bf16", "inverse_norms": "*fp32", "inner": "*fp32",
-                "n": "i32", "width": "i32", **({"used": "*u8"} if masked else {}),
-            },
-            {"COUNT": count, "MASKED": masked, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128}
-            | ({} if masked else {"used": None}),
-            "entry", 4 * 128, max_registers=255, divisible=("stack", "inverse_norms", "inner", "width"),
-        )
-        for count, masked in ((3, True), (8, False))
+    Variant(
+        "unit_rows, M = 3, masked",
+        kernels_samples.unit_rows,
+        {"embeddings": ("*bf16",) * 3, "used": "*u8", "units": "*bf16", "inverse_norms": "*fp32", "n": "i32", "dim": "i32"},
+        {"M": 3, "MASKED": True, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
+        "entry", 4 * 128, max_registers=128, divisible=("units", "inverse_norms", "dim"),
+    ),
+    Variant(
+        "through_unit_rows, M = 3",
+        kernels_samples.through_unit_rows,
+        {
+            **dict.fromkeys(("inverse_norms", "d_units"), "*fp32"), "units": "*bf16", "outs": ("*bf16",) * 3,
+            "n": "i32", "dim": "i32",
+        },
+        {"M": 3, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
+        "entry", 4 * 128, max_registers=128, divisible=("units", "inverse_norms", "d_units", "dim"),
     ),
     *(
-        _small(
-            kernels_paired.paired_finish, "n splits",
-            {**_BARE, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
-        )
-        for count in (3, 8)
+        _samples(kernels_samples.own_products, "volume", count, "n dim", {"ROWS": 4, "BLOCK": 128}, tested=tested)
+        for count, tested in ((3, None), (8, ("sm_90",)))
     ),
     *(
-        _small(
-            kernels_paired.paired_own, "n splits",
-            {**_BARE, **_UNWEIGHTED, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
-            max_registers=255,
+        _samples(kernel, score, count, "n modalities", {"BLOCK": 32}, tested=tested)
+        for kernel in (
+            kernels_samples.members_tables, kernels_samples.positive_scores, kernels_samples.positive_gradients,
+            kernels_samples.members_gradients,
         )
-        for count in (3, 5)
-    ),
-    *(
-        _small(
-            kernels_paired.paired_basis, "n", {"COUNT": count, "BLOCK": 32}, "sample", 32, num_warps=1,
-            max_registers=255,
+        for score, count, tested in (
+            ("singular_value", 3, None), ("volume", 4, None), ("volume", 8, ()), ("singular_value", 4, ()),
+            ("singular_value", 8, ()),
         )
-        for count in (4, 8)
-    ),
-    *(
-        Variant(
-            f"paired_embedding_gradient, M = {count}",
-            kernels_paired.paired_embedding_gradient,
-            {
-                **dict.fromkeys(("inverse_norms", "d_stack", "d_own"), "*fp32"), "stack": "*bf16",
-                "outs": ("*bf16",) * count, "n": "i32", "width": "i32",
-            },
-            {"COUNT": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
-            "entry", 4 * 128, max_registers=128, divisible=("stack", "inverse_norms", "d_stack", "d_own", "width"),
-        )
-        for count in (3, 5)
+        if kernel is not kernels_samples.members_tables or count > 3
     ),
     *(
         Variant(

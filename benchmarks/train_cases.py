@@ -63,7 +63,8 @@ def trainer(config: Config, variant: str, device: str, dtype: str = "auto") -> T
 
 def first_loss(made: Trainer, batch: Batch) -> float:
     """The total loss before any step. With its backward pass: CUDA graphs wait for that of every forward pass."""
-    total, _ = made._loss_step(batch.to(made.runtime.device).tensors())
+    dense = made.criterion.is_dense(batch.present, batch.weights)
+    total, _ = made._loss_step(batch.to(made.runtime.device).tensors(), dense)
     value = total.item()
     total.backward()
     made.optimizer.zero_grad(set_to_none=True)

@@ -1,51 +1,28 @@
 """The training losses. `SingularValueContrastiveLoss` and `PairwiseInfoNCE` need torch alone."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from unihpe_fast.collectives import Group, Rows, global_means
-from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
-from unihpe_kernels.checks import Backend
+from unihpe_fast.collectives import Group, global_means
+from unihpe_kernels import pa_mpjpe, pairwise_contrastive_loss, singular_value_contrastive_loss
+from unihpe_kernels.checks import Backend, check_backend_name
+from unihpe_kernels.modules import SharesGroup, Temperature
 
 if TYPE_CHECKING:
     from unihpe_fast.config import LossConfig
     from unihpe_fast.models.unihpe import Outputs
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
-# finite, so that a row without any candidate gives a gradient of 0 and not NaN
-MASKED_LOGIT = -1e9
 MM_PER_METRE = 1000.0
 TERMS = ("singular_value", "pairwise", "joints_3d", "joints_2d", "pa_mpjpe")
 # a weighted sum and the sum of its weights
 _Sums = tuple[Tensor, Tensor]
 
 
-class Temperature(nn.Module):
-    """A temperature in [0.01, 1], learned through its logarithm (Radford et al. 2021) or fixed.
-
-    The gradient passes the clamp unchanged, so that a temperature pushed out of the range can come back.
-    """
-
-    def __init__(self, value: float, learnable: bool) -> None:
-        super().__init__()
-        if not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
-            raise ValueError(f"temperature must be in [{MIN_TEMPERATURE}, {MAX_TEMPERATURE}], got {value}")
-        log = torch.tensor(math.log(value))
-        self.log_temperature = nn.Parameter(log, requires_grad=learnable)
-
-    def forward(self) -> Tensor:
-        clamped = self.log_temperature.clamp(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
-        return (self.log_temperature + (clamped - self.log_temperature).detach()).exp()
-
-
-class SingularValueContrastiveLoss(nn.Module):
+class SingularValueContrastiveLoss(SharesGroup, nn.Module):
     """`unihpe_kernels.singular_value_contrastive_loss` with a temperature that is learned.
 
     temperature: start value, in [0.01, 1]. negatives: "paired", or "all" for two or three modalities. normalize:
@@ -68,6 +45,7 @@ class SingularValueContrastiveLoss(nn.Module):
         super().__init__()
         if negatives not in ("paired", "all"):
             raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
+        check_backend_name(backend)
         self.temperature = Temperature(temperature, learnable_temperature)
         self.negatives, self.normalize, self.backend, self.group = negatives, normalize, backend, group
 
@@ -86,20 +64,27 @@ class SingularValueContrastiveLoss(nn.Module):
         )
 
 
-class PairwiseInfoNCE(nn.Module):
-    """Symmetric cosine InfoNCE (Radford et al. 2021) over every two modalities; memory O(B^2).
+class PairwiseInfoNCE(SharesGroup, nn.Module):
+    """Symmetric cosine InfoNCE (Radford et al. 2021) over every two modalities, in O(B D) memory.
 
-    temperature: start value, in [0.01, 1]. group: a torch.distributed process group, whose ranks each hold a part of
-    the batch: anchors are the rank's own, candidates those of all ranks, memory O(B_rank B). See collectives.py for how
-    its value and gradient relate to those of one process.
+    temperature: start value, in [0.01, 1]. normalize: L2-normalise the embeddings. backend: "auto", "triton", "native" or
+    "torch". group: a torch.distributed process group, whose ranks each hold a part of the batch; a
+    copy of the module shares it, a pickle does not keep it.
     """
 
     def __init__(
-        self, temperature: float = 0.07, learnable_temperature: bool = True, group: Group | None = None
+        self,
+        temperature: float = 0.07,
+        learnable_temperature: bool = True,
+        group: Group | None = None,
+        *,
+        normalize: bool = True,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
+        check_backend_name(backend)
         self.temperature = Temperature(temperature, learnable_temperature)
-        self.group = group
+        self.group, self.normalize, self.backend = group, normalize, backend
 
     def forward(self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Two or more embeddings [B, D]; weights: [B]; present: bool [M, B].
@@ -107,50 +92,15 @@ class PairwiseInfoNCE(nn.Module):
         A sample is an anchor of a pair where it has both modalities, and a candidate where it has the one looked for.
         Returns the weighted mean over anchors and directions; 0 where there are none.
         """
-        return global_means([self.sums(*embeddings, weights=weights, present=present)], self.group)[0]
-
-    def sums(
-        self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The weighted sum over this rank's anchors and the sum of their weights, of which `forward` is the mean."""
-        if len(embeddings) < 2:
-            raise ValueError(f"embeddings must be two or more tensors [B, D], got {len(embeddings)}")
-        shapes = {tuple(x.shape) for x in embeddings}
-        if len(shapes) > 1 or embeddings[0].dim() != 2:
-            raise ValueError(f"embeddings must share one shape [B, D], got {[list(x.shape) for x in embeddings]}")
-        batch = embeddings[0].shape[0]
-        if present is None:
-            present = torch.ones(len(embeddings), batch, dtype=torch.bool, device=embeddings[0].device)
-        elif present.shape != (len(embeddings), batch) or present.dtype != torch.bool:
-            raise ValueError(
-                f"present must be bool [{len(embeddings)}, {batch}], got {present.dtype} {list(present.shape)}"
-            )
-        if weights is None:
-            weights = torch.ones(batch, device=embeddings[0].device)
-        elif weights.shape != (batch,):
-            raise ValueError(f"weights must have shape [{batch}], got {list(weights.shape)}")
-        # half precision cannot tell near neighbours apart; what an absent modality left may not even be finite
-        wide = [x.float() if x.dtype.itemsize < 4 else x for x in embeddings]
-        unit = [F.normalize(torch.where(has[:, None], x, 0), dim=-1) for has, x in zip(present, wide, strict=True)]
-        everyone, seen, start = unit, present, 0
-        if self.group is not None:
-            shared = Rows(batch, self.group)
-            start = shared.begin
-            everyone = list(shared.gather(torch.stack(unit, 1)).unbind(1))  # [all B, D] each
-            seen = shared.gather(present.T.to(torch.uint8)).T.bool()
-        inverse_temperature = 1 / self.temperature()
-        total, count = unit[0].new_zeros(()), unit[0].new_zeros(())
-        for a, b in combinations(range(len(unit)), 2):
-            logits = unit[a] @ everyone[b].T * inverse_temperature
-            turned = logits.T if self.group is None else unit[b] @ everyone[a].T * inverse_temperature
-            anchors = weights * (present[a] & present[b])
-            for rows, candidates in ((logits, seen[b]), (turned, seen[a])):
-                positives = rows.diagonal(start)[:batch]
-                spread = rows.masked_fill(~candidates, MASKED_LOGIT).logsumexp(1)
-                # where, not the product: a masked row's loss is huge
-                total = total + (anchors * torch.where(anchors > 0, spread - positives, 0)).sum()
-                count = count + anchors.sum()
-        return total, count
+        return pairwise_contrastive_loss(
+            embeddings,
+            temperature=self.temperature(),
+            weights=weights,
+            present=present,
+            normalize=self.normalize,
+            group=self.group,
+            backend=self.backend,
+        )
 
 
 class Criterion(nn.Module):
@@ -189,33 +139,35 @@ class Criterion(nn.Module):
                 config.temperature, config.learnable_temperature, config.negatives, backend=backend, group=group
             )
         if self.weights["pairwise"]:
-            self.pairwise = PairwiseInfoNCE(config.temperature, config.learnable_temperature, group)
+            self.pairwise = PairwiseInfoNCE(config.temperature, config.learnable_temperature, group, backend=backend)
 
-    def forward(self, outputs: "Outputs", target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def is_dense(self, present: Tensor, weights: Tensor) -> bool:
+        """Whether a batch on the host, [3, B] and [B], has all modalities of the model and weights that are all 1."""
+        return bool(present[self.rows].all()) and bool((weights == 1).all())
+
+    def forward(
+        self, outputs: "Outputs", target: dict[str, Tensor], dense: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """outputs: of the model; target: `Batch.tensors()`. Returns the total and its terms, unweighted and detached.
 
         A sample trains with what it has: a term counts it only where its modalities are present and its joints valid,
         and what stands elsewhere (even NaN) changes nothing. A term that no sample can train is 0. Computed in fp32,
-        also under autocast; shapes do not depend on the data.
+        also under autocast; shapes do not depend on the data. dense: `is_dense` of the batch is known to be true; the
+        contrastive terms are faster then, and the same.
         """
         with torch.autocast(outputs.embeddings.device.type, enabled=False):
             terms: dict[str, Tensor] = {}
-            if self.weights["singular_value"]:
-                terms["singular_value"] = self._singular_value(outputs, target)
+            contrast = outputs.embeddings.float().unbind()
+            masks = {} if dense else {"weights": target["weights"], "present": self._present(target)}
+            for name in ("singular_value", "pairwise"):
+                if self.weights[name]:
+                    terms[name] = getattr(self, name)(*contrast, **masks)
             means = {name: term(self, outputs, target) for name, term in _MEANS.items() if self.weights[name]}
             terms |= zip(means, global_means(list(means.values()), self.group), strict=True)
             total = outputs.embeddings.new_zeros((), dtype=torch.float32)
             for name, value in terms.items():
                 total = total + self.weights[name] * value
         return total, {name: value.detach() for name, value in terms.items()}
-
-    def _singular_value(self, outputs: "Outputs", target: dict[str, Tensor]) -> Tensor:
-        return self.singular_value(
-            *outputs.embeddings.float(), weights=target["weights"], present=self._present(target)
-        )
-
-    def _pairwise(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
-        return self.pairwise.sums(*outputs.embeddings.float(), weights=target["weights"], present=self._present(target))
 
     def _joints_3d(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
         weights = self._joint_weights(target)
@@ -248,7 +200,6 @@ class Criterion(nn.Module):
 
 # of which the terms are means
 _MEANS: dict[str, Callable[[Any, Any, dict[str, Tensor]], _Sums]] = {
-    "pairwise": Criterion._pairwise,
     "joints_3d": Criterion._joints_3d,
     "joints_2d": Criterion._joints_2d,
     "pa_mpjpe": Criterion._pa_mpjpe,

@@ -4,10 +4,11 @@ Each takes embeddings [B, D], one a modality, and returns a scalar; its temperat
 that an optimiser has to be given.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,22 @@ class Temperature(nn.Module):
         return (self.log_temperature + (clamped - self.log_temperature).detach()).exp()
 
 
-class _TupleLoss(nn.Module):
+class SharesGroup:
+    """A module with a process group, which cannot be copied: copies share it, and a pickle does not keep it."""
+
+    group: "ProcessGroup | None"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        memo[id(self.group)] = self.group
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "group": None}
+
+
+class _TupleLoss(SharesGroup, nn.Module):
     """One modality against the tuples of the others, both ways, with label smoothing: what GRAM and TRIANGLE train."""
 
     score: str
@@ -101,7 +117,7 @@ class TriangleLoss(_TupleLoss):
     score = "area"
 
 
-class SymileLoss(nn.Module):
+class SymileLoss(SharesGroup, nn.Module):
     """The multilinear inner product of a tuple, contrasted: Symile (Saporta et al., NeurIPS 2024), in O(B D) memory.
 
     temperature: start value, in [0.01, 1]; Symile's own class takes a logit scale, its inverse, at each call.
@@ -138,7 +154,7 @@ class SymileLoss(nn.Module):
         )
 
 
-class SigLIPLoss(nn.Module):
+class SigLIPLoss(SharesGroup, nn.Module):
     """The sigmoid loss of two modalities (Zhai et al. 2023), or its mean over every two of more, in O(B D) memory.
 
     temperature and bias: start values, SigLIP's by default (its t' = log 10 is a temperature of 0.1). normalize, backend,
@@ -173,7 +189,7 @@ class SigLIPLoss(nn.Module):
         )
 
 
-class OpenClipLoss(nn.Module):
+class OpenClipLoss(SharesGroup, nn.Module):
     """What open_clip's `ClipLoss`, or with `sigmoid` its `SigLipLoss`, computes, called as those are, in O(B D) memory.
 
     It takes a third modality, too: every two of three are contrasted then, or with another `score` than "cosine" the

@@ -54,20 +54,21 @@ class LossStep(nn.Module):
         else:
             self._forward = [torch.compile(model, fullgraph=True, dynamic=False, mode=mode)]
 
-    def forward(self, tensors: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self._losses(self._forward[0], tensors)
+    def forward(self, tensors: dict[str, Tensor], dense: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """dense: as for `Criterion.forward`."""
+        return self._losses(self._forward[0], tensors, dense)
 
     def eagerly(self, tensors: dict[str, Tensor]) -> Tensor:
         """The total loss, nothing compiled."""
-        return self._losses(self.model, tensors)[0]
+        return self._losses(self.model, tensors, False)[0]
 
-    def _losses(self, forward: Any, tensors: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _losses(self, forward: Any, tensors: dict[str, Tensor], dense: bool) -> tuple[Tensor, dict[str, Tensor]]:
         runtime = self._runtime
         with torch.autocast(runtime.device.type, dtype=runtime.dtype, enabled=runtime.dtype != torch.float32):
             outputs = forward(
                 tensors["image"], tensors["keypoints_2d"], tensors["joints_3d"], tensors["box"], tensors["present"]
             )
-        return self.criterion(outputs, tensors)
+        return self.criterion(outputs, tensors, dense)
 
 
 class Trainer:
@@ -148,9 +149,11 @@ class Trainer:
             batch = next(batches)
             waited += time.perf_counter() - start
             indices.append(batch.index)
+            # asked of the batch on the host: the device is not waited for
+            dense = self.criterion.is_dense(batch.present, batch.weights)
             tensors = batch.to(self.runtime.device).tensors()
             with self._reduced_only_at(number == config.accumulate - 1, tensors) as step:
-                total, terms = step(tensors)
+                total, terms = step(tensors, dense)
                 (total / config.accumulate).backward()
             for name, value in {"loss": total.detach(), **{f"loss/{k}": v for k, v in terms.items()}}.items():
                 # cloned: with CUDA graphs the next replay overwrites the graph's own outputs

@@ -149,7 +149,9 @@ class Backend(Protocol):
     two runs."""
 
     masks: bool  # takes `codes` in its kernels; otherwise the driver hands it dense sets of samples
-    in_place: bool  # `backward` may write gradients over the products
+
+    def in_place(self, options: Options) -> bool:
+        """Whether `backward` may write gradients over the products."""
 
     def units(self, embeddings: list[Tensor], normalize: bool, used: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Unit rows [M, n, D] in the dtype that products are made in, and what rows were multiplied with [M, n], or None

@@ -88,7 +88,7 @@ def paired_prepare(
     inverses = ()
     for m in tl.static_range(COUNT):
         if NORMALIZE:
-            inverse = inverse_root(tl.sum(sums[triangle_index(m, m, COUNT)], 1))
+            inverse = inverse_root(tl.sum(sums[triangle_index(m, m, COUNT)], 1), 1.0)
         else:
             inverse = tl.full([ROWS], 1.0, tl.float32)
         tl.store(inverse_norms + m * n + row, inverse, mask=inside)

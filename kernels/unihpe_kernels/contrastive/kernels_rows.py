@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from unihpe_kernels.small_linalg.jacobi_kernels import inverse_power
+
 _MIN_NORM = tl.constexpr(1e-12)
 
 
@@ -36,13 +38,14 @@ def unit_rows_of_three(
             source = y
         else:
             source = z
-        inverse = _inverse_norm(source, offset, width, used, NORMALIZE, ROWS, BLOCK)
-        tl.store(inverse_norms + m * ld + row, inverse, mask=row < ld)
+        scale, inverse = _inverse_norm(source, offset, width, used, NORMALIZE, ROWS, BLOCK)
+        tl.store(inverse_norms + m * ld + row, inverse * scale, mask=row < ld)
         for start in range(0, width, BLOCK):
             column = start + tl.arange(0, BLOCK)
             place = offset[:, None] + column[None, :]
             inside = column[None, :] < width
-            value = tl.load(source + place, mask=used[:, None] & inside, other=0.0).to(tl.float32) * inverse[:, None]
+            value = tl.load(source + place, mask=used[:, None] & inside, other=0.0).to(tl.float32)
+            value = value * scale[:, None] * inverse[:, None]
             written = (row < ld)[:, None] & inside
             tl.store(units + (m + 1) * plane + place, value, mask=written)
             if m == 0:
@@ -53,29 +56,38 @@ def unit_rows_of_three(
 
 @triton.jit
 def _inverse_norm(source, offset, width, used, NORMALIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """1/length of rows, 0 for rows as good as zero; 1 unless NORMALIZE."""
+    """A power of two for each row, and 1/length of rows times that, 0 for rows as good as zero; 1 unless NORMALIZE."""
     if not NORMALIZE:
-        return tl.full([ROWS], 1.0, tl.float32)
+        return tl.full([ROWS], 1.0, tl.float32), tl.full([ROWS], 1.0, tl.float32)
     else:  # noqa: RET505 - Triton compiles what follows a return
         return _inverse_length(source, offset, width, used, ROWS, BLOCK)
 
 
 @triton.jit
 def _inverse_length(source, offset, width, used, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    square = tl.zeros([ROWS], tl.float32)
+    largest = tl.zeros([ROWS], tl.float32)
     for start in range(0, width, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = used[:, None] & (column[None, :] < width)
         value = tl.load(source + (offset[:, None] + column[None, :]), mask=inside, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.max(tl.abs(value), 1))
+    scale = inverse_power(largest)  # squares neither overflow nor underflow after this
+    square = tl.zeros([ROWS], tl.float32)
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        inside = used[:, None] & (column[None, :] < width)
+        value = tl.load(source + (offset[:, None] + column[None, :]), mask=inside, other=0.0).to(tl.float32) * scale[:, None]
         square += tl.sum(value * value, 1)
-    return inverse_root(square)
+    return scale, inverse_root(square, scale)
 
 
 @triton.jit
-def inverse_root(square):
-    """1/length from squared lengths, 0 for rows as good as zero. Correctly rounded: every score depends on it."""
+def inverse_root(square, scale):
+    """1/length from the squared lengths of rows that were multiplied with `scale`, 0 for rows as good as zero. Correctly
+    rounded: every score depends on it."""
     norm = tl.sqrt_rn(square)
-    return tl.where(norm >= _MIN_NORM, tl.div_rn(1.0, tl.maximum(norm, _MIN_NORM)), 0.0)
+    least = _MIN_NORM * scale
+    return tl.where(norm >= least, tl.div_rn(1.0, tl.maximum(norm, least)), 0.0)
 
 
 @triton.jit

@@ -224,7 +224,7 @@ class Pairs:
     def _backward(self, block: Block, options: Options, of_rows: Factors, of_columns: Factors | None) -> Tensor:
         block = block._replace(products=self._products(block, fresh=self._kept is None))
         out = block.products
-        if self._kept is not None or not self._backend.in_place:
+        if self._kept is not None or not self._backend.in_place(options):
             out = scratch("d_products", tuple(out.shape), out.dtype, out.device)
         self._backend.backward(block, options, of_rows, of_columns if block.two_ways else None, out)
         if block.diagonal:
@@ -381,7 +381,7 @@ def _edge(num_modalities: int, length: int, device: torch.device) -> int:
     capacity = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
     most = max(_WHOLE, math.isqrt(capacity // products_size(num_modalities, 1)))
     blocks = math.ceil(length / most) or 1
-    return -(-math.ceil(length / blocks) // _WHOLE) * _WHOLE
+    return max(1, -(-math.ceil(length / blocks) // _WHOLE)) * _WHOLE
 
 
 def _of_products(units: Tensor) -> torch.dtype:

@@ -25,7 +25,9 @@ LN_2 = math.log(2)
 
 class TorchBackend:
     masks = False
-    in_place = True
+
+    def in_place(self, options: Options) -> bool:
+        return True
 
     def units(self, embeddings: list[Tensor], normalize: bool, used: Tensor | None) -> tuple[Tensor, Tensor | None]:
         dtype = torch.float64 if embeddings[0].dtype == torch.float64 else torch.float32

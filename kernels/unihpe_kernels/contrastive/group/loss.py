@@ -311,23 +311,23 @@ class _GroupLoss(torch.autograd.Function):
         d_loss = _weights(weights, own) * inverse_total
         sweep = _Sweep(call, own, codes, temperature, bias, False)
         sweep.backward(_weights(weights, own) * over_tau, shares)
-        d_own = sweep.gradients()
         # the sums of scores times their gradient, and of the bias's
         d_scores = torch.dot(d_loss, samples[1]).double() / temperature.double()
         d_bias = torch.dot(d_loss, samples[2]).double()
         if gathered is None:
             places = _slices(wire)
-            d_own += wire.circulate_gradients(
+            none = torch.zeros(own.shape, dtype=d_loss.dtype, device=own.device)
+            d_own = wire.circulate_gradients(
                 own,
                 lambda owner, block: (
-                    torch.zeros_like(d_own)
+                    none
                     if owner == wire.rank
                     else sweep.gradients_of(block, None if codes is None else codes[places[owner]])
                 ),
             )
         else:
             begin, end = wire.begin, wire.begin + len(own)
-            d_columns = torch.zeros(gathered.shape, dtype=d_own.dtype, device=own.device)
+            d_columns = torch.zeros(gathered.shape, dtype=d_loss.dtype, device=own.device)
             for block, its_codes in _others(call, own, gathered, codes):
                 d_block = sweep.gradients_of(block, its_codes)
                 d_columns[:begin], d_columns[end:] = d_block[:begin], d_block[begin:]
@@ -338,7 +338,8 @@ class _GroupLoss(torch.autograd.Function):
                 d_triples, d_part = triples.gradients(log_sums, sums_jk, (every_weight * over_tau)[complete])
                 d_columns[complete] += d_triples
                 d_scores += d_part
-            d_own += wire.scatter_sum(d_columns)
+            d_own = wire.scatter_sum(d_columns)
+        d_own = d_own + sweep.gradients()
 
         # Each rank's result is the one loss, so what is differentiated is the sum of all of them.
         grads, d_scores, d_bias = wire.sum_of_few(torch.stack([grad.double(), d_scores, d_bias]))

@@ -6,10 +6,12 @@
 import triton
 import triton.language as tl
 
+from unihpe_kernels.contrastive.options import MIN_NORM
 from unihpe_kernels.contrastive.triton.kernels_one_way import pair_at, table_place
 from unihpe_kernels.small_linalg.eigh_kernels import triangle_index
 
-_TINY = tl.constexpr(4.8e-38)  # four of float32's least normal numbers: a row of less has no direction
+_MIN_NORM = tl.constexpr(MIN_NORM)
+_TINY = tl.constexpr(1e-30)  # far below that
 
 
 @triton.jit
@@ -44,8 +46,7 @@ def unit_rows(
                 largest = tl.maximum(largest, tl.abs(value.to(tl.float32)), propagate_nan=tl.PropagateNan.ALL)
             top = tl.max(largest, 1)
             top = top + (tl.sum(largest, 1) * 0)  # the reduction drops a NaN
-            directed = ~(top < _TINY)
-            scale = tl.div_rn(1.0, tl.where(directed, top, 1.0))
+            scale = tl.div_rn(1.0, tl.where(top < _TINY, 1.0, top))
             square = tl.zeros([ROWS, BLOCK], tl.float32)
             for start in range(0, dim, BLOCK):
                 column = start + tl.arange(0, BLOCK)[None, :]
@@ -53,7 +54,7 @@ def unit_rows(
                 value = value.to(tl.float32) * scale[:, None]
                 square += value * value
             length = tl.sqrt_rn(tl.sum(square, 1))
-            # two factors: their product need not be a number
+            directed = ~(length < _MIN_NORM * scale)
             factor = tl.where(directed, tl.div_rn(1.0, tl.where(directed, length, 1.0)), 0.0)
             tl.store(inverse_norms + m * n + row, factor * scale, mask=inside)
         for start in range(0, dim, BLOCK):

@@ -7,7 +7,7 @@ rows is needed: the engine of the other scores wants one. Plain torch on any dev
 import torch
 from torch import Tensor
 
-from unihpe_kernels.registration import define, differentiate, library, register_autocast
+from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
 
 # Numbers of a block of logits: 4 MB in float32. One row at least.
 _BLOCK = 2**20
@@ -47,16 +47,16 @@ def _logits(x: Tensor, keys: Tensor, scale: Tensor, block: slice, begin: int) ->
     return logits
 
 
-other_logsumexps = define(_other_logsumexps)
-other_logsumexps_backward = define(_other_logsumexps_backward)
+other_logsumexps = define(_other_logsumexps, title="the loss of products")
+other_logsumexps_backward = define(_other_logsumexps_backward, title="the loss of products")
 
 
-@torch.library.register_fake("unihpe_kernels::other_logsumexps", lib=library)
+@register_fake(other_logsumexps)
 def _(x, keys, scale, begin):
     return x.new_empty(x.shape[:1])
 
 
-@torch.library.register_fake("unihpe_kernels::other_logsumexps_backward", lib=library)
+@register_fake(other_logsumexps_backward)
 def _(grad, x, keys, scale, begin, sums):
     return torch.empty_like(x), torch.empty_like(keys), torch.empty_like(scale)
 
@@ -74,4 +74,6 @@ def _gradient(ctx, grad):
 
 
 differentiate(other_logsumexps, _setup, _gradient)
-register_autocast(other_logsumexps)
+refuse_gradients(
+    other_logsumexps_backward, "the loss of products has no second derivative: call backward without create_graph"
+)
