@@ -274,8 +274,9 @@ def _codes(part: Part, present: Tensor | None, backend: Backend) -> Tensor | Non
 
 
 def _masks(spec: Spec, backend: Backend, count: int) -> bool:
-    """Whether pairs of all samples come at once; triples are of the complete ones alone."""
-    return backend.masks and not spec.has_triples(count)
+    """Whether pairs of all samples come at once: triples are of the complete ones alone, and a tuple's anchors of those
+    that have its modalities."""
+    return backend.masks and not (spec.has_triples(count) or spec.both)
 
 
 def _sizes(count: int, batch: int, width: int) -> list[int]:
