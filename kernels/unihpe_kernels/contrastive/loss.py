@@ -274,9 +274,10 @@ def _codes(part: Part, present: Tensor | None, backend: Backend) -> Tensor | Non
 
 
 def _masks(spec: Spec, backend: Backend, count: int) -> bool:
-    """Whether pairs of all samples come at once: triples are of the complete ones alone, and a tuple's anchors of those
-    that have its modalities."""
-    return backend.masks and not (spec.has_triples(count) or spec.both)
+    """Whether pairs of all samples come at once, with codes: triples are of the complete ones alone, and the other forms
+    and directions want dense sets, for which a GPU is waited for."""
+    plain = not (spec.both or spec.smoothing or spec.sigmoid)
+    return backend.masks and plain and not spec.has_triples(count)
 
 
 def _sizes(count: int, batch: int, width: int) -> list[int]:
