@@ -143,7 +143,10 @@ def _block(
     kind = "both_ways" if at_once else "one_way"
     module = kernels_both_ways if at_once else kernels_one_way
     kernel, functions = getattr(module, f"{kind}_{direction}"), SCORES[score].triton
-    on = {name: flags.get(name, False) for name in ("diagonal", "both", "sigmoid", "moments", "levels", "masked", "sought")}
+    on = {
+        name: flags.get(name, False)
+        for name in ("diagonal", "both", "sigmoid", "moments", "levels", "masked", "sought")
+    }
     more = "_more" if kind + direction == "both_waysforward" and (on["both"] or on["sigmoid"]) else ""
     options = choose(("default", table), f"{kind}_{direction}_{how_many(num_modalities)}{more}", 4096)
     members, anchors = num_modalities - 1, (1 << num_modalities) - 1

@@ -109,9 +109,7 @@ def pairwise(embeddings: Sequence[Tensor], temperature: float | Tensor = 0.07) -
     return torch.stack([clip(pair, temperature) for pair in combinations(embeddings, 2)]).mean()
 
 
-def siglip(
-    embeddings: Sequence[Tensor], temperature: float | Tensor = 0.1, bias: float | Tensor = -10.0
-) -> Tensor:
+def siglip(embeddings: Sequence[Tensor], temperature: float | Tensor = 0.1, bias: float | Tensor = -10.0) -> Tensor:
     x, y = unit(embeddings)
     return sigmoid(x @ y.T / temperature + bias)
 

@@ -9,10 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.memory import peak_bytes
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
-from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels import native
-from unihpe_kernels.contrastive import paired, scratch
+from unihpe_kernels import native, singular_value_contrastive_loss
 from unihpe_kernels.contrastive import loss as one_process
+from unihpe_kernels.contrastive import paired, scratch
 from unihpe_kernels.contrastive.op import contrastive, contrastive_backward
 from unihpe_kernels.contrastive.options import Spec
 
@@ -178,7 +177,9 @@ def test_scores_of_small_batches_are_kept(count, batch, negatives, kept):
     assert kept or saved.numel() <= 5 * batch * 4 + 3 * batch**2 + 7 * batch
 
 
-@pytest.mark.parametrize(("count", "batch", "kept"), [(2, 1024, True), (2, 1025, False), (3, 591, True), (3, 592, False)])
+@pytest.mark.parametrize(
+    ("count", "batch", "kept"), [(2, 1024, True), (2, 1025, False), (3, 591, True), (3, 592, False)]
+)
 def test_products_of_small_batches_are_kept(count, batch, kept):
     embeddings = [e.detach() for e in random_embeddings(count, batch, 4, torch.float32)]
     size = one_process.saved_size(embeddings, None, spec("paired", "native"))
