@@ -119,7 +119,8 @@ class Pairs:
         about = positives - options.middle
         logits = about * options.scale
         own = logits.exp2()
-        losses, slopes, shares = 0, 0, []
+        losses, slopes = torch.zeros_like(positives), torch.zeros_like(positives)
+        shares: list[Tensor] = []
         kinds = (self._by_anchor, self._by_tuple) if options.both else (self._by_anchor,)
         for sums, moments, totals in kinds:
             negatives = sums / own

@@ -60,8 +60,11 @@ def make_parts(
     modality sets to visit; None: those of the batch."""
     if spec.pairwise:
         for place, pair in enumerate(combinations(range(count), 2)):
-            rows = (2 * place, 2 * place + 1)
-            yield Part(pair, (0, 1), rows) if present is None or masks else _of_pair(pair, rows, present)
+            both_ways = (2 * place, 2 * place + 1)
+            if present is None or masks:
+                yield Part(pair, (0, 1), both_ways)
+            else:
+                yield _of_pair(pair, both_ways, present)
         return
     every = tuple(range(count))
     anchors = spec.anchors_of(count)

@@ -111,7 +111,7 @@ def _obstacle(sources: tuple[Source | str, ...]) -> str | None:
         reason = next(filter(None, pool.map(_reason, sources)), None)
     if reason not in (None, _NOT_FOUND):
         _warn(f"{reason}; plain torch is slower on a CPU")
-    elif failed := sorted({_without_cache[source] for source in sources if source in _without_cache}):
+    elif failed := sorted({_without_cache[str(source)] for source in sources if str(source) in _without_cache}):
         _warn(
             f"C++ is compiled anew in every process: no cache can be used (XDG_CACHE_HOME, else ~/.cache): {failed[0]}"
         )
@@ -164,7 +164,7 @@ def _library(source: "Source | str") -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(_cached(source, command, prefix)))
     except (OSError, RuntimeError, ImportError) as error:
-        _without_cache[source] = str(error)  # this may be a thread of its own, which has no caller to warn
+        _without_cache[str(source)] = str(error)  # this may be a thread of its own, which has no caller to warn
     with tempfile.TemporaryDirectory(prefix="unihpe_kernels-") as own:
         return ctypes.CDLL(str(_compile(source, command, Path(own), prefix)))
 
