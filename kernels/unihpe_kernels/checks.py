@@ -79,8 +79,10 @@ def check_tensor(
 
 
 def is_readable(*tensors: Tensor) -> bool:
-    """Whether the values of tensors may be looked at: on a CPU, outside of torch.compile, export and vmap. A GPU would be
-    waited for."""
+    """Whether the values of tensors may be looked at: on a CPU, outside of torch.compile, export and vmap.
+
+    A GPU would be waited for.
+    """
     if torch.compiler.is_compiling():
         return False
     return all(

@@ -35,7 +35,7 @@ def results(case, dtype, recorded):
 
 
 def test_no_public_name_is_forgotten():
-    assert set(CASES) == set(unihpe_kernels.__all__)
+    assert set(CASES) == set(unihpe_kernels.__all__) - {"__version__"}
 
 
 @pytest.mark.parametrize("recorded", [False, True])

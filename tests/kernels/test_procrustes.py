@@ -397,7 +397,7 @@ def test_other_bad_arguments():
 
 @pytest.mark.parametrize("size", [1e25, 1e-25])
 def test_scale_and_unaligned_errors_hold_at_any_size(size):
-    """Squares left the range of float32: N-MPJPE, which does not depend on the prediction's scale, was 2.195 for 1.576."""
+    """Squares left the range of float32: N-MPJPE, which does not see the prediction's scale, was 2.195 for 1.576."""
     pred, target = (points.float() / 500 for points in pose_pairs(20))
     close = torch.testing.assert_close
     wanted = n_mpjpe(pred, target)

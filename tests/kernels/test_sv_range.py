@@ -1,5 +1,5 @@
-"""The loss where float32 has little to spare: near convergence, at sizes whose squares leave its range, and for rows and
-weights that are not what they should be."""
+"""The loss where float32 has little to spare: near convergence, at sizes whose squares leave its range, and for rows
+and weights that are not what they should be."""
 
 import pytest
 import torch

@@ -292,7 +292,7 @@ def test_bad_arguments():
 
 
 def test_the_gradient_at_repeated_values_is_as_documented():
-    """Right for the polar factor; of (u * s) @ vh, which is the matrix itself, the diagonal and the antisymmetric part."""
+    """Right for the polar factor; of (u * s) @ vh, which is the matrix, its diagonal and antisymmetric part."""
     a = torch.eye(3, dtype=torch.float64).requires_grad_()
     w = torch.randn(3, 3, generator=generator(3), dtype=torch.float64)
     u, s, vh = svd3x3(a)

@@ -48,7 +48,7 @@ def gradient(function, x):
 def test_forward_mode_is_refused_and_not_zero(name, mode):
     function, x = OPERATIONS[name]
     named = "align|procrustes" if name == "align" else name
-    with pytest.raises(NotImplementedError, match=rf"({named}) has no forward-mode derivative"):
+    with pytest.raises(NotImplementedError, match=rf"({named}) has no forward-mode derivative"):  # noqa: PT012
         if mode == "jvp":
             torch.func.jvp(function, (x,), (torch.ones_like(x),))
         elif mode == "dual":
@@ -113,7 +113,8 @@ def test_modules_may_be_loaded_again():
     done = run(
         "import importlib, torch, unihpe_kernels as u\n"
         "def use(u):\n"
-        "    x = torch.randn(5, 6, 3, requires_grad=True); e = [torch.randn(6, 5, requires_grad=True) for _ in range(3)]\n"
+        "    x = torch.randn(5, 6, 3, requires_grad=True)\n"
+        "    e = [torch.randn(6, 5, requires_grad=True) for _ in range(3)]\n"
         "    u.pa_mpjpe(x, x.detach() ** 2).sum().backward(); u.procrustes(x, x ** 2).rotation.sum().backward()\n"
         "    u.singular_value_contrastive_loss(e).backward()\n"
         "    u.svd3x3(x[:, :3])[1].sum().backward(); u.gram_singular_values(e).sum().backward()\n"

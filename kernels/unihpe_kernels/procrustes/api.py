@@ -188,9 +188,9 @@ def mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: 
     Args:
         pred: X, [..., J, 3] with J >= 1, any unit and strides; float32, float64, bfloat16 or float16.
         target: Y, of the shape of pred; its dtype may differ.
-        weights: [..., J], floating point or bool, without gradient; a joint of weight 0 is left out of the mean and may
-            be NaN, but the root is subtracted whatever its weight. All 0: the error is 0. Negative and NaN weights raise
-            on a CPU, and give NaN elsewhere.
+        weights: [..., J], floating point or bool, without gradient; a joint of weight 0 is left out of the mean and
+            may be NaN, but the root is subtracted whatever its weight. All 0: the error is 0. Negative and NaN weights
+            raise on a CPU, and give NaN elsewhere.
         root: the joint to centre on, negative counts from the end; None: the poses stay where they are.
 
     Returns:

@@ -6,7 +6,6 @@ pass only scales it by the gradient that comes in. Separately it would cost the 
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unihpe_kernels.procrustes import native_backend, torch_backend

@@ -28,8 +28,9 @@ def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Ten
 
     At repeated values it is right for functions of the singular values that are symmetric in the repeated ones, and of
     the polar factor U Vh. It is finite but wrong for other functions, smooth ones too, that pair the vectors with
-    their values: that of ((u * s[..., None, :]) @ vh * w).sum(), which is (a * w).sum(), is w, but at a = I comes out as w's
-    diagonal and its antisymmetric part: how a symmetric change turns the vectors is left out there. Write such a function in terms of `a` itself. There is no second
+    their values: that of ((u * s[..., None, :]) @ vh * w).sum(), which is (a * w).sum(), is w, but at a = I comes out
+    as w's diagonal and its antisymmetric part: how a symmetric change turns the vectors is left out there. Write
+    such a function in terms of `a` itself. There is no second
     derivative.
 
     Args:
