@@ -108,10 +108,10 @@ class GRAMLoss(_TupleLoss):
 
 
 class TriangleLoss(_TupleLoss):
-    """The area of the triangle of three embeddings, contrasted: TRIANGLE (Grassucci et al., NeurIPS 2025), in O(B D) memory.
+    """The area of the triangle of three embeddings, contrasted: TRIANGLE (Grassucci et al., NeurIPS 2025).
 
-    The score is that of TRIANGLE's released code, which takes no root: twice the squared area. Arguments are those of
-    `GRAMLoss`, defaults those of TRIANGLE.
+    It takes O(B D) memory. The score is that of TRIANGLE's released code, which takes no root: twice the squared area.
+    Arguments are those of `GRAMLoss`, defaults those of TRIANGLE.
     """
 
     score = "area"
@@ -157,8 +157,8 @@ class SymileLoss(SharesGroup, nn.Module):
 class SigLIPLoss(SharesGroup, nn.Module):
     """The sigmoid loss of two modalities (Zhai et al. 2023), or its mean over every two of more, in O(B D) memory.
 
-    temperature and bias: start values, SigLIP's by default (its t' = log 10 is a temperature of 0.1). normalize, backend,
-    group: as for `GRAMLoss`.
+    temperature and bias: start values, SigLIP's by default (its t' = log 10 is a temperature of 0.1). normalize,
+    backend, group: as for `GRAMLoss`.
     """
 
     def __init__(
@@ -194,9 +194,9 @@ class OpenClipLoss(SharesGroup, nn.Module):
 
     It takes a third modality, too: every two of three are contrasted then, or with another `score` than "cosine" the
     three together (`tuple_contrastive_loss`, all modalities as anchors, both ways). The features are normalised here,
-    which changes nothing of those of open_clip's models. With world_size above 1 the samples of all ranks of the default
-    process group are negatives, and every rank gets the loss of the whole batch, with gradients that are right when they
-    are averaged over ranks, as DDP does: what open_clip's local_loss together with gather_with_grad gives.
+    which changes nothing of those of open_clip's models. With world_size above 1 the samples of all ranks of the
+    default process group are negatives, and every rank gets the loss of the whole batch, with gradients that are right
+    when they are averaged over ranks, as DDP does: what open_clip's local_loss together with gather_with_grad gives.
 
     local_loss, gather_with_grad, cache_labels, dist_impl: open_clip's, which here change nothing. use_horovod: must be
     False.
