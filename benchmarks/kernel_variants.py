@@ -12,8 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from unihpe_kernels.contrastive import kernels_all, kernels_rows
-from unihpe_kernels.contrastive.triton import kernels_both_ways, kernels_one_way, kernels_samples
+from unihpe_kernels.contrastive.triton import kernels_all, kernels_both_ways, kernels_one_way, kernels_samples
 from unihpe_kernels.contrastive.triton.backend import how_many
 from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.scores import SCORES
@@ -144,8 +143,12 @@ def _block(
     kind = "both_ways" if at_once else "one_way"
     module = kernels_both_ways if at_once else kernels_one_way
     kernel, functions = getattr(module, f"{kind}_{direction}"), SCORES[score].triton
-    on = {name: flags.get(name, False) for name in ("diagonal", "both", "sigmoid", "moments", "levels", "masked", "sought")}
-    options = choose(("default", table), f"{kind}_{direction}_{how_many(num_modalities)}", 4096)
+    on = {
+        name: flags.get(name, False)
+        for name in ("diagonal", "both", "sigmoid", "moments", "levels", "masked", "sought")
+    }
+    more = "_more" if kind + direction == "both_waysforward" and (on["both"] or on["sigmoid"]) else ""
+    options = choose(("default", table), f"{kind}_{direction}_{how_many(num_modalities)}{more}", 4096)
     members, anchors = num_modalities - 1, (1 << num_modalities) - 1
     sums = members * (members - 1) // 2 if on["masked"] else functions.num_sums(members)
     two_ways = not on["diagonal"]
@@ -257,19 +260,6 @@ def _matrices(kernel: Any, numbers: int) -> Variant:
     )  # fmt: skip
 
 
-def _small(
-    kernel: Any, scalars: str, constexprs: dict[str, Any], unit: str, per_iteration: float, half: str = "", **more: Any
-) -> Variant:
-    """A kernel over samples or entries, whose time is that of its memory or of its launch."""
-    types = {name: "*fp32" for name in kernel.arg_names if name not in constexprs}
-    types |= dict.fromkeys(scalars.split(), "i32") | dict.fromkeys(half.split(), "*bf16")
-    pointers = tuple(name for name, kind in types.items() if kind.startswith("*"))
-    name = kernel.__name__ + (f", M = {constexprs['COUNT']}" if "COUNT" in constexprs else "")
-    return Variant(
-        name, kernel, types, constexprs, unit, per_iteration, divisible=pointers, **{"max_registers": 128, **more}
-    )
-
-
 def _samples(
     kernel: Any, score: str, num_modalities: int, scalars: str, constants: dict[str, Any], **more: Any
 ) -> Variant:
@@ -291,8 +281,6 @@ def _samples(
     )  # fmt: skip
 
 
-_BARE = {"MASKED": False}  # neither `present` nor weights
-_UNWEIGHTED = {"weights": None, "WEIGHTED": False}
 _ALL_FORWARD = "n ld rows"
 _ALL_BACKWARD = "n ld begin end rows"
 
@@ -353,35 +341,12 @@ VARIANTS: list[Variant] = [
         )
         for direction in ("forward", "backward")
     ),
-    _small(
-        kernels_all.sv_all_finish, "n ld parts_i parts_j parts_k",
-        {**_BARE, **_UNWEIGHTED, "complete": None, "PARTS": 32, "BLOCK": 32}, "piece", 32 * 32,
-    ),
-    _small(
-        kernels_all.sv_all_reduce, "ld begin end count_a count_b count_c", {"LAST": True, "BLOCK": 256}, "piece", 256
-    ),
-    _small(
-        kernels_rows.unit_rows_of_three, "n ld width",
-        {**_BARE, "complete": None, "NORMALIZE": True, "ROWS": 4, "BLOCK": 256}, "entry", 4 * 256, half="x y z",
-    ),
-    _small(
-        kernels_rows.embedding_gradients_of_three, "n ld width",
-        {"NORMALIZE": True, "ROWS": 4, "BLOCK": 256}, "entry", 4 * 256, half="d_x d_y d_z",
-    ),
-    _small(
-        kernels_rows.mean_over_anchors, "n", {**_BARE, **_UNWEIGHTED, "present": None, "COUNT": 3, "BLOCK": 1024},
-        "sample", 1024,
-    ),
-    _small(
-        kernels_rows.weights_and_temperature_gradient, "n parts open_parts",
-        {**_BARE, "present": None, "COUNT": 3, "BLOCK": 1024}, "piece", 1024,
-    ),
     Variant(
         "unit_rows, M = 3, masked",
         kernels_samples.unit_rows,
         {"embeddings": ("*bf16",) * 3, "used": "*u8", "units": "*bf16", "inverse_norms": "*fp32", "n": "i32", "dim": "i32"},
-        {"M": 3, "MASKED": True, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
-        "entry", 4 * 128, max_registers=128, divisible=("units", "inverse_norms", "dim"),
+        {"M": 3, "MASKED": True, "NORMALIZE": True, "ROWS": 4, "BLOCK": 256},
+        "entry", 4 * 256, max_registers=128, divisible=("units", "inverse_norms", "dim"),
     ),
     Variant(
         "through_unit_rows, M = 3",
@@ -390,8 +355,8 @@ VARIANTS: list[Variant] = [
             **dict.fromkeys(("inverse_norms", "d_units"), "*fp32"), "units": "*bf16", "outs": ("*bf16",) * 3,
             "n": "i32", "dim": "i32",
         },
-        {"M": 3, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
-        "entry", 4 * 128, max_registers=128, divisible=("units", "inverse_norms", "d_units", "dim"),
+        {"M": 3, "NORMALIZE": True, "ROWS": 4, "BLOCK": 256},
+        "entry", 4 * 256, max_registers=128, divisible=("units", "inverse_norms", "d_units", "dim"),
     ),
     *(
         _samples(kernels_samples.own_products, "volume", count, "n dim", {"ROWS": 4, "BLOCK": 128}, tested=tested)

@@ -67,9 +67,9 @@ class SingularValueContrastiveLoss(SharesGroup, nn.Module):
 class PairwiseInfoNCE(SharesGroup, nn.Module):
     """Symmetric cosine InfoNCE (Radford et al. 2021) over every two modalities, in O(B D) memory.
 
-    temperature: start value, in [0.01, 1]. normalize: L2-normalise the embeddings. backend: "auto", "triton", "native" or
-    "torch". group: a torch.distributed process group, whose ranks each hold a part of the batch; a
-    copy of the module shares it, a pickle does not keep it.
+    temperature: start value, in [0.01, 1]. normalize: L2-normalise the embeddings. backend: "auto", "triton", "native"
+    or "torch". group: a torch.distributed process group, whose ranks each hold a part of the batch; a copy of the
+    module shares it, a pickle does not keep it.
     """
 
     def __init__(

@@ -92,7 +92,7 @@ def test_weights_that_are_negative_or_nan_are_refused(bad):
 def test_what_may_not_be_looked_at_makes_the_loss_nan(options, monkeypatch):
     """As on a GPU, which is not waited for."""
     embeddings = [e.detach() for e in random_embeddings(3, 3, 5, torch.float32)]
-    for module in ("checks", "sv_contrastive.arguments"):
+    for module in ("checks", "contrastive.options"):
         monkeypatch.setattr(f"unihpe_kernels.{module}.is_readable", lambda *_: False)
     value, gradients = value_and_gradients(loss, embeddings, **options)
     assert value.isnan()

@@ -105,7 +105,7 @@ def test_the_temperature_under_vmap_and_grad():
     torch.testing.assert_close(got, torch.stack(wanted))
 
 
-MODULES = ("sv_contrastive.op", "procrustes.op", "small_linalg.svd3x3", "small_linalg.gram", "registration")
+MODULES = ("contrastive.op", "procrustes.op", "small_linalg.svd3x3", "small_linalg.gram", "registration")
 
 
 def test_modules_may_be_loaded_again():

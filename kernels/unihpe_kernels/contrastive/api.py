@@ -144,8 +144,8 @@ def tuple_contrastive_loss(
         group,
         functools.partial(
             check_arguments, embeddings, score=score, temperature=temperature, negatives=negatives, anchors=anchors,
-            direction=direction, label_smoothing=label_smoothing, form=form, bias=bias, weights=weights, present=present,
-            normalize=normalize, backend=backend,
+            direction=direction, label_smoothing=label_smoothing, form=form, bias=bias, weights=weights,
+            present=present, normalize=normalize, backend=backend,
         ),
     )  # fmt: skip
 

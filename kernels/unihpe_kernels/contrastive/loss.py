@@ -1,6 +1,6 @@
 """The "paired" loss of one process: the parts of a batch, blocks by a backend, the mean over anchors."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,14 +13,17 @@ from unihpe_kernels.contrastive.parts import Part, make_parts
 from unihpe_kernels.contrastive.triples import TripleLoss
 from unihpe_kernels.scores import LOG2_E, SCORES
 
+if TYPE_CHECKING:
+    from unihpe_kernels.contrastive.triton.triples import TritonTriples
+
 # What the forward pass decides by the temperature's value, on a CPU, and the backward pass reads: whether float32 holds
 # the exponentials.
 NARROW, WIDE = 0, 1
 
 
 class Outputs(NamedTuple):
-    """loss []; shares [2 D, anchors, B] and samples [3, B]: of `Result`, the latter its loss, slope and bias; saved: rows
-    and products that were kept, flat; route: int64 []."""
+    """loss []; shares [2 D, anchors, B] and samples [3, B]: of `Result`, the latter its loss, slope and bias; saved:
+    rows and products that were kept, flat; route: int64 []."""
 
     loss: Tensor
     shares: Tensor
@@ -50,8 +53,11 @@ def forward(
         saved.zero_()  # an output must be the same every time, whatever is used of it
     else:
         kept = _keep(saved, units, inverse_norms) if len(saved) else None
-    samples, shares = units.new_zeros(3, batch, dtype=dtype), units.new_zeros(shares_shape(spec, count, batch), dtype=dtype)
-    for part in make_parts(spec, present, count, backend.masks) if batch else ():
+    samples, shares = (
+        units.new_zeros(3, batch, dtype=dtype),
+        units.new_zeros(shares_shape(spec, count, batch), dtype=dtype),
+    )
+    for part in make_parts(spec, present, count, _masks(spec, backend, count)) if batch else ():
         where = slice(None) if part.index is None else part.index
         if spec.has_triples(len(part.modalities)):
             triples = _triples(spec, route, saved, part.size(batch), units, temperature)
@@ -99,7 +105,7 @@ def backward(
     d_score = d_loss / temperature.to(d_loss.dtype)
     d_units = torch.zeros_like(units, dtype=torch.promote_types(units.dtype, torch.float32))
     d_scores = d_loss.new_zeros((), dtype=torch.float64)  # of triples, the sum of scores times their gradient
-    for part in make_parts(spec, present, count, backend.masks) if batch else ():
+    for part in make_parts(spec, present, count, _masks(spec, backend, count)) if batch else ():
         where = slice(None) if part.index is None else part.index
         if spec.has_triples(len(part.modalities)):
             triples = _triples(spec, route, saved, part.size(batch), units, temperature)
@@ -142,10 +148,14 @@ def backend_of(name: str, route: int) -> Backend:
 
 def _triples(
     spec: Spec, route: int, saved: Tensor, size: int, units: Tensor, temperature: Tensor
-) -> TripleLoss | NativeTriples:
+) -> "TripleLoss | NativeTriples | TritonTriples":
     width = units.shape[2]
     if spec.backend == "native" and route == NARROW:
         return NativeTriples(saved, size, width, (LOG2_E / temperature.double()).item())
+    if spec.backend == "triton":
+        from unihpe_kernels.contrastive.triton.triples import TritonTriples  # not above: triton may be missing
+
+        return TritonTriples(saved, size, width, temperature.float())
     return TripleLoss(saved, size, width, LOG2_E / temperature.to(units.dtype))
 
 
@@ -158,9 +168,7 @@ def add_part(d_units: Tensor, part: Part, index: Tensor | None, gradients: Tenso
             d_units[m][index] += gradient
 
 
-def make_options(
-    spec: Spec, part: Part, temperature: Tensor, bias: Tensor | None, wide: bool, learns: bool
-) -> Options:
+def make_options(spec: Spec, part: Part, temperature: Tensor, bias: Tensor | None, wide: bool, learns: bool) -> Options:
     score, count = SCORES[spec.score], len(part.modalities)
     scale = LOG2_E / temperature.double()
     shift = torch.zeros_like(scale) if bias is None else bias.double() * LOG2_E
@@ -211,6 +219,10 @@ def saved_size(embeddings: list[Tensor], present: Tensor | None, spec: Spec) -> 
     """Numbers that `forward` hands to `backward`: how many is a matter of the shapes alone."""
     count, (batch, width) = len(embeddings), embeddings[0].shape
     if spec.has_triples(count):
+        if spec.backend == "triton":
+            from unihpe_kernels.contrastive.triton.triples import TritonTriples  # not above: triton may be missing
+
+            return TritonTriples.saved_size(batch, width)
         size = TripleLoss.saved_size(batch, width)
         return max(size, NativeTriples.saved_size(batch, width)) if spec.backend == "native" else size
     if present is not None or spec.pairwise or not keeps(count, batch, embeddings[0].device):
@@ -259,7 +271,14 @@ def find_route(temperature: Tensor, spec: Spec, count: int, batch: int) -> int:
 
 
 def _codes(part: Part, present: Tensor | None, backend: Backend) -> Tensor | None:
-    return part.codes(present) if backend.masks else None
+    return part.codes(present) if backend.masks and part.index is None else None
+
+
+def _masks(spec: Spec, backend: Backend, count: int) -> bool:
+    """Whether pairs of all samples come at once, with codes: triples are of the complete ones alone, and the other
+    forms and directions want dense sets, for which a GPU is waited for."""
+    plain = not (spec.both or spec.smoothing or spec.sigmoid)
+    return backend.masks and plain and not spec.has_triples(count)
 
 
 def _sizes(count: int, batch: int, width: int) -> list[int]:

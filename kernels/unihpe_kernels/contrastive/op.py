@@ -22,8 +22,8 @@ def _contrastive(
     spec: str,
     learns: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`loss.Outputs`: float64 for float64 embeddings, else float32. spec: `Spec.text`. learns: what is saved is to do for
-    the gradients of the temperature and the bias, too, which else may come out as zero; autograd sets it."""
+    """`loss.Outputs`: float64 for float64 embeddings, else float32. spec: `Spec.text`. learns: what is saved is to do
+    for the gradients of the temperature and the bias, too, which else may come out as zero; autograd sets it."""
     return loss.forward(embeddings, temperature, bias, weights, present, Spec.of(spec), learns)
 
 
@@ -37,7 +37,8 @@ def _contrastive_backward(
     outputs: list[Tensor],
     spec: str,
 ) -> list[Tensor]:
-    """Gradients of the embeddings, the temperature, the bias (also where it is None) and the weights ([B], likewise)."""
+    """Gradients of the embeddings, the temperature, the bias (also where it is None) and the weights ([B],
+    likewise)."""
     arguments = embeddings, temperature, bias, weights, present
     return loss.backward(grad, *arguments, loss.Outputs(*outputs), Spec.of(spec))
 

@@ -112,7 +112,9 @@ def _obstacle(sources: tuple[Source | str, ...]) -> str | None:
     if reason not in (None, _NOT_FOUND):
         _warn(f"{reason}; plain torch is slower on a CPU")
     elif failed := sorted({_without_cache[source] for source in sources if source in _without_cache}):
-        _warn(f"C++ is compiled anew in every process: no cache can be used (XDG_CACHE_HOME, else ~/.cache): {failed[0]}")
+        _warn(
+            f"C++ is compiled anew in every process: no cache can be used (XDG_CACHE_HOME, else ~/.cache): {failed[0]}"
+        )
     return reason
 
 

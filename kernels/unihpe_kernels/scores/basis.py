@@ -33,9 +33,7 @@ def rotate(products: Sequence[Tensor], q: Sequence[Tensor]) -> list[Tensor]:
 def rotate_back(gradients: Sequence[Tensor], q: Sequence[Tensor]) -> list[Tensor]:
     """Q gradients."""
     n = len(gradients)
-    return [
-        sum((q[row * n + k] * gradients[k] for k in range(1, n)), q[row * n] * gradients[0]) for row in range(n)
-    ]
+    return [sum((q[row * n + k] * gradients[k] for k in range(1, n)), q[row * n] * gradients[0]) for row in range(n)]
 
 
 def of_products(sums: Sequence[Tensor], q: Sequence[Tensor], num_members: int) -> list[Tensor]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.checks import on_device
-from unihpe_kernels.contrastive import triton_all
 from unihpe_kernels.contrastive.group.torch_pieces import TorchPieces, Triples, of_products, to_rows
+from unihpe_kernels.contrastive.triton import all_triples
 from unihpe_kernels.scores import LOG2_E
 
 _MIDDLE = (1 + math.sqrt(3)) / 2  # of the scores, as the kernels shift them
@@ -31,7 +31,7 @@ class TritonTriples(Triples):
         self._units, self._inverses = pieces.units(columns)
         x, y, z = self._units
         x = x[self._own]
-        self._size, self._ld = len(y), triton_all.padded(len(y))
+        self._size, self._ld = len(y), all_triples.padded(len(y))
         self._count = count
         # of the samples that pad the batch, products are zero
         self._grams = x.new_zeros(2 * count + self._ld, self._ld)
@@ -42,7 +42,7 @@ class TritonTriples(Triples):
     def sums(self) -> tuple[Tensor, Tensor]:
         tau = self._pieces.temperature
         with on_device(self._grams):
-            by_i, by_j, by_k = triton_all.sums(self._grams, None, tau, self._size, self._ld, self._count)
+            by_i, by_j, by_k = all_triples.sums(self._grams, None, tau, self._size, self._ld, self._count)
         by_jk = torch.stack([by_j.sum(0), by_k.sum(0)])[:, None, : self._size]
         return by_i.sum(0, keepdim=True), by_jk
 
@@ -58,7 +58,7 @@ class TritonTriples(Triples):
         factors[0, : self._count] = own_d_score * torch.exp2(self._shift() - log_sums[0])
         factors[1:, : self._size] = d_score / sums_jk
         with on_device(self._grams):
-            d_grams, d_scores = triton_all.slab_gradients(
+            d_grams, d_scores = all_triples.gradients(
                 self._grams, self._pieces.temperature, factors, self._size, self._ld, self._count
             )
         d_units = of_products(self._units, self._own, self._split(d_grams))

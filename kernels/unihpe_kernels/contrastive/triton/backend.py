@@ -14,7 +14,8 @@ from unihpe_kernels.contrastive.contract import Block, Centers, Factors, Forward
 from unihpe_kernels.contrastive.triton import kernels_both_ways, kernels_one_way, kernels_samples
 from unihpe_kernels.tuned import settings
 
-_ROWS, _COLUMNS = 4, 128  # block of the kernels over rows of embeddings
+_ROWS, _COLUMNS = 4, 256  # block of the kernels over rows of embeddings
+_FEW_COLUMNS = 128  # where every two modalities have a sum
 _SAMPLES = 32  # block of the kernels over samples
 _MOST_SLOTS = 16  # parts of the sums of four modalities and more
 
@@ -62,7 +63,7 @@ class TritonBackend:
         if n:
             with on_device(units):
                 kernels_samples.own_products[(triton.cdiv(n, _ROWS),)](
-                    units, inner, n, dim, M=count, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True
+                    units, inner, n, dim, M=count, ROWS=_ROWS, BLOCK=_FEW_COLUMNS, enable_fp_fusion=True
                 )
         return inner
 
@@ -175,7 +176,9 @@ class TritonBackend:
     def _forward_both_ways(self, block: Block, options: Options, centers: Centers) -> Forward:
         a, b = block.products.shape[2:]
         count, statistics = len(options.anchors), _statistics(options)
-        option = _settings("both_ways_forward", options, max(a, b), block.products.device)
+        # of more statistics registers hold fewer scores
+        more = "_more" if options.both or options.sigmoid else ""
+        option = _settings("both_ways_forward", options, max(a, b), block.products.device, more)
         tiles, length, splits = _grid(a, b, option)
         new, both = block.products.new_empty, options.both
         by_row = new((tiles, statistics * (1 + (both and block.two_ways)), count, a))
@@ -329,8 +332,8 @@ def _scalars(options: Options, block: Block) -> tuple[Tensor, Tensor | None]:
     return scale, bias if options.sigmoid else None
 
 
-def _settings(kernel: str, options: Options, size: int, device: torch.device) -> dict[str, int]:
-    return settings(f"{kernel}_{how_many(options.num_modalities)}", size, device)
+def _settings(kernel: str, options: Options, size: int, device: torch.device, more: str = "") -> dict[str, int]:
+    return settings(f"{kernel}_{how_many(options.num_modalities)}{more}", size, device)
 
 
 def how_many(num_modalities: int) -> str:

@@ -1,8 +1,8 @@
 """log sum exp of the logits of anchors against the keys of other samples, for rows of any length, a block at a time.
 
 l[i, j] = scale * x[i] . keys[j], without j = begin + i, the anchor's own. Each row is taken about its own largest
-logit, so that no bound of the rows is needed: the engine of the other scores wants one. Plain torch on any device; equal bits
-in two runs.
+logit, so that no bound of the rows is needed: the engine of the other scores wants one. Plain torch on any device;
+equal bits in two runs.
 """
 
 import torch

@@ -1,87 +1,25 @@
-"""negatives="all" of three modalities by the kernels of `kernels_all`: buffers, grids, launches.
+"""Launches of the kernels of `kernels_all`.
 
-Up to some 700 samples four launches forward and five backward, beside those of `triton_backend`. Beyond, the backward
-pass takes i in several turns, so that the pieces of its Gram gradients stay within twice the size of a Gram matrix or
-64 MiB, whichever is more. No atomics: equal bits every time.
+The backward pass takes i in several turns for large batches, so that the pieces of its Gram gradients stay within twice
+the size of a Gram matrix or 64 MiB, whichever is more. No atomics: equal bits every time.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
-from unihpe_kernels.contrastive import kernels_all, kernels_rows
+from unihpe_kernels.contrastive.triton import kernels_all
 from unihpe_kernels.tuned import settings
 
 _LEAST_ROWS = 8  # of i for one program: fewer would not pay for reading its tile
 _PIECES = 2**24  # float32 numbers, 64 MiB
-_ROWS, _COLUMNS = 4, 256  # block of the kernels over rows
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What the backward pass takes over, as views of one flat buffer."""
-
-    units: Tensor  # [5, ld, width]
-    inverse_norms: Tensor  # [3, ld]
-    grams: Tensor  # [3, ld, ld]
-    factors: Tensor  # [4, ld]
-
-
-def aligned(size: int) -> int:
-    """float32 numbers rounded up to 128 bytes: kernels are compiled for aligned pointers, and slow without."""
-    return -(-size // 32) * 32
 
 
 def padded(batch: int) -> int:
     """The batch rounded up to whole tiles of every setting."""
     return -(-batch // 32) * 32 if batch <= 512 else -(-batch // 64) * 64
-
-
-def saved_size(batch: int, width: int) -> int:
-    return sum(_sizes(batch, width))
-
-
-def view_saved(saved: Tensor, batch: int, width: int) -> Saved:
-    ld = padded(batch)
-    units, inverse_norms, grams, factors = saved[: saved_size(batch, width)].split(_sizes(batch, width))
-    units = units[: 5 * ld * width].view(5, ld, width)
-    return Saved(units, inverse_norms.view(3, ld), grams.view(3, ld, ld), factors.view(4, ld))
-
-
-def _sizes(batch: int, width: int) -> list[int]:
-    ld = padded(batch)
-    return [aligned(5 * ld * width), 3 * ld, 3 * ld * ld, 4 * ld]  # ld is a multiple of 32
-
-
-def normalisers(
-    embeddings: list[Tensor],
-    temperature: Tensor,
-    weights: Tensor | None,
-    complete: Tensor | None,
-    normalize: bool,
-    saved: Saved,
-    log_sums: Tensor,
-    sample_loss: Tensor,
-) -> None:
-    """Write the normalisers [3, n] and losses [n] of the complete samples, and fill `saved`."""
-    x, y, z = embeddings
-    n, width = x.shape
-    ld = saved.grams.shape[1]
-    kernels_rows.unit_rows_of_three[(triton.cdiv(ld, _ROWS),)](
-        x, y, z, complete, saved.units, saved.inverse_norms, n, ld, width,
-        MASKED=complete is not None, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
-    )  # fmt: skip
-    torch.bmm(saved.units[:3], saved.units[2:].mT, out=saved.grams)
-
-    sums_i, sums_j, sums_k = sums(saved.grams, complete, temperature, n, ld, None)
-    kernels_all.sv_all_finish[(triton.cdiv(ld, 32),)](
-        saved.grams, complete, temperature, weights, sums_i, sums_j, sums_k, log_sums, sample_loss, saved.factors,
-        n, ld, len(sums_i), len(sums_j), len(sums_k),
-        MASKED=complete is not None, WEIGHTED=weights is not None, PARTS=32, BLOCK=32, enable_fp_fusion=True,
-    )  # fmt: skip
 
 
 def sums(
@@ -142,57 +80,26 @@ class _Turns:
             yield begin, end
 
 
-def slab_gradients(
-    grams: Tensor, temperature: Tensor, factors: Tensor, n: int, ld: int, slab: int
+def gradients(
+    grams: Tensor, temperature: Tensor, factors: Tensor, n: int, ld: int, slab: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the Gram matrices of a slab, as `sums` takes them, and the sum of scores times their gradient [].
+    """Gradients of the Gram matrices, as `sums` takes them, and the sum of scores times their gradient [].
 
     Own tuples are as all others. factors [3, ld]: what the exponentials of anchors' tuples are multiplied with.
     """
     turns = _Turns(grams, n, ld, slab)
     d_scale = grams.new_empty(turns.programs)
     d_grams = torch.empty_like(grams)
-    d_a, d_b, d_c = d_grams.split([slab, slab, ld])
+    rows = ld if slab is None else slab
+    d_a, d_b, d_c = d_grams.view(-1, ld).split([rows, rows, ld])
+    if slab is None:
+        d_grams.zero_()  # of the samples that pad the batch
     for begin, end in turns(None, temperature, factors, d_scale):
         for parts, d_gram in ((turns.parts_a, d_a), (turns.parts_b, d_b)):
             written = parts.view(-1)[: len(parts) * (end - begin) * ld]
             torch.sum(written.view(-1, end - begin, ld), 0, out=d_gram[begin:end])
     torch.sum(turns.parts_c, 0, out=d_c)
     return d_grams, d_scale.sum(dtype=torch.float64)
-
-
-def gradients(
-    grad: Tensor,
-    temperature: Tensor,
-    complete: Tensor | None,
-    normalize: bool,
-    inverse_total: Tensor,
-    saved: Saved,
-    outs: list[Tensor],
-) -> Tensor:
-    """Write the gradients of the embeddings into `outs`.
-
-    Returns pieces of the sum of scores times their gradient, which still lack the mean over anchors.
-    """
-    n, width = outs[0].shape
-    ld = saved.grams.shape[1]
-    new = saved.grams.new_empty
-    turns = _Turns(saved.grams, n, ld, None)
-    d_scale = new(turns.programs + ld)
-    d_grams = new((3, ld, ld))
-    parts = (turns.parts_a, turns.parts_b, turns.parts_c)
-    for begin, end in turns(complete, temperature, saved.factors, d_scale[ld:]):
-        kernels_all.sv_all_reduce[(ld, triton.cdiv(ld, _COLUMNS))](
-            saved.grams, grad, inverse_total, saved.factors, *parts, d_grams, d_scale,
-            ld, begin, end, *(len(part) for part in parts), LAST=end == n, BLOCK=_COLUMNS, enable_fp_fusion=True,
-        )  # fmt: skip
-    left = torch.bmm(d_grams, saved.units[2:])
-    right = torch.bmm(d_grams.mT, saved.units[:3])
-    kernels_rows.embedding_gradients_of_three[(triton.cdiv(n, _ROWS),)](
-        saved.units, saved.inverse_norms, left, right, *outs, n, ld, width,
-        NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
-    )  # fmt: skip
-    return d_scale
 
 
 def _split(length: int, tiles: int, programs: int) -> tuple[int, int]:

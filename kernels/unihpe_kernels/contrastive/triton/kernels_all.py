@@ -17,7 +17,6 @@ from unihpe_kernels.scores.singular_value.triton import triple_gradient, triple_
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _MIDDLE = tl.constexpr(1.3660254037844386)  # of [1, sqrt(3)]
-_HALF_RANGE = tl.constexpr(0.3660254037844386)
 _OFF = tl.constexpr(-1e30)  # a logit without weight; finite, so that 0 x it is 0
 
 
@@ -78,89 +77,12 @@ def sv_all_forward(
     tl.store(sums_k + tl.cast(part_j * splits + split, tl.int64) * ld + k, tl.sum(sums, 0))
 
 
-@triton.jit
-def _add_up(parts, count, stride, index, mask, PARTS: tl.constexpr):
-    """Sum over `count` rows of parts at columns `index`, in the same order every time."""
-    total = tl.zeros([PARTS, index.shape[0]], tl.float32)
-    part = tl.arange(0, PARTS)[:, None]
-    for start in range(0, count, PARTS):
-        pointers = parts + tl.cast(start + part, tl.int64) * stride + index[None, :]
-        total += tl.load(pointers, mask=mask[None, :] & (start + part < count), other=0.0)
-    return tl.sum(total, 0)
-
-
-@triton.jit
-def sv_all_finish(
-    grams,
-    complete,
-    temperature,
-    weights,  # [n], read only if WEIGHTED
-    sums_i,
-    sums_j,
-    sums_k,
-    normalisers,  # out, float32 [3, n]: log2 of every anchor's normaliser
-    sample_loss,  # out, float32 [n]
-    factors,  # out, float32 [4, ld]: of i, j, k, what exp2 of shifted logits is multiplied with in the backward pass;
-    #           the weight over the temperature. 0 for unused samples
-    n,
-    ld,
-    parts_i,  # rows of sums_i, sums_j, sums_k
-    parts_j,
-    parts_k,
-    MASKED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    PARTS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Normalisers and losses of the samples from the pieces of `sv_all_forward`. Unused samples keep what they had."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < n
-    used = _in_use(complete, i, n, MASKED)
-    scale = _LOG2_E / tl.load(temperature)
-    of_i = tl.where(used, _add_up(sums_i, parts_i, n, i, inside, PARTS), 1.0)
-    of_j = tl.where(used, _add_up(sums_j, parts_j, ld, i, inside, PARTS), 1.0)
-    of_k = tl.where(used, _add_up(sums_k, parts_k, ld, i, inside, PARTS), 1.0)
-    shift = _MIDDLE * scale
-    # Out of float32's range at so small a temperature: no number, rather than a wrong one.
-    reach = scale * _HALF_RANGE + 2 * tl.log2(tl.cast(n, tl.float32))
-    shift = tl.where(reach < 110, shift, float("nan"))
-    log_i = tl.log2(of_i) + shift
-    log_j = tl.log2(of_j) + shift
-    log_k = tl.log2(of_k) + shift
-    a, b, c = _diagonal(grams, i, ld, inside)
-    positive = triple_sigma(a, b, c) * scale
-    tl.store(normalisers + i, log_i, mask=used)
-    tl.store(normalisers + n + i, log_j, mask=used)
-    tl.store(normalisers + 2 * n + i, log_k, mask=used)
-    loss = (log_i - positive) + (log_j - positive) + (log_k - positive)
-    tl.store(sample_loss + i, loss / _LOG2_E, mask=used)
-
-    weight = tl.where(used, 1 / tl.load(temperature), 0.0)
-    if WEIGHTED:
-        weight *= tl.load(weights + i, mask=inside, other=0.0).to(tl.float32)
-    padded = i < ld
-    tl.store(factors + i, tl.where(used, weight * tl.exp2(shift - log_i), 0.0), mask=padded)
-    tl.store(factors + ld + i, tl.where(used, weight * tl.exp2(shift - log_j), 0.0), mask=padded)
-    tl.store(factors + 2 * ld + i, tl.where(used, weight * tl.exp2(shift - log_k), 0.0), mask=padded)
-    tl.store(factors + 3 * ld + i, weight, mask=padded)
-
-
-@triton.jit
-def _diagonal(grams, i, ld, mask):
-    plane = tl.cast(ld, tl.int64) * ld
-    place = grams + tl.cast(i, tl.int64) * (ld + 1)
-    a = tl.load(place, mask=mask, other=0.0)
-    b = tl.load(place + plane, mask=mask, other=0.0)
-    c = tl.load(place + 2 * plane, mask=mask, other=0.0)
-    return a, b, c
-
-
 @triton.jit(do_not_specialize=["begin", "end", "d_scale"])
 def sv_all_backward(
     grams,
     complete,
     temperature,
-    factors,  # by `sv_all_finish`
+    factors,  # float32 [3, ld]: of i, j, k, what exponentials are multiplied with; 0 for unused samples
     d_a,  # out, float32 [tiles of k, end - begin, ld]
     d_b,  # out, float32 [tiles of j, end - begin, ld]
     d_c,  # out, float32 [splits, ld, ld]
@@ -226,71 +148,3 @@ def sv_all_backward(
     tl.store(pointers, sum_c)
     program = (part_j * tl.num_programs(1) + part_k) * tl.num_programs(2) + split
     tl.store(d_scale + program, tl.sum(sum_scale))
-
-
-@triton.jit(do_not_specialize=["begin", "end"])
-def sv_all_reduce(
-    grams,
-    grad,  # float32 []
-    inverse_total,  # float32 []
-    factors,
-    parts_a,  # float32 [count_a, end - begin, ld]
-    parts_b,  # float32 [count_b, end - begin, ld]
-    parts_c,  # float32 [count_c, ld, ld]
-    d_grams,  # out, float32 [3, ld, ld]
-    d_scale,  # out, float32 [ld]: what the own tuples add to the sum of scores times their gradient
-    ld,
-    begin,
-    end,
-    count_a,
-    count_b,
-    count_c,
-    LAST: tl.constexpr,  # whether this is the last launch: d_c is complete
-    BLOCK: tl.constexpr,
-):
-    """Add the pieces of `sv_all_backward` up, and the own tuples' gradient on the diagonals. Grid (rows, columns).
-
-    The last launch sees to the rows from `begin` to ld: beyond the batch they are those of unused samples, zero.
-    """
-    row = tl.cast(tl.program_id(0), tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < ld
-    plane = tl.cast(ld, tl.int64) * ld
-    place = row * ld + column
-    own_a, own_b, own_c, own_scale = _own_tuple(grams, factors, row, ld)
-    own = column == row
-    mean = tl.load(grad) * tl.load(inverse_total)
-    length = tl.cast(end - begin, tl.int64) * ld
-    if row >= begin:
-        offset = (row - begin) * ld + column
-        mask = inside & (row + column * 0 < end)
-        d_a = tl.where(own, own_a, 0.0)
-        d_b = tl.where(own, own_b, 0.0)
-        for part in range(count_a):
-            d_a += tl.load(parts_a + part * length + offset, mask=mask, other=0.0)
-        for part in range(count_b):
-            d_b += tl.load(parts_b + part * length + offset, mask=mask, other=0.0)
-        if LAST:
-            mask = inside
-        tl.store(d_grams + place, d_a * mean, mask=mask)
-        tl.store(d_grams + plane + place, d_b * mean, mask=mask)
-    if LAST:
-        d_c = tl.where(own, own_c, 0.0)
-        for part in range(count_c):
-            d_c += tl.load(parts_c + part * plane + place, mask=inside, other=0.0)
-        tl.store(d_grams + 2 * plane + place, d_c * mean, mask=inside)
-        if tl.program_id(1) == 0:
-            tl.store(d_scale + row, own_scale)
-
-
-@triton.jit
-def _own_tuple(grams, factors, i, ld):
-    """Gradient that the own tuple of sample i gives to A[i, i], B[i, i], C[i, i], and its part of d_scale."""
-    plane = tl.cast(ld, tl.int64) * ld
-    place = grams + i * (ld + 1)
-    a, b, c = tl.load(place), tl.load(place + plane), tl.load(place + 2 * plane)
-    mu, m, f = triple_mu(a, b, c)
-    sigma = tl.sqrt(mu + 1)
-    n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
-    d_score = -3 * tl.load(factors + 3 * ld + i)
-    return d_score * (n_a * h), d_score * (n_b * h), d_score * (n_c * h), d_score * sigma
