@@ -40,8 +40,8 @@ def group(
     growth: tuple[float, float] = (2, 2),
     ours: tuple[float, float] = (2, 1),
 ) -> Group:
-    """exact: what the loss is, in float64. formula: that of its authors where it is another. largest: size to which it is
-    tried: beyond, it takes more than 10 GB."""
+    """exact: what the loss is, in float64. formula: that of its authors where it is another. largest: the size to which
+    it is tried: beyond, it takes more than 10 GB."""
     formula = formula or exact
     of = partial(competitor, exact=exact, count=COUNT)
     competitors = [

@@ -36,7 +36,7 @@ def ours(negatives):
 
 
 def as_trained(negatives, count, dense=True):
-    """As `unihpe_fast.train` calls it: through Criterion, which is told of a batch's masks and weights; with dense=False of
+    """As `unihpe_fast.train` calls it: through Criterion, which is told of a batch's masks and weights. dense=False: of
     one that is not known to be complete."""
     modalities = MODALITIES[-count:]
 

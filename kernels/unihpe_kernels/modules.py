@@ -108,11 +108,10 @@ class GRAMLoss(_TupleLoss):
 
 
 class TriangleLoss(_TupleLoss):
-    """The area of the triangle of three embeddings, contrasted: TRIANGLE (Grassucci et al., NeurIPS 2025), in O(B D)
-    memory.
+    """The area of the triangle of three embeddings, contrasted: TRIANGLE (Grassucci et al., NeurIPS 2025).
 
-    The score is that of TRIANGLE's released code, which takes no root: twice the squared area. Arguments are those of
-    `GRAMLoss`, defaults those of TRIANGLE.
+    It takes O(B D) memory. The score is that of TRIANGLE's released code, which takes no root: twice the squared area.
+    Arguments are those of `GRAMLoss`, defaults those of TRIANGLE.
     """
 
     score = "area"

@@ -130,7 +130,7 @@ def symile_n(
     temperature: float | Tensor = 0.07,
     normalize: bool = True,
 ) -> Tensor:
-    """permutations[m]: of each modality but m in order, a permutation of [0, B) by which its rows are drawn as negatives.
+    """permutations[m]: of each modality but m in order, a permutation of [0, B) that draws its rows as negatives.
 
     The candidates of anchor (m, i) are B: its positive tuple in place i, in the others the drawn tuples.
     """

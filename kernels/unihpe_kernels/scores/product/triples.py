@@ -15,8 +15,7 @@ _BLOCK = 2**20
 
 
 def _triple_logsumexps(x: Tensor, y: Tensor, z: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x, y, z: [a, D], [b, D], [c, D] of one dtype, float32 or float64; scale: []. Over the other two: [a], [b],
-    [c]."""
+    """x, y, z: [a, D], [b, D], [c, D] of one dtype, float32 or float64. Over the other two: [a], [b], [c]."""
     of_x, of_y, of_z = (rows.new_full((len(rows),), -torch.inf) for rows in (x, y, z))
     for block in _blocks(x, y, z):
         logits = _logits(x, y, z[block], scale)
