@@ -23,9 +23,9 @@ import torch.distributed as dist
 from benchmarks.ranks import Ranks
 from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.contrastive import torch_backend
-from unihpe_kernels.contrastive.options import MANY_TRIPLES
 from unihpe_kernels.contrastive.closed_form import TripleTile
 from unihpe_kernels.contrastive.group import loss as group_loss
+from unihpe_kernels.contrastive.options import MANY_TRIPLES
 from unihpe_kernels.contrastive.scorers import ArrowheadScorer
 
 # Instructions of the inner loops for a triple and a pair, forward and backward together: benchmarks/results/

@@ -56,7 +56,14 @@ def summary_table(result: dict[str, Any]) -> str:
                  mebibytes(mine["peak_bytes"]), share, ", ".join(f"{n} {e['ratio']:.2g}×" for n, e in peers.items()),
                  ", ".join(_multiple(e["peak_bytes"], mine["peak_bytes"]) for e in peers.values())]
             )  # fmt: skip
-    head = ["work", "ours, ms", "peak, MiB", "of the paper limit", "time of others as a multiple of ours", "their memory"]
+    head = [
+        "work",
+        "ours, ms",
+        "peak, MiB",
+        "of the paper limit",
+        "time of others as a multiple of ours",
+        "their memory",
+    ]
     return f"{table(head, rows)}\n\nMedians of rounds taken in turn. {origin(result)}"
 
 

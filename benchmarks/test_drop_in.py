@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from benchmarks import other_losses
 from benchmarks.harness import DEVICE, OURS, Competitor, Group, measure
-from benchmarks.test_sv_loss import GPU, WIDTH, compiled, competitor
+from benchmarks.test_sv_loss import GPU, WIDTH, competitor, compiled
 from unihpe_fast import PairwiseInfoNCE
 from unihpe_kernels import modules
 
@@ -41,8 +40,8 @@ def group(
     growth: tuple[float, float] = (2, 2),
     ours: tuple[float, float] = (2, 1),
 ) -> Group:
-    """exact: what the loss is, in float64. formula: that of its authors where it is another. largest: size to which it is
-    tried: beyond, it takes more than 10 GB."""
+    """exact: what the loss is, in float64. formula: that of its authors where it is another. largest: the size to which
+    it is tried: beyond, it takes more than 10 GB."""
     formula = formula or exact
     of = partial(competitor, exact=exact, count=COUNT)
     competitors = [
@@ -62,7 +61,9 @@ def groups() -> dict[str, Group]:
     return {
         "GRAMLoss": group("GRAMLoss", modules.GRAMLoss, other_losses.gram),
         # [B, B, D] numbers, some eight times
-        "TriangleLoss": group("TriangleLoss", modules.TriangleLoss, other_losses.triangle, largest=2048 if GPU else 512),
+        "TriangleLoss": group(
+            "TriangleLoss", modules.TriangleLoss, other_losses.triangle, largest=2048 if GPU else 512
+        ),
         "PairwiseInfoNCE": group("PairwiseInfoNCE", PairwiseInfoNCE, other_losses.clip_pairs),
         "SigLIPLoss": group("SigLIPLoss", modules.SigLIPLoss, other_losses.siglip_pairs),
         "SymileLoss, n": group("SymileLoss, n", modules.SymileLoss, other_losses.symile_paired_exact, peers=[n]),

@@ -8,6 +8,10 @@ import torch
 
 from benchmarks import other_losses, paper_limit, peers
 from benchmarks.harness import DEVICE, OURS, Competitor, Group, copies_for, measure
+from unihpe_fast.config import LossConfig
+from unihpe_fast.data.records import MODALITIES
+from unihpe_fast.losses import TERMS, Criterion
+from unihpe_fast.models.unihpe import Outputs
 from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.contrastive import reference
 
@@ -21,6 +25,7 @@ PAIRED_SIZES = [32, 256, 1024, 4096, 8192, 16384] if GPU else [16, 32, 64, 128, 
 # compiling takes longest: not for sizes that nobody compiles for
 COMPILED_FROM = 128 if GPU else 64
 ROUNDS = 20 if GPU else 7
+TRAINED = ("ours, as the trainer calls it", "ours, by the trainer with masks and weights of ones")
 
 
 def ours(negatives):
@@ -28,6 +33,40 @@ def ours(negatives):
         return singular_value_contrastive_loss(embeddings, temperature=temperature, negatives=negatives)
 
     return loss
+
+
+def as_trained(negatives, count, dense=True):
+    """As `unihpe_fast.train` calls it: through Criterion, which is told of a batch's masks and weights. dense=False: of
+    one that is not known to be complete."""
+    modalities = MODALITIES[-count:]
+
+    @functools.cache
+    def criterion(temperature):
+        terms = dict.fromkeys(TERMS, 0.0) | {"singular_value": 1.0}
+        config = LossConfig(**terms, temperature=temperature, learnable_temperature=True, negatives=negatives)
+        return Criterion(config, modalities).to(DEVICE)
+
+    @functools.lru_cache(maxsize=1)
+    def batch_of(size):
+        return torch.ones(len(MODALITIES), size, dtype=torch.bool), torch.ones(size)
+
+    @functools.lru_cache(maxsize=1)
+    def target_of(size):
+        present, weights = batch_of(size)
+        return {"present": present.to(DEVICE), "weights": weights.to(DEVICE)}
+
+    def loss(embeddings, temperature):
+        size, of = len(embeddings[0]), criterion(temperature)
+        outputs = Outputs(torch.stack(embeddings), *embeddings[:2])  # no poses, which no term reads
+        return of(outputs, target_of(size), of.is_dense(*batch_of(size)) if dense else False)[0]
+
+    return loss
+
+
+def trained_competitors(negatives, count, exact):
+    """The loss as a training run calls it beside the bare call."""
+    make = partial(competitor, exact=exact, count=count)
+    return [make(name, as_trained(negatives, count, dense)) for name, dense in zip(TRAINED, (True, False), strict=True)]
 
 
 def make_embeddings(count, batch, dtype=torch.float32, seed=0):
@@ -96,6 +135,7 @@ def all_group():
         "B",
         [
             make(OURS, ours("all")),
+            *trained_competitors("all", 3, exact),
             make("svdvals of stacks", peers.svdvals_of_stacks, largest=64),
             make("svdvals of Grams", peers.svdvals_of_grams, largest=256 if GPU else 64),
             make("eigvalsh of Grams", peers.eigvalsh_of_grams, largest=256 if GPU else 64),
@@ -116,7 +156,7 @@ def all_group():
             ),
         ],
         {"M": 3, "D": WIDTH, "dtype": "float32"},
-        {"": (3, 3), OURS: (3, 2)},
+        {"": (3, 3), OURS: (3, 2), **dict.fromkeys(TRAINED, (3, 2))},
         {size: paper_limit.sv_all(size) for size in ALL_SIZES},
         USES,
     )
@@ -171,9 +211,13 @@ def paired_group(count):
     return Group(
         f"sv_loss_paired, M = {count}",
         "B",
-        [make(OURS, ours("paired")), *others],
+        [
+            make(OURS, ours("paired")),
+            *(trained_competitors("paired", count, stacked_svd) if count <= len(MODALITIES) else []),
+            *others,
+        ],
         {"M": count, "D": WIDTH, "dtype": "float32"},
-        {"": (2, 2), OURS: (2, 1), "ours, bfloat16": (2, 1)},
+        {"": (2, 2), OURS: (2, 1), "ours, bfloat16": (2, 1), **dict.fromkeys(TRAINED, (2, 1))},
         {size: paper_limit.paired(size, count, WIDTH, "fp32") for size in PAIRED_SIZES},
         USES,
     )

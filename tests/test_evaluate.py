@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.fakes import STANDING
 from unihpe_fast.config import to_yaml
 from unihpe_fast.data.store import write_store
 from unihpe_fast.engine.checkpoint import CONFIG, WEIGHTS, save_weights
-from unihpe_fast.evaluate import main
+from unihpe_fast.evaluate import Arguments, main, scores_folder
 from unihpe_fast.fileio import write_text
 from unihpe_fast.models.unihpe import UniHPE
 
@@ -47,8 +48,12 @@ def test_a_run_is_scored_on_the_file_given(
     assert scores["image"] is None
     assert scores["pose2d"]["mpjpe"] > 0
     assert scores["mean_pose"]["mpjpe"] > 0
-    assert json.loads((run / "summary.json").read_text()) == scores
-    assert {p.name for p in (run / "plots").iterdir()} == {"predictions.png", "neighbours.png"}
+    folder = run / "evaluations" / "val"
+    assert json.loads((folder / "summary.json").read_text()) == scores
+    assert {p.name for p in (folder / "plots").iterdir()} == {"predictions.png", "neighbours.png"}
+    # what training has left stays
+    assert not (run / "summary.json").exists()
+    assert not (run / "plots").exists()
     printed = capsys.readouterr().out
     assert f"{scores['pose2d']['mpjpe']:.1f}" in printed
     assert "image: not scored, the model has no image encoder" in printed
@@ -59,9 +64,31 @@ def test_plots_can_be_left_out_and_scores_repeat(run: Path, prepared: Path) -> N
     summaries = []
     for _ in range(2):
         assert main([str(run), "--data", str(prepared), "--no-plots", "--device", "cpu"]) == 0
-        summaries.append((run / "summary.json").read_bytes())
+        summaries.append((run / "evaluations" / "val" / "summary.json").read_bytes())
     assert summaries[0] == summaries[1]
-    assert not (run / "plots").exists()
+    assert not list(run.rglob("*.png"))
+
+
+def test_only_the_runs_own_validation_data_go_to_its_own_summary(
+    run: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(data={"val": ("val.h5",)})
+    write_text(run / CONFIG, to_yaml(config))
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other" / "val.h5"
+    other.parent.mkdir()
+    shutil.copy(prepared, other)
+    evaluations = run / "evaluations"
+    assert scores_folder(Arguments(run, str(prepared)), config) == run
+    assert scores_folder(Arguments(run, str(other)), config) == evaluations / "val"
+    assert main([str(run), "--data", str(other), "--no-plots", "--device", "cpu"]) == 0
+    third = tmp_path / "third" / "val.h5"
+    assert scores_folder(Arguments(run, str(third)), config) == evaluations / "val-2"
+    assert scores_folder(Arguments(run, str(other)), config) == evaluations / "val"
+    assert scores_folder(Arguments(run, "val.h5", flip_test=True), config) == evaluations / "val-flip"
+    assert scores_folder(Arguments(run, "synthetic"), config) == evaluations / "synthetic"
+    assert main([str(run), "--data", "val.h5", "--no-plots", "--device", "cpu"]) == 0
+    assert (run / "summary.json").exists()
 
 
 def test_a_protocol_scores_its_own_samples_and_a_caveat_is_told(
@@ -81,7 +108,8 @@ def test_a_protocol_scores_its_own_samples_and_a_caveat_is_told(
     assert f"data: {path}, 36 samples of h36m val (0 with image, 36 with pose2d, 36 with pose3d)" in printed
     assert "protocol h36m-p2" in printed
     assert "NOT the published protocol: half of the joints are guessed" in printed
-    scores = json.loads((run / "summary.json").read_text())
+    evaluations = run / "evaluations"
+    scores = json.loads((evaluations / "val-h36m-p2-flip" / "summary.json").read_text())
     # frames 0, 5 and 10 of S9 and S11
     assert scores["n"] == scores["protocol"]["n"] == 6
     assert scores["caveats"] == [f"{path}: half of the joints are guessed"]
@@ -90,7 +118,7 @@ def test_a_protocol_scores_its_own_samples_and_a_caveat_is_told(
     # 14 joints, and all 17 of which the root is one
     assert scores["protocol"]["pose2d"]["mpjpe"] != scores["pose2d"]["mpjpe"]
     assert main(arguments) == 0
-    plain = json.loads((run / "summary.json").read_text())["protocol"]
+    plain = json.loads((evaluations / "val-h36m-p2" / "summary.json").read_text())["protocol"]
     assert plain["pose2d"]["mpjpe"] != scores["protocol"]["pose2d"]["mpjpe"]
     assert main([*arguments, "--drop-bad-s9"]) == 0
     assert "protocol: without the three bad sequences of S9; half of the joints are guessed" in capsys.readouterr().out
@@ -121,4 +149,4 @@ def test_what_cannot_be_read_is_named_with_a_failing_exit(
     (run / WEIGHTS).write_bytes(b"cut short")
     assert main([str(run), "--data", str(prepared), "--no-plots"]) == 2
     assert WEIGHTS in capsys.readouterr().err
-    assert not (run / "summary.json").exists()
+    assert not list(run.rglob("summary.json"))

@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -414,3 +416,79 @@ def test_lazy_names() -> None:
     assert unihpe_fast.SingularValueContrastiveLoss is SingularValueContrastiveLoss
     with pytest.raises(AttributeError, match="'unihpe_fast' has no attribute 'nothing'"):
         unihpe_fast.nothing  # noqa: B018
+
+
+# what real inputs broke
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [PairwiseInfoNCE, SingularValueContrastiveLoss])
+def test_losses_give_the_same_bits_under_autocast(make: type[nn.Module], low: torch.dtype) -> None:
+    """The pairwise loss came to 0.0 for 0.0713 at a temperature of 0.01, its gradient off by half."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(64, 32, generator=generator)
+    z = [(common + 0.9 * torch.randn(64, 32, generator=generator)).requires_grad_() for _ in range(3)]
+    loss = make(0.01)
+
+    def gradients(value: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(value, [*z, *loss.parameters()])
+
+    wanted = loss(*z)
+    with torch.autocast("cpu", dtype=low):
+        got = loss(*z)
+    assert torch.equal(got, wanted)
+    assert all(torch.equal(one, other) for one, other in zip(gradients(got), gradients(wanted), strict=True))
+
+
+@pytest.mark.parametrize("make", [PairwiseInfoNCE, SingularValueContrastiveLoss])
+def test_float32_and_float64_are_promoted(make: type[nn.Module]) -> None:
+    z = [x.detach() for x in embeddings(7)]
+    value = make()(z[0].float(), *z[1:])
+    assert value.dtype == torch.float64
+    assert value.item() == pytest.approx(make()(*z).item(), rel=1e-6)
+
+
+def test_the_size_of_a_row_does_not_matter_to_the_pairwise_loss() -> None:
+    z = [x.detach().float() for x in embeddings(7)]
+    loss = PairwiseInfoNCE()
+    for size in (2.0**67, 2.0**-67):
+        large = (z[0] * size).requires_grad_()
+        value = loss(large, *z[1:])
+        assert value.item() == pytest.approx(loss(*z).item(), rel=1e-6)
+        (gradient,) = torch.autograd.grad(value, large)
+        assert (gradient * size).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("make", [PairwiseInfoNCE, SingularValueContrastiveLoss])
+def test_a_copy_shares_the_group_and_a_pickle_has_none(make: type[nn.Module], tmp_path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    try:
+        loss = make(0.2, group=torch.distributed.group.WORLD)
+        copied = copy.deepcopy(loss)
+        assert copied.group is loss.group
+        assert copied.temperature.log_temperature is not loss.temperature.log_temperature
+        assert loss.group is not None
+        read = pickle.loads(pickle.dumps(loss))
+        assert read.group is None
+        assert read.temperature().item() == pytest.approx(0.2)
+        z = embeddings(5)
+        assert torch.equal(copied(*z), loss(*z))
+        assert torch.equal(read(*z), loss(*z))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_an_unknown_backend_is_refused_when_the_loss_is_made() -> None:
+    with pytest.raises(ValueError, match=r"backend must be \"auto\", .* got 'cpp'"):
+        SingularValueContrastiveLoss(backend="cpp")
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+@pytest.mark.parametrize("make", [PairwiseInfoNCE, SingularValueContrastiveLoss])
+def test_negative_and_nan_weights_are_refused(make: type[nn.Module], bad: float) -> None:
+    weights = torch.ones(7)
+    weights[3] = bad
+    with pytest.raises(ValueError, match="weights must not be negative or NaN"):
+        make()(*embeddings(7), weights=weights)

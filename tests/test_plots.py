@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -124,7 +125,8 @@ def test_samples_that_lack_a_modality_are_drawn_too(tmp_path: Path) -> None:
 def test_a_model_that_diverged_is_drawn_as_nothing(tmp_path: Path) -> None:
     batch = people(1)
     predictions = truth(batch)
-    predictions.joints_3d["image"][:] = torch.nan
+    for joints in predictions.joints_3d.values():
+        joints[:] = torch.nan
     assert predictions.keypoints_2d is not None
     predictions.keypoints_2d[:] = torch.nan
     plots.plot_predictions(batch, predictions, tmp_path / "true.png")
@@ -140,10 +142,74 @@ def test_titles_say_the_error_and_where_the_pose_is_from(monkeypatch: pytest.Mon
     predictions = truth(batch)
     predictions.joints_3d["image"][0, 3, 0] += 170
     predictions.joints_3d["pose2d"][1, 3, 0] += 340
-    titles: list[str] = []
-    monkeypatch.setattr("matplotlib.figure.SubFigure.suptitle", lambda self, text, **_: titles.append(text))
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     plots.plot_predictions(batch, predictions, tmp_path / "p.png")
-    assert titles == ["Walking 1 · 3D from image: MPJPE 10 mm", "Sitting · 3D from 2D pose: MPJPE 20 mm"]
+    cells = figures[0].subfigs
+    assert [cell.get_suptitle() for cell in cells] == ["Walking 1", "Sitting"]
+    titles = [[axes.get_title() for axes in cell.axes if axes.get_title().startswith("3D")] for cell in cells]
+    # an image run shows 3D from the 2D pose too
+    assert titles[0] == ["3D from image: MPJPE 10 mm", "3D from 2D pose: MPJPE 0 mm"]
+    assert titles[1] == ["3D from 2D pose: MPJPE 20 mm"]
+    words = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    # what is given in 2D may be a detection
+    assert words[:2] == ["true 3D pose, 2D pose as given", "predicted"]
+
+
+def test_the_worst_median_and_best_are_shown_and_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    batch = people(11)
+    predictions = truth(batch)
+    errors = np.random.default_rng(0).permutation(11)
+    predictions.joints_3d["image"][:, 3, 0] += 17 * torch.from_numpy(errors).float()
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    plots.plot_predictions(batch, predictions, tmp_path / "p.png")
+    assert figures[0].get_suptitle().startswith("the worst, those around the median and the best of 11 samples")
+    words = [cell.get_suptitle().split(":")[0] for cell in figures[0].subfigs]
+    assert words == ["worst", "worst", "median", "median", "best", "best"]
+    shown = [cell.axes[1].get_title().removeprefix("3D from image: MPJPE ") for cell in figures[0].subfigs]
+    assert shown == ["10 mm", "9 mm", "6 mm", "5 mm", "1 mm", "0 mm"]
+    assert plots.choose_samples(np.full(5, np.nan), 2) == [(0, ""), (4, "")]
+
+
+def test_views_have_a_scale_in_mm() -> None:
+    batch = people(1)
+    pose = batch.joints_3d[0, :, :3].numpy()
+    axes = Figure().subplots(1, 2)
+    plots.draw_views(axes, [(pose, np.ones(17, dtype=bool), False)])
+    for view in axes:
+        (text,) = (text.get_text() for text in view.texts)
+        length = float(text.removesuffix(" mm"))
+        assert any(np.ptp(line.get_xdata()) == length and line.get_color() == plots.GREY for line in view.get_lines())
+        assert 0.1 < length / np.ptp(view.get_xlim()) < 0.5
+
+
+def test_no_legend_of_the_curves_lies_on_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    plots.plot_curves(_metrics(tmp_path / "a.jsonl", _full(20)), tmp_path / "a.png")
+    FigureCanvasAgg(figures[0]).draw()
+    legends = [(axes, axes.get_legend()) for axes in figures[0].axes if axes.get_legend()]
+    assert len(legends) == 2
+    for axes, legend in legends:
+        assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+        assert legend.get_window_extent().x1 <= figures[0].bbox.x1
+
+
+def test_neighbours_have_the_querys_true_pose_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    batch = people(7)
+    batch.joints_3d[0, :, 3] = 0
+    for query, gallery, columns in (("image", "pose2d", 7), ("pose3d", "image", 6)):
+        plots.plot_neighbours(batch, truth(batch), tmp_path / "n.png", query=query, gallery=gallery)
+        panels = figures[-1].axes
+        assert len(panels) == 6 * columns
+        beside = [axes for axes in panels if axes.get_title() == "its true pose"]
+        assert beside == (panels[1::7] if query == "image" else [])
+    assert [text.get_text() for text in figures[0].axes[1].texts] == ["no 3D pose"]
+    # the skeleton and the scale
+    assert len(figures[0].axes[8].get_lines()) == 17
 
 
 @pytest.mark.parametrize(("query", "gallery"), [("image", "pose3d"), ("pose2d", "image")])

@@ -12,9 +12,8 @@ from unihpe_fast.train import main, parse
 def test_without_arguments_it_is_the_synthetic_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     job = parse([])
-    assert (job.config, job.run_dir, job.resume) == (PRESETS["synthetic"], Path("runs/synthetic"), False)
-    (tmp_path / "runs" / "synthetic").mkdir(parents=True)
-    assert parse([]).run_dir == Path("runs/synthetic-2")
+    assert (job.config, job.name, job.run_dir, job.resume) == (PRESETS["synthetic"], "synthetic", None, False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_options_change_the_preset() -> None:

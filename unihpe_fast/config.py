@@ -51,6 +51,8 @@ class DataConfig:
     val_samples: int = 1024
     """how many validation samples are scored while training, spread evenly; 0: all"""
     workers: int = 0
+    timeout: float = 300.0
+    """seconds that the run waits for a batch of its loader processes before it takes them for stuck"""
     """loader processes, of each training process"""
     max_broken: float = 0.01
     """largest share of training samples that may fail to decode; each is named, and another stands in for it"""
@@ -165,6 +167,8 @@ class RunConfig:
     """newest checkpoints kept"""
     max_bad_steps: int = 10
     """steps in a row that may be skipped because their loss or gradient is not finite"""
+    timeout: float = 10.0
+    """minutes that a process of several waits for another: longer than a checkpoint or the drawing of plots takes"""
     tensorboard: bool = False
     plots: bool = True
 
@@ -194,20 +198,29 @@ def to_yaml(config: Config) -> str:
 
 def read_config(path: str | Path) -> Config:
     """A config.yaml as a run folder holds it; missing options take their defaults, unknown ones raise ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    return config_of(text, str(path))
+
+
+def config_of(text: str, where: str) -> Config:
+    """The text of a config.yaml as `read_config` takes it. where: what errors call it."""
     import cattrs
 
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: cannot be read as YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: found {type(raw).__name__}, wanted a mapping with the sections of Config")
+        raise ConfigError(f"{where}: found {type(raw).__name__}, wanted a mapping with the sections of Config")
     try:
         return check(_converter().structure(raw, Config))
     except cattrs.BaseValidationError as error:
-        raise ConfigError(f"{path}: {'; '.join(cattrs.transform_error(error))}") from error
+        raise ConfigError(f"{where}: {'; '.join(cattrs.transform_error(error))}") from error
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _converter() -> "cattrs.Converter":
@@ -275,6 +288,10 @@ def check(config: Config) -> Config:
         raise ConfigError(
             f"--data.train-weights {weights}: wanted one non-negative share for each of {config.data.train}"
         )
+    if not config.data.timeout > 0:
+        raise ConfigError(f"--data.timeout {config.data.timeout}: must be more than 0 seconds")
+    if not config.run.timeout > 0:
+        raise ConfigError(f"--run.timeout {config.run.timeout}: must be more than 0 minutes")
     if not 0 <= config.data.max_broken <= 1:
         raise ConfigError(f"--data.max_broken {config.data.max_broken}: wanted a share from 0 to 1")
     for name in config.data.augment_for:
@@ -313,7 +330,7 @@ def check_resumed(old: Config, new: Config) -> None:
     import cattrs
 
     def settled(config: Config) -> dict[str, Any]:
-        data = replace(config.data, val=(), val_batch_size=1, val_samples=0, workers=0, max_broken=0.0)
+        data = replace(config.data, val=(), val_batch_size=1, val_samples=0, workers=0, timeout=1.0, max_broken=0.0)
         optim = replace(config.optim, steps=1)
         run = RunConfig(seed=config.run.seed)
         return _flat(cattrs.unstructure(replace(config, data=data, optim=optim, run=run)))

@@ -6,29 +6,35 @@
 import dataclasses
 import sys
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
 import tyro
 from rich.console import Console
 
-from unihpe_fast.config import ConfigError
+from unihpe_fast.config import Config, ConfigError
 from unihpe_fast.data.describe import caveat_section, source_line
 from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
 from unihpe_fast.data.store import Store, StoreError
-from unihpe_fast.engine.checkpoint import SUMMARY, CheckpointError, load_model
-from unihpe_fast.engine.distributed import Ranks, session
+from unihpe_fast.engine.checkpoint import METRICS, SUMMARY, CheckpointError, load_model
+from unihpe_fast.engine.distributed import Ranks, SessionError, session
 from unihpe_fast.engine.evaluation import predict_together, scorable, score
 from unihpe_fast.engine.faults import failed
 from unihpe_fast.engine.report import draw_plots, print_report, write_summary
 from unihpe_fast.engine.runtime import choose_runtime
+from unihpe_fast.fileio import write_text
 from unihpe_fast.plots import MetricsError
 from unihpe_fast.protocols import PROTOCOLS, ProtocolError, protocol_scores, select
+from unihpe_fast.terminal import Terminal
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Score a trained run on prepared data; print the scores and write them to RUN/summary.json."""
+    """Score a trained run on prepared data; print the scores and write them to RUN/evaluations/DATA/summary.json.
+
+    Those on the run's own validation data, scored as training scores it, go to RUN/summary.json.
+    """
 
     run: tyro.conf.Positional[Path]
     """run folder, with config.yaml and model.safetensors"""
@@ -43,9 +49,33 @@ class Arguments:
     json: Path | None = None
     """write the scores here too"""
     plots: bool = True
-    """draw RUN/plots/*.png"""
+    """draw plots/*.png beside the scores"""
     device: str = "auto"
     """where to run"""
+
+
+# in a folder of scores: whose they are
+DATA = "data.txt"
+
+
+def scores_folder(arguments: Arguments, config: Config) -> Path:
+    """Where the scores belong: the run's folder for those that training ends with, else one of their own."""
+    protocol = f"{arguments.protocol}{'-without-bad-s9' if arguments.drop_bad_s9 else ''}"
+    variant = [word for word in (protocol, "flip" if arguments.flip_test else "") if word]
+    data = _identity(arguments.data)
+    if not variant and [_identity(name) for name in config.data.val] == [data]:
+        return arguments.run
+    name = "-".join([Path(data).stem, *variant])
+    for number in count(1):
+        folder = arguments.run / "evaluations" / (name if number == 1 else f"{name}-{number}")
+        # files of one name may lie in several places
+        if not (folder / DATA).exists() or (folder / DATA).read_text(encoding="utf-8").rstrip("\n") == data:
+            return folder
+    raise AssertionError("count does not end")
+
+
+def _identity(data: str) -> str:
+    return data if data == SYNTHETIC else str(Path(data).resolve())
 
 
 def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None) -> None:
@@ -60,6 +90,7 @@ def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None)
     if protocol and arguments.data == SYNTHETIC:
         raise ConfigError(f"--protocol {protocol.name}: wanted a prepared file as --data")
     model, config = load_model(arguments.run)
+    folder = scores_folder(arguments, config)
     data = dataclasses.replace(config.data, val=(arguments.data,))
     config = dataclasses.replace(config, data=data, run=dataclasses.replace(config.run, device=arguments.device))
     try:
@@ -92,22 +123,29 @@ def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None)
         scores["protocol"] = protocol_scores(
             protocol, predictions, lacking=selection.lacking, variant=variant, flip_test=arguments.flip_test
         )
-    print_report(scores, console=console, rows=scorable(predictions))
-    written = [arguments.run / SUMMARY, *([arguments.json] if arguments.json else [])]
+    # files first: a terminal may be in no state to be printed to
+    written = [folder / SUMMARY, *([arguments.json] if arguments.json else [])]
+    if folder != arguments.run:
+        write_text(folder / DATA, _identity(arguments.data) + "\n")
     for path in written:
         write_summary(path, scores)
     if arguments.plots:
-        written += draw_plots(arguments.run, config, model, runtime)
+        metrics = arguments.run / METRICS if folder == arguments.run else None
+        written += draw_plots(folder / "plots", config, model, runtime, metrics=metrics)
+    print_report(scores, console=console, rows=scorable(predictions))
     console.print("\nwritten: " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = tyro.cli(Arguments, args=arguments, prog="unihpe_fast.evaluate")
-    with session() as ranks:
-        try:
-            evaluate(parsed, Console(), ranks)
-        except (ConfigError, CheckpointError, StoreError, ProtocolError, MetricsError, OSError) as error:
-            return failed(error, ranks, 2)
+    try:
+        with session() as ranks:
+            try:
+                evaluate(parsed, Terminal(), ranks)
+            except (ConfigError, CheckpointError, StoreError, ProtocolError, MetricsError, OSError) as error:
+                return failed(error, ranks, 2)
+    except SessionError as error:
+        return failed(error, Ranks(), 2)
     return 0
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from unihpe_fast.collectives import Group, global_means
 from unihpe_kernels import pa_mpjpe, pairwise_contrastive_loss, singular_value_contrastive_loss
-from unihpe_kernels.checks import Backend
-from unihpe_kernels.modules import MAX_TEMPERATURE, MIN_TEMPERATURE, Temperature
+from unihpe_kernels.checks import Backend, check_backend_name
+from unihpe_kernels.modules import SharesGroup, Temperature
 
 if TYPE_CHECKING:
     from unihpe_fast.config import LossConfig
@@ -22,7 +22,7 @@ TERMS = ("singular_value", "pairwise", "joints_3d", "joints_2d", "pa_mpjpe")
 _Sums = tuple[Tensor, Tensor]
 
 
-class SingularValueContrastiveLoss(nn.Module):
+class SingularValueContrastiveLoss(SharesGroup, nn.Module):
     """`unihpe_kernels.singular_value_contrastive_loss` with a temperature that is learned.
 
     temperature: start value, in [0.01, 1]. negatives: "paired", or "all" for two or three modalities. normalize:
@@ -45,6 +45,7 @@ class SingularValueContrastiveLoss(nn.Module):
         super().__init__()
         if negatives not in ("paired", "all"):
             raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
+        check_backend_name(backend)
         self.temperature = Temperature(temperature, learnable_temperature)
         self.negatives, self.normalize, self.backend, self.group = negatives, normalize, backend, group
 
@@ -63,11 +64,12 @@ class SingularValueContrastiveLoss(nn.Module):
         )
 
 
-class PairwiseInfoNCE(nn.Module):
+class PairwiseInfoNCE(SharesGroup, nn.Module):
     """Symmetric cosine InfoNCE (Radford et al. 2021) over every two modalities, in O(B D) memory.
 
-    temperature: start value, in [0.01, 1]. normalize: L2-normalise the embeddings. backend: "auto", "triton", "native" or
-    "torch". group: a torch.distributed process group, whose ranks each hold a part of the batch.
+    temperature: start value, in [0.01, 1]. normalize: L2-normalise the embeddings. backend: "auto", "triton", "native"
+    or "torch". group: a torch.distributed process group, whose ranks each hold a part of the batch; a copy of the
+    module shares it, a pickle does not keep it.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class PairwiseInfoNCE(nn.Module):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
+        check_backend_name(backend)
         self.temperature = Temperature(temperature, learnable_temperature)
         self.group, self.normalize, self.backend = group, normalize, backend
 

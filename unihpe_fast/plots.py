@@ -1,8 +1,8 @@
 """Pictures of a run: training curves, predicted skeletons over the true ones, nearest neighbours across modalities.
 
 Colours are Okabe and Ito's, which colour-blind readers tell apart: blue is the person's left, vermilion the right,
-black the middle. A true pose is a wide pale line, a predicted one a thin dark line with dots: they differ without
-colour.
+black the middle. A true 3D pose, and the 2D pose that is given, which a detector may have found, is a wide pale line, a
+predicted one a thin dark line with dots: they differ without colour.
 """
 
 import json
@@ -34,11 +34,11 @@ BLACK, GREY = "#222222", "#8a8a8a"
 LIMBS = {"left limbs": BLUE, "right limbs": VERMILION, "spine and head": BLACK}
 # one look a modality, the same in every picture
 LOOKS = {"image": (BLUE, "o"), "pose2d": (VERMILION, "s"), "pose3d": (GREEN, "^")}
-# what a picture holds at most
-SAMPLES = 8
+# what a picture holds at most; of SAMPLES a third each are the worst, around the median and the best
+SAMPLES = 6
 QUERIES = 6
 NEIGHBOURS = 5
-# a true and a predicted bone
+# a true or given bone, and a predicted one
 TRUE: dict[str, Any] = {"lw": 5.0, "alpha": 0.42}
 PREDICTED: dict[str, Any] = {"lw": 1.6}
 STYLE: Any = {"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -120,8 +120,13 @@ def _draw_losses(axes: Axes, records: list[dict[str, Any]]) -> None:
         return note(axes, "no loss logged")
     if min(drawn) > 0:
         axes.set_yscale("log")
-    axes.legend(frameon=False, fontsize=8)
+    _legend_beside(axes)
     return None
+
+
+def _legend_beside(axes: Axes) -> None:
+    """To the right of the axes, where it covers no line."""
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
 
 
 def _draw_validation(axes: Axes, records: list[dict[str, Any]]) -> None:
@@ -139,7 +144,7 @@ def _draw_validation(axes: Axes, records: list[dict[str, Any]]) -> None:
     if not lines:
         return note(axes, "no validation while training")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8)
+    _legend_beside(axes)
     return None
 
 
@@ -150,7 +155,7 @@ def plot_curves(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
     """
     records = read_metrics(metrics_jsonl)
     with mpl.rc_context(STYLE):
-        figure = new_figure(11, 7)
+        figure = new_figure(13, 7)
         panels = figure.subplots(2, 2)
         _draw_losses(panels[0, 0], records)
         _draw_validation(panels[0, 1], records)
@@ -233,7 +238,7 @@ def _draw_crop(axes: Axes, batch: Batch, row: int, *, photo: bool) -> None:
 
 
 def draw_views(panels: Sequence[Axes], poses: Sequence[tuple[np.ndarray, np.ndarray, bool]]) -> None:
-    """The camera's view, and that along the camera's x axis; poses: ([17, 3] mm, [17] valid, predicted)."""
+    """The camera's view, and that along its x axis, with a scale; poses: ([17, 3] mm, [17] valid, predicted)."""
     shown = np.concatenate([pose[valid] for pose, valid, _ in poses])
     centre = (shown.min(0) + shown.max(0)) / 2
     # one scale for both views: a limb keeps its length
@@ -245,6 +250,15 @@ def draw_views(panels: Sequence[Axes], poses: Sequence[tuple[np.ndarray, np.ndar
         # camera y points down, and so does the page's
         axes.set(xlim=(low, high), ylim=(centre[1] + half, centre[1] - half), aspect="equal")
         bare(axes)
+        _draw_scale(axes, half)
+
+
+def _draw_scale(axes: Axes, half: float) -> None:
+    """A bar with its length in mm in the lower left corner of a view that is 2 * half mm wide."""
+    length = max(x for x in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if x <= max(0.6 * half, 1))
+    left, low = axes.get_xlim()[0] + 0.08 * half, axes.get_ylim()[0] - 0.08 * half
+    axes.plot([left, left + length], [low, low], color=GREY, lw=2, solid_capstyle="butt", zorder=7)
+    axes.text(left, low - 0.04 * half, f"{length} mm", color=GREY, fontsize=7, ha="left", va="bottom", zorder=7)
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:
@@ -263,62 +277,106 @@ def _check_rows(batch: Batch, predictions: Predictions) -> None:
         )
 
 
-def plot_predictions(batch: Batch, predictions: Predictions, out_png: str | Path) -> Path:
-    """Up to eight samples, spread over the batch: the crop with the 2D skeleton, and the 3D one from two sides.
+def _sources(batch: Batch, predictions: Predictions, row: int) -> list[str]:
+    """What a sample's 3D pose is read from: image and 2D pose, or where it has neither the 3D pose itself."""
+    there = [m for m in MODALITIES if m in predictions.joints_3d and _has(batch, m, row)]
+    return [m for m in there if m != "pose3d"] or there
 
-    predictions: of the batch's rows. The 3D prediction comes from the image where the sample and the model have one,
-    else from the 2D pose, else from the 3D pose; the title says which, and its error. Without an image the true 2D pose
-    stands alone.
+
+def _errors(batch: Batch, predictions: Predictions) -> np.ndarray:
+    """MPJPE of each sample in mm from the first of `_sources`; NaN where there is none or no true pose."""
+    errors = np.full(len(batch), np.nan)
+    for row in range(len(batch)):
+        valid = predictions.valid_3d[row]
+        for source in _sources(batch, predictions, row)[:1]:
+            if valid.any():
+                errors[row] = _mpjpe(predictions.joints_3d[source][row], predictions.target_3d[row, :, :3], valid)
+    return errors
+
+
+def choose_samples(errors: np.ndarray, wanted: int) -> list[tuple[int, str]]:
+    """Rows of the worst, those around the median and the best, each with that word; without errors, rows in between.
+
+    errors: [N], NaN where there is none.
+    """
+    ranked = np.argsort(-errors, kind="stable")[: int(np.isfinite(errors).sum())].tolist()
+    if len(ranked) < 3:
+        return [(row, "") for row in _spread(len(errors), wanted).tolist()]
+    third = min(max(wanted // 3, 1), len(ranked) // 3)
+    middle = (len(ranked) - third) // 2
+    chosen = (("worst", ranked[:third]), ("median", ranked[middle : middle + third]), ("best", ranked[-third:]))
+    return [(row, word) for word, rows in chosen for row in rows]
+
+
+def plot_predictions(batch: Batch, predictions: Predictions, out_png: str | Path) -> Path:
+    """The worst, median and best samples of the batch: the crop with the 2D skeleton, and the 3D ones from two sides.
+
+    predictions: of the batch's rows. 3D predictions come from the image and from the 2D pose, each in views of its own,
+    where the sample and the model have them, else from the 3D pose; titles say which, and the error. The samples are
+    ranked by the first of these. Without an image the 2D pose that is given stands alone.
     """
     _check_rows(batch, predictions)
-    rows = _spread(len(batch), SAMPLES)
+    chosen = choose_samples(_errors(batch, predictions), SAMPLES)
+    views = max(len(_sources(batch, predictions, row)) for row, _ in chosen)
     with mpl.rc_context(STYLE):
-        columns = 2 if len(rows) > 1 else 1
-        lines = math.ceil(len(rows) / columns)
-        figure = new_figure(6.9 * columns, 2.85 * lines + 0.5)
+        columns = 2 if len(chosen) > 1 and views < 2 else 1
+        lines = math.ceil(len(chosen) / columns)
+        figure = new_figure((2.3 + 4.6 * max(views, 1)) * columns, 2.85 * lines + 0.9)
         outer = GridSpec(lines, columns, figure=figure)
-        for number, row in enumerate(rows):
+        for number, (row, word) in enumerate(chosen):
             cell = figure.add_subfigure(outer[number // columns, number % columns])
-            _draw_sample(cell, batch, predictions, int(row), first=number < columns)
-        true = Line2D([], [], color=BLACK, label="true", **TRUE)
+            _draw_sample(cell, batch, predictions, row, word, views=max(views, 1))
+        figure.suptitle(_how_chosen(batch, chosen), fontsize=9.5, color=GREY)
+        true = Line2D([], [], color=BLACK, label="true 3D pose, 2D pose as given", **TRUE)
         predicted = Line2D([], [], color=BLACK, marker="o", ms=4, label="predicted", **PREDICTED)
         draw_legend(figure, [true, predicted])
         return save_figure(figure, out_png)
 
 
-def _draw_sample(cell: Any, batch: Batch, predictions: Predictions, row: int, *, first: bool) -> None:
-    panels = cell.subplots(1, 3)
+def _how_chosen(batch: Batch, chosen: Sequence[tuple[int, str]]) -> str:
+    among = f"of {len(batch)} samples spread over the validation data"
+    if any(word for _, word in chosen):
+        return f"the worst, those around the median and the best {among}, by the first MPJPE"
+    return f"{len(chosen)} {among}"
+
+
+def _draw_sample(cell: Any, batch: Batch, predictions: Predictions, row: int, word: str, *, views: int) -> None:
+    panels = cell.subplots(1, 1 + 2 * views)
     target, valid = predictions.target_3d[row, :, :3], predictions.valid_3d[row]
-    source = next((m for m in MODALITIES if m in predictions.joints_3d and _has(batch, m, row)), None)
-    title = shorten(batch.action[row], 30) or f"sample {int(batch.index[row])}"
-    poses = [(target.numpy(), valid.numpy(), False)] if valid.any() else []
-    if source is not None:
-        pred = predictions.joints_3d[source][row]
-        # all joints are predicted, also those without a true position; a model that diverged may say NaN
-        if (finite := pred.isfinite().all(-1)).any():
-            poses.append((pred.numpy(), finite.numpy(), True))
-        title += f" · 3D from {LABELS[source]}"
-        if valid.any():
-            title += f": MPJPE {_mpjpe(pred, target, valid):.0f} mm"
-    cell.suptitle(title, fontsize=9.5, fontweight="bold")
+    name = shorten(batch.action[row], 30) or f"sample {int(batch.index[row])}"
+    cell.suptitle(f"{word}: {name}" if word else name, fontsize=9.5, fontweight="bold")
 
     photo = _has(batch, "image", row)
     _draw_crop(panels[0], batch, row, photo=photo)
+    panels[0].set_title("image and 2D" if photo else "2D", color=GREY)
     if _has(batch, "pose2d", row):
         points, known = batch.target_2d[row, :, :2].cpu().numpy(), predictions.valid_2d[row].numpy()
         draw_skeleton(panels[0], points, known, predicted=False, shade=photo)
     if photo and predictions.keypoints_2d is not None:
         points = predictions.keypoints_2d[row].numpy()
         draw_skeleton(panels[0], points, np.isfinite(points).all(-1), predicted=True, shade=True)
-    if poses:
-        draw_views(panels[1:], poses)
-    else:
-        for axes in panels[1:]:
-            note(axes, "no 3D pose")
-    if first:
-        names = ("image and 2D" if photo else "2D", "3D from the camera", "3D from the side")
-        for axes, name in zip(panels, names, strict=True):
-            axes.set_title(name, color=GREY)
+
+    sources: list[str | None] = [*_sources(batch, predictions, row)]
+    # a true pose is shown also where nothing is predicted
+    sources += [None] * (views - len(sources))
+    for number, source in enumerate(sources):
+        pair = panels[1 + 2 * number : 3 + 2 * number]
+        poses = [(target.numpy(), valid.numpy(), False)] if valid.any() and (source or not number) else []
+        title = f"3D from {LABELS[source]}" if source else "3D"
+        if source is not None:
+            pred = predictions.joints_3d[source][row]
+            # all joints are predicted, also those without a true position; a model that diverged may say NaN
+            if (finite := pred.isfinite().all(-1)).any():
+                poses.append((pred.numpy(), finite.numpy(), True))
+            if valid.any():
+                title += f": MPJPE {_mpjpe(pred, target, valid):.0f} mm"
+        if poses:
+            draw_views(pair, poses)
+            pair[0].set_title(title, color=GREY)
+            pair[1].set_title("from the side", color=GREY)
+        else:
+            for axes in pair:
+                note(axes, "no 3D pose")
 
 
 # --- nearest neighbours -----------------------------------------------------------------------------------------------
@@ -328,7 +386,10 @@ def _draw_modality(axes: Axes, batch: Batch, predictions: Predictions, row: int,
     """One sample as the encoder of the modality sees it."""
     if modality == "pose3d":
         pose, valid = predictions.target_3d[row, :, :3].numpy(), predictions.valid_3d[row].numpy()
-        draw_views([axes], [(pose, valid, False)])
+        if valid.any():
+            draw_views([axes], [(pose, valid, False)])
+        else:
+            note(axes, "no 3D pose")
         return
     _draw_crop(axes, batch, row, photo=modality == "image")
     if modality == "pose2d":
@@ -341,9 +402,9 @@ def plot_neighbours(
 ) -> Path | None:
     """Up to six queries of one modality, and the five samples of another whose embeddings are most similar to each.
 
-    query, gallery: two of the model's modalities. The candidates are the batch's samples that have both. The right one
-    is framed; each carries its cosine and the MPJPE between the query's true pose and its own. Returns None, and draws
-    nothing, where fewer than two samples have both.
+    query, gallery: two of the model's modalities. The candidates are the batch's samples that have both. The query's
+    true pose stands beside it, unless the query is that. The right one is framed; each carries its cosine and the MPJPE
+    between the query's true pose and its own. Returns None, and draws nothing, where fewer than two samples have both.
     """
     _check_rows(batch, predictions)
     for name, modality in (("query", query), ("gallery", gallery)):
@@ -358,15 +419,19 @@ def plot_neighbours(
     cosine = F.normalize(predictions.embeddings[query][chosen], dim=-1) @ found.T
     top, order = cosine.topk(min(NEIGHBOURS, len(pool)), dim=-1)
     with mpl.rc_context(STYLE):
-        columns = 1 + order.shape[1]
+        first = 1 if query == "pose3d" else 2
+        columns = first + order.shape[1]
         figure = new_figure(2 * columns, 2.3 * len(chosen) + 1)
         panels = figure.subplots(len(chosen), columns, squeeze=False)
         figure.suptitle(f"{LABELS[query]} → nearest {LABELS[gallery]} among {len(pool)} samples", fontweight="bold")
         for line, row in zip(range(len(chosen)), chosen.tolist(), strict=True):
             _draw_modality(panels[line, 0], batch, predictions, row, query)
             panels[line, 0].set_title(shorten(f"query: {batch.action[row]}", 20), fontweight="bold")
+            if first == 2:
+                panels[line, 1].set_title("its true pose", fontweight="bold")
+                _draw_modality(panels[line, 1], batch, predictions, row, "pose3d")
             for place in range(order.shape[1]):
-                axes, other = panels[line, 1 + place], int(pool[order[line, place]])
+                axes, other = panels[line, first + place], int(pool[order[line, place]])
                 _draw_modality(axes, batch, predictions, other, gallery)
                 axes.set_title(_caption(predictions, row, other, place, top[line, place].item()))
                 if other == row:

@@ -23,6 +23,8 @@ from unihpe_fast.data.render import render_crops
 from unihpe_fast.data.sources import SOURCES, Reading, Request, source_module
 from unihpe_fast.data.store import write_store
 from unihpe_fast.data.summary import summary_tables
+from unihpe_fast.locks import alone
+from unihpe_fast.terminal import Terminal
 
 USAGE = f"""usage: python -m unihpe_fast.prepare SOURCE IN.. OUT.h5 [--images ROOT] [--option VALUE ..]
        python -m unihpe_fast.prepare check FILE.h5 [--png OUT]
@@ -84,6 +86,8 @@ def prepare(source_name: str, job: Job[Any], console: Console) -> None:
         say(f"caveat: {reading.caveat}")
     written: Counter[tuple[str, str]] = Counter()
     with ExitStack() as stack:
+        # two jobs with one output would write into each other's crops and take each other's temporary file
+        stack.enter_context(alone(out.with_name(f".{out.name}.lock"), out))
         samples = reading.samples
         if reading.render and size:
             samples = render_crops(samples, size, job.seed)
@@ -171,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     `check` gives 1 for a file with problems.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    console, errors = Console(), Console(stderr=True)
+    console, errors = Terminal(), Terminal(stderr=True)
     if not arguments or arguments[0] in ("-h", "--help"):
         console.print(USAGE, markup=False, highlight=False)
         return 0 if arguments else 2

@@ -93,7 +93,7 @@ PRESETS: dict[str, Config] = {
         optim=OptimConfig(steps=20000, lr=5e-4, warmup=1000),
     ),
     # HRNet-w48: the paper (UniHPE-w48). Input of 256 px and rotation and scale: HRNet's for MPII (Sun et al. 2019); the
-    # rest, 12 epochs of every fifth frame among it: ours. Better begun from weights: --model.image.pretrained True
+    # rest, 12 epochs of every fifth frame among it: ours. Better begun from weights: `--model.image.pretrained`
     "h36m-w48": Config(
         data=DataConfig(
             train=("h36m-train.h5",),

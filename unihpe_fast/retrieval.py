@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unihpe_kernels import mpjpe
+from unihpe_kernels.autocast import without_autocast
 
 GALLERY_SIZE = 512
 # cosines of float32 vectors differ by this much from rounding alone; closer ones are ties
@@ -35,6 +36,7 @@ def _recall(above: Tensor, ties: Tensor, k: int) -> Tensor:
     return ((k - above) / ties).clamp(0, 1)
 
 
+@without_autocast
 def retrieve(
     query: Tensor,
     gallery: Tensor,
@@ -69,7 +71,8 @@ def retrieve(
     above, ties, best = [], [], []
     for rows in order.to(query.device).split(size):
         # [size, size]; row i's own sample is column i
-        similarity = F.normalize(query[rows].float(), dim=-1) @ F.normalize(gallery[rows].float(), dim=-1).T
+        # float64, which no setting rounds to TF32, and whose squares do not overflow
+        similarity = F.normalize(query[rows].double(), dim=-1) @ F.normalize(gallery[rows].double(), dim=-1).T
         lead = similarity - similarity.diagonal()[:, None]
         above.append((lead > TIE).sum(-1))
         # a rounded diagonal ties with itself by definition

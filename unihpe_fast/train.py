@@ -3,6 +3,9 @@
 `torchrun --nproc-per-node N -m unihpe_fast.train ..` is the same on N devices.
 """
 
+import contextlib
+import io
+import re
 import signal
 import sys
 from dataclasses import dataclass, replace
@@ -13,12 +16,14 @@ from rich.console import Console
 
 from unihpe_fast.config import Config, ConfigError, check, check_resumed, read_config
 from unihpe_fast.data.store import StoreError
-from unihpe_fast.engine.checkpoint import CONFIG, JOB, CheckpointError
-from unihpe_fast.engine.distributed import restarts, session, torchrun_job
+from unihpe_fast.engine.checkpoint import CONFIG, JOB, CheckpointError, run_config
+from unihpe_fast.engine.distributed import DEFAULT_TIMEOUT, Ranks, SessionError, restarts, session, torchrun_job
 from unihpe_fast.engine.faults import RunError, Stopped, failed
 from unihpe_fast.engine.loop import train
 from unihpe_fast.engine.report import print_report
+from unihpe_fast.engine.run_folder import claimed
 from unihpe_fast.presets import PRESETS
+from unihpe_fast.terminal import Terminal
 
 USAGE = f"""Train UniHPE. The presets: {", ".join(PRESETS)} (the default: synthetic, which needs no file).
 
@@ -31,8 +36,11 @@ USAGE = f"""Train UniHPE. The presets: {", ".join(PRESETS)} (the default: synthe
 
 @dataclass(frozen=True)
 class Job:
+    """A command line. run_dir: None takes a new folder in runs/, named after `name`."""
+
     config: Config
-    run_dir: Path
+    name: str
+    run_dir: Path | None
     resume: bool
 
 
@@ -49,15 +57,6 @@ def _take(arguments: list[str], option: str) -> str | None:
     value = arguments[at + 1]
     del arguments[at : at + 2]
     return value
-
-
-def _free_folder(name: str) -> Path:
-    """runs/<name>, or runs/<name>-2 and so on when that is taken."""
-    number, folder = 1, Path("runs") / name
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder
 
 
 def _without_given_mappings(config: Config, arguments: list[str]) -> Config:
@@ -94,9 +93,7 @@ def parse(arguments: list[str]) -> Job:
     if sum(x is not None for x in (resume, file, preset)) > 1:
         raise ConfigError("give one of PRESET, --config and --resume")
     if resume is not None:
-        if not (Path(resume) / CONFIG).is_file():
-            raise ConfigError(f"--resume {resume}: no {CONFIG} there; wanted the folder of an earlier run")
-        default = read_config(Path(resume) / CONFIG)
+        default = run_config(Path(resume))
     elif file is not None:
         default = read_config(file)
     else:
@@ -108,30 +105,41 @@ def parse(arguments: list[str]) -> Job:
     config = check(tyro.cli(Config, default=start, args=arguments, description=USAGE, prog="unihpe_fast.train"))
     if resume is not None:
         check_resumed(default, config)
-        return Job(config, Path(resume), resume=True)
+        return Job(config, "", Path(resume), resume=True)
     name = preset or "run"
     if restarts() > 0:
         folder = Path(config.run.dir) if config.run.dir else _own_folder(name)
         if folder and (folder / CONFIG).is_file():
             check_resumed(read_config(folder / CONFIG), config)
-            return Job(config, folder, resume=True)
+            return Job(config, name, folder, resume=True)
     elif config.run.dir and (Path(config.run.dir) / CONFIG).exists():
         raise ConfigError(f"--run.dir {config.run.dir}: holds a run already; --resume goes on with it")
-    return Job(config, Path(config.run.dir) if config.run.dir else _free_folder(name), resume=False)
+    return Job(config, name, Path(config.run.dir) if config.run.dir else None, resume=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 when the run is done, 1 when it cannot go on, 2 for what cannot be used; see Stopped.exit_code for a signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    console = Console()
-    with session() as ranks:
+    console = Terminal()
+    try:
+        with session(_timeout(arguments)) as ranks:
+            return _run(arguments, console, ranks)
+    except SessionError as error:
+        return failed(error, Ranks(), 2)
+
+
+def _run(arguments: list[str], console: Console, ranks: Ranks) -> int:
+    """The command, as one of the processes that have met."""
+    with contextlib.ExitStack() as held:
         try:
-            job = ranks.from_first(lambda: parse(arguments))
-            scores = train(job.config, job.run_dir, resume=job.resume, console=console, ranks=ranks)
+            job = ranks.from_first(lambda: _parsed_together(arguments, ranks))
+            claim = claimed(job.run_dir, job.name, resume=job.resume)
+            run_dir = ranks.from_first(lambda: held.enter_context(claim))
+            scores = train(job.config, run_dir, resume=job.resume, console=console, ranks=ranks)
         except Stopped as stopped:
             if ranks.first:
                 name = signal.Signals(stopped.signum).name
-                text = f"stopped by {name}, saved; go on with --resume {job.run_dir}"
+                text = f"stopped by {name}, saved; go on with --resume {run_dir}"
                 console.print(text, highlight=False, markup=False, soft_wrap=True)
             return stopped.exit_code
         except (ConfigError, CheckpointError, StoreError, FileNotFoundError) as error:
@@ -140,8 +148,33 @@ def main(arguments: list[str] | None = None) -> int:
             return failed(error, ranks, 1)
         if ranks.first:
             print_report(scores, console=console)
-            console.print(f"run folder: {job.run_dir}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"run folder: {run_dir}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _parsed_together(arguments: list[str], ranks: Ranks) -> Job:
+    """`parse`; among several processes the parser's own words are an error that all of them have, on one line."""
+    if ranks.size == 1:
+        return parse(arguments)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse(arguments)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        words = re.sub(r"[^\x20-\x7e]+", " ", said.getvalue())
+        raise ConfigError(" ".join(words.split())) from None
+
+
+def _timeout(arguments: list[str]) -> float:
+    """--run.timeout, looked for before the options are parsed: processes must have met to be told what was parsed."""
+    words = [part for word in arguments for part in word.split("=", 1)]
+    with contextlib.suppress(ValueError, IndexError):
+        value = float(words[words.index("--run.timeout") + 1])
+        if value > 0:
+            return value
+    return DEFAULT_TIMEOUT
 
 
 if __name__ == "__main__":

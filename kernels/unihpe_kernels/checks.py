@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import os
 from types import EllipsisType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -79,8 +79,10 @@ def check_tensor(
 
 
 def is_readable(*tensors: Tensor) -> bool:
-    """Whether the values of tensors may be looked at: on a CPU, outside of torch.compile, export and vmap. A GPU would be
-    waited for."""
+    """Whether the values of tensors may be looked at: on a CPU, outside of torch.compile, export and vmap.
+
+    A GPU would be waited for.
+    """
     if torch.compiler.is_compiling():
         return False
     return all(
@@ -116,21 +118,22 @@ def check_backend(backend: Backend, tensor: Tensor, op: str) -> Literal["triton"
     Raises:
         ValueError: the name is unknown, or the one that was asked for cannot run; the message says why.
     """
+    check_backend_name(backend)
     if backend == "torch":
         return "torch"
     if backend == "auto":
         if tensor.device.type == "cuda" and _triton_obstacle(tensor, op) is None:
             return "triton"
         return "native" if tensor.device.type == "cpu" and _native_obstacle(tensor, op) is None else "torch"
-    if backend == "triton":
-        obstacle = _triton_obstacle(tensor, op)
-    elif backend == "native":
-        obstacle = _native_obstacle(tensor, op)
-    else:
-        raise ValueError(f'backend must be "auto", "triton", "native" or "torch", got {backend!r}')
+    obstacle = (_triton_obstacle if backend == "triton" else _native_obstacle)(tensor, op)
     if obstacle is not None:
         raise ValueError(f'backend="{backend}" cannot run {op}: {obstacle}; use backend="torch" or "auto"')
     return backend
+
+
+def check_backend_name(backend: str) -> None:
+    if backend not in get_args(Backend):
+        raise ValueError(f'backend must be "auto", "triton", "native" or "torch", got {backend!r}')
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -20,8 +20,25 @@ if TYPE_CHECKING:
 
 Header = dict[str, int | float | str]
 _HEADER = 24  # numbers
-_WORDS = (*map(str, FLOATING), "paired", "all", "auto", "triton", "native", "torch", "a tensor", "True", "False", *SCORES, "softmax", "sigmoid",
-          "anchor", "both", "a float", "None")
+_WORDS = (
+    *map(str, FLOATING),
+    "paired",
+    "all",
+    "auto",
+    "triton",
+    "native",
+    "torch",
+    "a tensor",
+    "True",
+    "False",
+    *SCORES,
+    "softmax",
+    "sigmoid",
+    "anchor",
+    "both",
+    "a float",
+    "None",
+)
 
 
 class Wire:

@@ -4,10 +4,11 @@ Each takes embeddings [B, D], one a modality, and returns a scalar; its temperat
 that an optimiser has to be given.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,22 @@ class Temperature(nn.Module):
         return (self.log_temperature + (clamped - self.log_temperature).detach()).exp()
 
 
-class _TupleLoss(nn.Module):
+class SharesGroup:
+    """A module with a process group, which cannot be copied: copies share it, and a pickle does not keep it."""
+
+    group: "ProcessGroup | None"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        memo[id(self.group)] = self.group
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "group": None}
+
+
+class _TupleLoss(SharesGroup, nn.Module):
     """One modality against the tuples of the others, both ways, with label smoothing: what GRAM and TRIANGLE train."""
 
     score: str
@@ -92,16 +108,16 @@ class GRAMLoss(_TupleLoss):
 
 
 class TriangleLoss(_TupleLoss):
-    """The area of the triangle of three embeddings, contrasted: TRIANGLE (Grassucci et al., NeurIPS 2025), in O(B D) memory.
+    """The area of the triangle of three embeddings, contrasted: TRIANGLE (Grassucci et al., NeurIPS 2025).
 
-    The score is that of TRIANGLE's released code, which takes no root: twice the squared area. Arguments are those of
-    `GRAMLoss`, defaults those of TRIANGLE.
+    It takes O(B D) memory. The score is that of TRIANGLE's released code, which takes no root: twice the squared area.
+    Arguments are those of `GRAMLoss`, defaults those of TRIANGLE.
     """
 
     score = "area"
 
 
-class SymileLoss(nn.Module):
+class SymileLoss(SharesGroup, nn.Module):
     """The multilinear inner product of a tuple, contrasted: Symile (Saporta et al., NeurIPS 2024), in O(B D) memory.
 
     temperature: start value, in [0.01, 1]; Symile's own class takes a logit scale, its inverse, at each call.
@@ -138,11 +154,11 @@ class SymileLoss(nn.Module):
         )
 
 
-class SigLIPLoss(nn.Module):
+class SigLIPLoss(SharesGroup, nn.Module):
     """The sigmoid loss of two modalities (Zhai et al. 2023), or its mean over every two of more, in O(B D) memory.
 
-    temperature and bias: start values, SigLIP's by default (its t' = log 10 is a temperature of 0.1). normalize, backend,
-    group: as for `GRAMLoss`.
+    temperature and bias: start values, SigLIP's by default (its t' = log 10 is a temperature of 0.1). normalize,
+    backend, group: as for `GRAMLoss`.
     """
 
     def __init__(
@@ -173,14 +189,14 @@ class SigLIPLoss(nn.Module):
         )
 
 
-class OpenClipLoss(nn.Module):
+class OpenClipLoss(SharesGroup, nn.Module):
     """What open_clip's `ClipLoss`, or with `sigmoid` its `SigLipLoss`, computes, called as those are, in O(B D) memory.
 
     It takes a third modality, too: every two of three are contrasted then, or with another `score` than "cosine" the
     three together (`tuple_contrastive_loss`, all modalities as anchors, both ways). The features are normalised here,
-    which changes nothing of those of open_clip's models. With world_size above 1 the samples of all ranks of the default
-    process group are negatives, and every rank gets the loss of the whole batch, with gradients that are right when they
-    are averaged over ranks, as DDP does: what open_clip's local_loss together with gather_with_grad gives.
+    which changes nothing of those of open_clip's models. With world_size above 1 the samples of all ranks of the
+    default process group are negatives, and every rank gets the loss of the whole batch, with gradients that are right
+    when they are averaged over ranks, as DDP does: what open_clip's local_loss together with gather_with_grad gives.
 
     local_loss, gather_with_grad, cache_labels, dist_impl: open_clip's, which here change nothing. use_horovod: must be
     False.

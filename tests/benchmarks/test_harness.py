@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness, other_losses, peers
+from benchmarks import harness, other_losses, peers, test_drop_in, test_sv_loss
 from benchmarks.harness import OURS, Competitor, Group, measure
 from benchmarks.memory import peak_bytes
 from benchmarks.records import exponent, growth, write_records
 from tests.benchmarks.stand_in import Benchmark
+from tests.kernels import public_losses
 from unihpe_kernels.contrastive import reference
 
 ROOT = Path(__file__).parents[2]
@@ -233,6 +234,33 @@ def test_symile_is_what_its_formula_says():
     found = other_losses.symile_paired(drawn, 0.2)
     torch.manual_seed(5)
     torch.testing.assert_close(found, other_losses.symile_paired_exact(drawn, 0.2), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("formula", "exact"),
+    [
+        (other_losses.gram, public_losses.gram),
+        (other_losses.triangle, public_losses.triangle),
+        (other_losses.clip_pairs, public_losses.pairwise),
+        (other_losses.symile_exact, public_losses.symile_n_squared),
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_public_formulas_are_the_losses(formula, exact):
+    drawn = embeddings(3)
+    torch.testing.assert_close(formula(drawn, 0.2), exact(drawn, 0.2), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", list(test_drop_in.groups()))
+def test_drop_in_modules_are_checked_and_timed(name, monkeypatch):
+    """At a tiny size; compiled from a larger one on."""
+    monkeypatch.setattr(test_sv_loss, "WIDTH", 16)
+    benchmark = Benchmark()
+    measure(benchmark, test_drop_in.groups()[name], 8, rounds=1)
+    entries = benchmark.extra_info["side_by_side"]["competitors"]
+    ran = [other for other, entry in entries.items() if "ratio" in entry]
+    assert {OURS, "public formula"} <= set(ran)
+    assert "wrong" not in str(entries)
 
 
 def test_gpu_benchmarks_import_where_only_the_listed_packages_are():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.fuzz import fuzz
 from tests.data.people import jpeg
@@ -71,16 +73,106 @@ def test_a_shrunk_png_is_averaged(tmp_path: Path) -> None:
     assert np.abs(decoded(made)[2:-2, 2:-2].astype(int) - 127).max() < 20
 
 
-def test_outside_the_photograph_is_black_and_the_orientation_tag_ignored(tmp_path: Path) -> None:
-    data = jpeg(bright_spot(64, 12, 30, 3))
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    photo = tmp_path / "turned.jpg"
-    # with a fill byte before the segment, and what a camera left behind the picture
-    photo.write_bytes(data[:2] + b"\xff\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:] + b"\0" * 99)
+def test_outside_the_photograph_is_black(tmp_path: Path) -> None:
+    photo = tmp_path / "a.jpg"
+    # with what a camera left behind the picture
+    photo.write_bytes(jpeg(bright_spot(64, 12, 30, 3)) + b"\0" * 99)
     (made,) = crop_photos([person(photo, 12, 30, 51.2)], 64)
     picture = decoded(made)[..., 0]
     np.testing.assert_allclose(centroid(picture), [31.5, 31.5], atol=0.06)
     assert picture[:, :18].max() < 3
+
+
+def tagged(data: bytes, tag: int, order: str = ">") -> bytes:
+    """A JPEG or PNG with an EXIF orientation; a JPEG's has a fill byte before its segment."""
+    exif = {">": b"MM\0*", "<": b"II*\0"}[order] + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, tag, 0, 0)
+    if data[:2] == b"\xff\xd8":
+        exif = b"Exif\0\0" + exif
+        return data[:2] + b"\xff\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    chunk = b"eXIf" + exif
+    return data[:33] + struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+
+
+def camera_of(width: int, height: int) -> Camera:
+    return Camera("c", np.full(9, np.nan), width, height)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("side", [30, 130])
+def test_an_orientation_is_applied_where_the_annotated_size_says_so(
+    tmp_path: Path, tag: int, suffix: str, side: float
+) -> None:
+    """OpenCV's own upright picture is the reference; the larger box has it decoded at a half of its odd size."""
+    stored = np.zeros((91, 131, 3), np.uint8)
+    stored[:, :91] = bright_spot(91, 60, 33, 2 + side / 30)
+    data = tagged(cv2.imencode(f".{suffix}", stored, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes(), tag)
+    upright = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    photo = tmp_path / f"a.{suffix}"
+    photo.write_bytes(data)
+    height, width = upright.shape[:2]
+    x, y = centroid(upright[..., 0])
+    if tag in (2, 3, 4):
+        with pytest.raises(PhotoError, match=f"orientation tag.*found orientation tag {tag}, wanted a picture stored"):
+            list(crop_photos([person(photo, x, y, side, camera=camera_of(width, height))], 32))
+        return
+    people = [
+        person(photo, x, y, side, camera=camera_of(width, height)),
+        person(photo, 60, 33, side, camera=camera_of(131, 91)),
+    ]
+    for made in crop_photos(people, 32):
+        np.testing.assert_allclose(centroid(decoded(made)[..., 0]), [15.5, 15.5], atol=0.1)
+    assert (width, height) == ((131, 91) if tag == 1 else (91, 131))
+
+
+def test_an_orientation_that_the_size_does_not_tell_is_refused_by_name(tmp_path: Path) -> None:
+    square, wide = np.zeros((90, 90, 3), np.uint8), np.zeros((60, 90, 3), np.uint8)
+    cases = [
+        (square, 6, camera_of(90, 90), "perhaps annotated as stored, perhaps upright: found orientation tag 6"),
+        (wide, 8, None, "perhaps annotated as stored, perhaps upright: found orientation tag 8"),
+        (wide, 3, camera_of(90, 60), "perhaps annotated as stored, perhaps upright: found orientation tag 3"),
+        (
+            wide,
+            6,
+            camera_of(90, 61),
+            "another size than annotated: found 90 x 60 px, orientation tag 6, wanted 90 x 61",
+        ),
+    ]
+    for picture, tag, camera, message in cases:
+        for order in "<>":
+            photo = tmp_path / "a.jpg"
+            photo.write_bytes(tagged(jpeg(picture), tag, order))
+            with pytest.raises(PhotoError, match=message):
+                list(crop_photos([person(photo, camera=camera)], 8))
+    # a tag of no meaning, one of another type and a block that is cut are none
+    for data in (tagged(jpeg(wide), 9), tagged(jpeg(wide), 6).replace(b"\x01\x12\0\x03", b"\x01\x12\0\x04")):
+        photo.write_bytes(data)
+        assert len(list(crop_photos([person(photo)], 8))) == 1
+
+
+def damaged(quality: int = 90) -> bytes:
+    """A JPEG with its end marker, half of whose pixels are overwritten."""
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8), (0, 0), 2)
+    data = bytearray(jpeg(picture, quality))
+    data[len(data) // 2 : len(data) - 200] = b"\x55" * (len(data) - 200 - len(data) // 2)
+    return bytes(data)
+
+
+def test_a_damaged_picture_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(damaged())
+    with pytest.raises(PhotoError, match="broken image"):
+        list(crop_photos([person(photo)], 8))
+    assert capfd.readouterr().err == ""
+
+
+def test_grey_and_four_colour_jpegs_are_read(tmp_path: Path) -> None:
+    shade = np.full((90, 90), 200, np.uint8)
+    for mode in ("L", "CMYK"):
+        photo = tmp_path / f"{mode}.jpg"
+        Image.fromarray(np.repeat(shade[..., None], 3, axis=2)).convert(mode).save(photo, quality=95)
+        (made,) = crop_photos([person(photo)], 8)
+        assert np.abs(decoded(made).astype(int) - 200).max() < 6
 
 
 def test_samples_come_in_order_and_neighbours_share_a_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +247,8 @@ BROKEN = {
     "cut jpeg": (jpeg(bright_spot(64, 30, 30, 9))[:-40], "broken image: found a JPEG that ends after"),
     "cut behind a thumbnail": (thumbnailed_and_cut(), "broken image: found a JPEG that ends after"),
     "cut png": (png(60, 40)[:-13], "broken image: found a PNG that ends after"),
+    "cut jpeg with an end": (jpeg(bright_spot(64, 30, 30, 9))[:-40] + b"\xff\xd9", "broken image: found a broken JPEG"),
+    "damaged jpeg": (damaged(), "broken image: found a broken JPEG"),
     "header only": (b"\xff\xd8\xff\xd9", "broken image: found a JPEG without a frame header"),
     "endless segment": (b"\xff\xd8\xff\xe0\0\0" + b"\xff\xd9", "broken image: found a JPEG without a frame header"),
     "garbage png": (b"\x89PNG\r\n\x1a\n" + png(60, 40)[8:33] + b"x" * 50 + b"IEND", "broken image: found a broken"),

@@ -92,6 +92,8 @@ FRAME = GOOD.index(b"\xff\xc0")
         (patched(GOOD, FRAME + 5, b"\xff\xff\xff\xff"), "found a picture of 65535 x 65535 px, wanted at most 8192"),
         (patched(GOOD, FRAME + 5, b"\0\0"), "found a picture of 16 x 0 px"),
         (patched(GOOD, FRAME + 2, b"\xff\xff"), "found a broken JPEG of"),
+        # what a decoder fills in is no picture
+        (GOOD[:-6] + b"\xff\xd9", "found a broken JPEG of .*premature end"),
     ],
 )
 def test_a_broken_picture_is_an_error(data: bytes, message: str) -> None:

@@ -83,3 +83,83 @@ def test_approximate_maps_follow_the_names(joint_map, names, renamed):
         want = renamed.get(target, target)
         want = () if want is None else (want,) if isinstance(want, str) else want
         assert tuple(names[source] for source in sources) == want
+
+
+# by hand from what the makers of each layout publish, joint by joint of H36M-17
+BY_HAND = {
+    "coco17": [
+        (11, 12), (12,), (14,), (16,), (11,), (13,), (15,), (5, 6, 11, 12), (5, 6), (0,), (1, 2), (5,), (7,), (9,),
+        (6,), (8,), (10,),
+    ],
+    "crowdpose14": [
+        (6, 7), (7,), (9,), (11,), (6,), (8,), (10,), (6, 7, 13, 13), (13,), (), (12,), (0,), (2,), (4,), (1,), (3,),
+        (5,),
+    ],
+    "posetrack17": [
+        (11, 12), (12,), (14,), (16,), (11,), (13,), (15,), (1, 1, 11, 12), (1,), (0,), (2,), (5,), (7,), (9,), (6,),
+        (8,), (10,),
+    ],
+    "halpe26": [
+        (19,), (12,), (14,), (16,), (11,), (13,), (15,), (18, 19), (18,), (0,), (17,), (5,), (7,), (9,), (6,), (8,),
+        (10,),
+    ],
+    "mediapipe33": [
+        (23, 24), (24,), (26,), (28,), (23,), (25,), (27,), (11, 12, 23, 24), (11, 12), (0,), (2, 5), (11,), (13,),
+        (15,), (12,), (14,), (16,),
+    ],
+    "openpose18": [
+        (8, 11), (8,), (9,), (10,), (11,), (12,), (13,), (1, 1, 8, 11), (1,), (0,), (14, 15), (5,), (6,), (7,), (2,),
+        (3,), (4,),
+    ],
+    "body25": [
+        (8,), (9,), (10,), (11,), (12,), (13,), (14,), (1, 8), (1,), (0,), (15, 16), (5,), (6,), (7,), (2,), (3,), (4,),
+    ],
+    "mpii16": [
+        (6,), (2,), (1,), (0,), (3,), (4,), (5,), (6, 8), (8,), (), (9,), (13,), (14,), (15,), (12,), (11,), (10,),
+    ],
+    "lsp14": [
+        (2, 3), (2,), (1,), (0,), (3,), (4,), (5,), (2, 3, 12, 12), (12,), (), (13,), (9,), (10,), (11,), (8,), (7,),
+        (6,),
+    ],
+    "h36m17": [(joint,) for joint in range(17)],
+    "mpi_inf_3dhp17": [
+        (14,), (8,), (9,), (10,), (11,), (12,), (13,), (15,), (1,), (16,), (0,), (5,), (6,), (7,), (2,), (3,), (4,),
+    ],
+}  # fmt: skip
+BY_HAND["wholebody133"] = BY_HAND["coco17"]
+
+
+@pytest.mark.parametrize("layout", BY_HAND)
+def test_the_names_of_a_layout_give_its_map(layout):
+    names = sets.KEYPOINT_NAMES[layout]
+    digits = "".join(filter(str.isdigit, layout.replace("h36m", "").replace("3dhp", "")))
+    assert len(names) == len(set(names)) == int(digits)
+    assert list(sets.joint_map(names)) == BY_HAND[layout]
+
+
+@pytest.mark.parametrize("layout", BY_HAND)
+def test_the_order_of_the_names_does_not_matter(layout):
+    names = sets.KEYPOINT_NAMES[layout]
+    order = np.random.default_rng(0).permutation(len(names))
+    joints = np.random.default_rng(1).uniform(1, 9, (len(names), 3))
+    want = sets.to_h36m17(joints, sets.joint_map(names))
+    np.testing.assert_allclose(sets.to_h36m17(joints[order], sets.joint_map([names[k] for k in order])), want)
+
+
+def test_usual_spellings_are_one_name():
+    for spelling in ("RShoulder", "r_shoulder", "Right Shoulder", "rightShoulder", "shoulder-right", "rshoulder"):
+        assert sets.canonical_name(spelling) == "right_shoulder"
+    mmpose = ["root", *RIGHT_LEG[:2], "right_foot", *LEFT_LEG[:2], "left_foot", "spine", "thorax", "neck_base", "head"]
+    assert sets.joint_map([*mmpose, *LEFT_ARM, *RIGHT_ARM]) == sets.H36M17
+    left, right = [[f"{side}_{limb}" for limb in ("Hip", "Knee", "Ankle")] for side in "LR"]
+    arms = [f"{side}_{limb}" for side in "LR" for limb in ("Shoulder", "Elbow", "Wrist")]
+    assert sets.joint_map(["Pelvis", *right, *left, "Torso", "Neck", "Nose", "Head", *arms]) == sets.H36M17
+
+
+def test_names_that_no_person_has_are_listed():
+    with pytest.raises(ValueError, match=r"'tail', 'L_F_Paw'$"):
+        sets.joint_map(["nose", "tail", "left_eye", "L_F_Paw"])
+    with pytest.raises(ValueError, match="'LHip', 'left_hip' for one joint"):
+        sets.joint_map(["nose", "left_hip", "LHip"])
+    with pytest.raises(ValueError, match="must name joints of a body, got 'left_big_toe'"):
+        sets.joint_map(["left_big_toe"])

@@ -92,6 +92,8 @@ def test_photographs_are_below_the_root_or_its_images(tmp_path):
     path = write(tmp_path, [person()])
     assert draw(path, tmp_path)[1][0].photo == tmp_path / "015601864.jpg"
     (tmp_path / "images").mkdir()
+    assert draw(path, tmp_path)[1][0].photo == tmp_path / "015601864.jpg"
+    (tmp_path / "images" / "015601864.jpg").touch()
     assert draw(path, tmp_path)[1][0].photo == tmp_path / "images" / "015601864.jpg"
     with pytest.raises(SourceError, match=r"\[0\]: image: .*below the images folder"):
         draw(write(tmp_path, [person(image="../x.jpg")]), tmp_path)

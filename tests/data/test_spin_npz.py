@@ -7,6 +7,7 @@ import pytest
 
 from tests.data.fuzz import fuzz
 from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.skeleton import PARENTS
 from unihpe_fast.data.sources import Request
 from unihpe_fast.data.sources.photo_names import Origin, origin
 from unihpe_fast.data.sources.spin_npz import Options, read
@@ -74,6 +75,93 @@ def test_mmpose_rows_have_17_joints_in_camera_space(tmp_path):
     np.testing.assert_allclose(first.joints_3d[:, :3], 1000 * metres[0, :, :3], rtol=1e-6)
     np.testing.assert_allclose(first.keypoints_2d, part[0], rtol=1e-6)
     assert not reading.tally.notes
+
+
+# the joints of MPI-INF-3DHP's test set in its order, as those of Human3.6M: 0 is the head top, 14 the pelvis
+AS_3DHP = [10, 8, 14, 15, 16, 11, 12, 13, 1, 2, 3, 4, 5, 6, 0, 7, 9]
+# m: bones of a person from the parent to each joint of Human3.6M's 17, camera y down
+BONES = [
+    (0, 0, 0), (-0.13, 0, 0), (0, 0.44, 0), (0, 0.45, 0), (0.13, 0, 0), (0, 0.44, 0), (0, 0.45, 0), (0, -0.23, 0),
+    (0, -0.25, 0), (0, -0.1, -0.05), (0, -0.12, 0), (0.15, 0, 0), (0, 0.28, 0), (0, 0.25, 0), (-0.15, 0, 0),
+    (0, 0.28, 0), (0, 0.25, 0),
+]  # fmt: skip
+
+
+def people(count=2):
+    """Joints [count, 17, 4] m of people who stand 4 m away."""
+    pose = np.zeros((17, 3))
+    for joint, bone in enumerate(BONES):
+        pose[joint] = pose[PARENTS[joint]] + bone if joint else (0, 0, 4)
+    return np.concatenate([pose + np.arange(count)[:, None, None] * [0.1, 0, 0], np.ones((count, 17, 1))], axis=2)
+
+
+def projected(metres):
+    return np.concatenate([1000 * metres[..., :2] / metres[..., 2:3] + 500, np.ones((*metres.shape[:2], 1))], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("names", "origins"),
+    [
+        (
+            ["S4_Seq2_Cam0_001033.jpg", "S4_Seq2_Cam5_001033.jpg"],
+            [("S4", "Seq2", "0", 1032), ("S4", "Seq2", "5", 1032)],
+        ),
+        (["TS1_002001.jpg", "TS6_000001.jpg"], [("TS1", "", "", 2000), ("TS6", "", "", 0)]),
+        # the names do not tell; the pelvis does
+        (["a.jpg", "b.jpg"], [("", "", "", 0)] * 2),
+    ],
+)
+def test_mmposes_mpi_inf_3dhp_is_read_as_what_it_is(tmp_path, names, origins):
+    metres = people()
+    changes = {"S": metres[:, AS_3DHP], "part": projected(metres)[:, AS_3DHP], "imgname": np.array(names)}
+    samples, reading = drawn(write(tmp_path / "a.npz", **changes))
+    for sample, pose, pixels, known in zip(samples, metres, projected(metres), origins, strict=True):
+        np.testing.assert_allclose(sample.joints_3d[:, :3], 1000 * pose[:, :3], rtol=1e-6)
+        np.testing.assert_allclose(sample.keypoints_2d, pixels, rtol=1e-6)
+        thighs = [np.linalg.norm(sample.joints_3d[knee, :3] - sample.joints_3d[knee - 1, :3]) for knee in (2, 5)]
+        np.testing.assert_allclose(thighs, 440, rtol=1e-5)
+        assert (sample.subject, sample.action, sample.camera_id, sample.frame) == known
+    assert any("taken for MPI-INF-3DHP's" in note for note in reading.tally.notes) == (names[0] == "a.jpg")
+
+
+def test_17_joints_of_no_known_order_are_refused(tmp_path):
+    metres = people()
+    names = np.array(["a.jpg", "b.jpg"])
+    samples, _ = drawn(write(tmp_path / "a.npz", S=metres, part=projected(metres), imgname=names))
+    np.testing.assert_allclose(samples[0].joints_3d[:, :3], 1000 * metres[0, :, :3], rtol=1e-6)
+    other = np.random.default_rng(0).permutation(17)
+    path = write(tmp_path / "b.npz", S=metres[:, other], part=None, imgname=names)
+    with pytest.raises(SourceError, match=r"b\.npz: S: want 17 joints in the order of Human3.6M or MPI-INF-3DHP, got"):
+        drawn(path)
+
+
+def test_rows_of_both_datasets_may_lie_in_one_file(tmp_path):
+    metres = people()
+    mixed = np.stack([metres[0], metres[1, AS_3DHP]])
+    names = np.array([NAMES[0], "TS1_002001.jpg"])
+    samples, _ = drawn(write(tmp_path / "a.npz", S=mixed, part=None, imgname=names))
+    for sample, pose in zip(samples, metres, strict=True):
+        np.testing.assert_allclose(sample.joints_3d[:, :3], 1000 * pose[:, :3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layout", ["{base}/../{name}", "S9/{base}/{name}", "images/S9/{base}/{name}", "S9/images/{base}/{name}"]
+)
+def test_frames_of_human36m_are_found_in_the_usual_folders(tmp_path, layout):
+    name = "S9_Directions_1.60457274_000006.jpg"
+    names = np.array([f"images/{name}", "train2014/COCO_train2014_000000000009.jpg"])
+    photo = (tmp_path / layout.format(base=name[:-11], name=name)).resolve()
+    photo.parent.mkdir(parents=True, exist_ok=True)
+    photo.touch()
+    samples, _ = drawn(write(tmp_path / "a.npz", imgname=names), images=tmp_path)
+    assert [sample.photo for sample in samples] == [photo, tmp_path / names[1]]
+
+
+def test_backslashes_part_folders_as_on_windows(tmp_path):
+    names = np.array([r"S3\Seq2\imageFrames\video_8\frame_000021.jpg", r"b\c.jpg"])
+    samples, _ = drawn(write(tmp_path / "a.npz", imgname=names), images=tmp_path)
+    assert [(s.subject, s.action, s.camera_id, s.frame) for s in samples] == [("S3", "Seq2", "8", 20), ("", "", "", 0)]
+    assert samples[1].photo == tmp_path / "b" / "c.jpg"
 
 
 def test_4d_humans_rows_have_boxes_in_px_and_44_joints(tmp_path):

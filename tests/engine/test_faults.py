@@ -29,6 +29,7 @@ from unihpe_fast.engine.checkpoint import METRICS, WEIGHTS, SaveError, checkpoin
 from unihpe_fast.engine.faults import RunError, out_of_memory_says_what_to_do
 from unihpe_fast.engine.log import RunLog
 from unihpe_fast.engine.loop import train
+from unihpe_fast.engine.run_folder import claimed
 from unihpe_fast.train import main, parse
 
 
@@ -185,7 +186,9 @@ def test_a_restarted_command_looks_for_what_it_had_begun(tmp_path: Path, monkeyp
         (folder / "config.yaml").write_text(to_yaml(tiny()))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert parse(["--config", str(file)]).run_dir == Path("runs/run-4")
+    job = parse(["--config", str(file)])
+    with claimed(job.run_dir, job.name, resume=job.resume) as folder:
+        assert folder == Path("runs/run-4")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     job = parse(["--config", str(file)])
     assert (job.run_dir, job.resume) == (Path("runs/run-2"), True)

@@ -9,8 +9,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from tests.data.people import samples
 from tests.engine.tiny import tiny
 from unihpe_fast.config import Config, OptimConfig
+from unihpe_fast.data.store import write_store
 from unihpe_fast.engine import loop
 from unihpe_fast.engine.checkpoint import METRICS, SUMMARY, WEIGHTS, checkpoints
 from unihpe_fast.engine.loop import train
@@ -106,6 +108,22 @@ def test_a_run_folder_is_complete_and_its_summary_is_what_was_scored(tmp_path: P
     assert list((tmp_path / "plots").glob("*.png"))
     for line in ("device: cpu (asked for)", "compile: off (asked for)"):
         assert output.getvalue().count(line) == 1
+    errors = [f"{lines[2]['val'][name]['mpjpe']:.1f} / {lines[2]['val'][name]['pa_mpjpe']:.1f}" for name in POSES]
+    want = f"step 6/12 validation, MPJPE / PA-MPJPE in mm: from 2D pose {errors[0]}, from 3D pose {errors[1]}\n"
+    assert output.getvalue().count("validation, MPJPE") == output.getvalue().count(want) == 1
+    assert "is trained on and validated on" not in output.getvalue()
+
+
+POSES = ("pose2d", "pose3d")
+
+
+def test_training_and_validating_on_one_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_store(tmp_path / "a.h5", samples(24), dataset="test", split="train")
+    output = io.StringIO()
+    config = tiny(data={"train": ("a.h5",), "val": (str(tmp_path / "a.h5"),)}, optim={"steps": 1, "warmup": 0})
+    train(config, tmp_path / "run", console=Console(file=output, width=200))
+    assert f"{tmp_path / 'a.h5'}: is trained on and validated on" in output.getvalue()
 
 
 def test_learning_rate_warms_up_and_falls() -> None:

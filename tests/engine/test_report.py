@@ -77,7 +77,8 @@ def _draw(config: Config, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> lis
     monkeypatch.setattr(report, "val_batches", few)
     torch.manual_seed(0)
     model = UniHPE(config.model, image_size=config.data.image_size)
-    drawn = report.draw_plots(run_dir, config, model, choose_runtime(config.run))
+    runtime = choose_runtime(config.run)
+    drawn = report.draw_plots(run_dir / "plots", config, model, runtime, metrics=run_dir / METRICS)
     # all in one batch
     assert asked == [(config.data.val, report.PLOTTED, report.PLOTTED, 0)]
     assert all(path.is_file() and path.parent == run_dir / "plots" for path in drawn)

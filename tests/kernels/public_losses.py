@@ -109,9 +109,7 @@ def pairwise(embeddings: Sequence[Tensor], temperature: float | Tensor = 0.07) -
     return torch.stack([clip(pair, temperature) for pair in combinations(embeddings, 2)]).mean()
 
 
-def siglip(
-    embeddings: Sequence[Tensor], temperature: float | Tensor = 0.1, bias: float | Tensor = -10.0
-) -> Tensor:
+def siglip(embeddings: Sequence[Tensor], temperature: float | Tensor = 0.1, bias: float | Tensor = -10.0) -> Tensor:
     x, y = unit(embeddings)
     return sigmoid(x @ y.T / temperature + bias)
 
@@ -132,7 +130,7 @@ def symile_n(
     temperature: float | Tensor = 0.07,
     normalize: bool = True,
 ) -> Tensor:
-    """permutations[m]: of each modality but m in order, a permutation of [0, B) by which its rows are drawn as negatives.
+    """permutations[m]: of each modality but m in order, a permutation of [0, B) that draws its rows as negatives.
 
     The candidates of anchor (m, i) are B: its positive tuple in place i, in the others the drawn tuples.
     """

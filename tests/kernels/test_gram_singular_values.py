@@ -5,7 +5,7 @@ import torch
 
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from unihpe_kernels import gram_singular_values
-from unihpe_kernels.small_linalg.gram import _gram_singular_values, _gram_singular_values_backward
+from unihpe_kernels.small_linalg.gram import _operator, _operator_backward
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -87,11 +87,9 @@ def test_half_precision_gradient_and_stride_zero():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
     stack = torch.stack([e.detach() for e in random_embeddings(3, 4, 6, dtype)], 1)
-    torch.library.opcheck(_gram_singular_values, (stack.requires_grad_(), "torch"))
-    values, vectors = _gram_singular_values(stack.detach(), "torch")
-    torch.library.opcheck(
-        _gram_singular_values_backward, (torch.ones_like(values), stack.detach(), values, vectors, "torch")
-    )
+    torch.library.opcheck(_operator, (stack.requires_grad_(), "torch"))
+    values, vectors = _operator(stack.detach(), "torch")
+    torch.library.opcheck(_operator_backward, (torch.ones_like(values), stack.detach(), values, vectors, "torch"))
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -126,3 +124,20 @@ def test_second_derivative_is_refused():
 def test_bad_arguments_are_named(error, message, embeddings):
     with pytest.raises(error, match=message):
         gram_singular_values(embeddings)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_a_bad_row_spoils_its_sample_alone(count, dtype, bad):
+    """It ended the whole batch in LinAlgError."""
+    embeddings = [e.to(dtype) for e in torch.randn(count, 6, 5, generator=torch.Generator().manual_seed(0))]
+    wanted = gram_singular_values(embeddings)
+    embeddings[1][2, 3] = bad
+    leaves = [e.requires_grad_() for e in embeddings]
+    values = gram_singular_values(leaves)
+    gradients = torch.autograd.grad(values[[0, 1, 3, 4, 5]].sum(), leaves)
+    others = torch.arange(6) != 2
+    assert values[2].isnan().all()
+    torch.testing.assert_close(values[others], wanted[others])
+    assert all(gradient[others].isfinite().all() for gradient in gradients)

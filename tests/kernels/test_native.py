@@ -67,7 +67,19 @@ def test_a_compiler_that_fails_is_named_with_what_it_said(tmp_path):
     assert "cannot compile procrustes/poses.cpp" in refusal
     assert "nowhere.h" in done.stdout
     assert "plain torch is slower" in done.stderr
+    # it points to the line that called, which is line 7 of what is run
+    assert "<string>:7: RuntimeWarning" in done.stderr
     assert not [path for path in tmp_path.glob("*/*") if path.suffix != ".lock"]
+
+
+@needs_compiler
+def test_without_a_cache_it_says_that_every_process_compiles(tmp_path):
+    (tmp_path / "unihpe_kernels").write_text("a file where the folder is wanted")
+    done = run(tmp_path)
+    assert float(done.stdout.splitlines()[0]) == pytest.approx(expected_sum(), rel=1e-5)
+    assert "<string>:7: RuntimeWarning: C++ is compiled anew in every process" in done.stderr
+    assert "unihpe_kernels" in done.stderr
+    assert done.stderr.count("RuntimeWarning") == 1
 
 
 @needs_compiler

@@ -7,7 +7,7 @@ from benchmarks.memory import peak_bytes
 from tests.kernels.sv_cases import GRADIENT_TOLERANCE, LOSS_TOLERANCE, random_embeddings, value_and_gradients
 from tests.kernels.test_native_sv_pairs import check_small_temperature
 from unihpe_kernels import native, singular_value_contrastive_loss
-from unihpe_kernels.contrastive.native_triples import SOURCE
+from unihpe_kernels.contrastive.native.triples import SOURCE
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
 

@@ -1,16 +1,17 @@
 """ "paired" negatives in C++: scores where eigenvalues meet, tiles, threads, memory."""
 
-import threading
+import itertools
 
 import pytest
 import torch
 
 from tests.kernels.sv_cases import check_against, random_embeddings, value_and_gradients
-from tests.kernels.test_sv_op import LargestTensor
 from tests.kernels.test_sv_scores import KINDS, stacks
 from unihpe_kernels import native, singular_value_contrastive_loss
-from unihpe_kernels.contrastive import native_backend, native_pairs, scratch
-from unihpe_kernels.contrastive.native_pairs import NativePairs
+from unihpe_kernels.contrastive import paired
+from unihpe_kernels.contrastive.contract import Options
+from unihpe_kernels.contrastive.native import BACKEND
+from unihpe_kernels.scores import SCORES
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
 
@@ -18,11 +19,16 @@ pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compil
 def own_scores(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """sigma_1 of every sample's own stack [B, M, D] and its gradient; the other tuples get no weight."""
     size, count, _ = rows.shape
-    columns = [part.contiguous() for part in rows.unbind(1)]
-    pairs = NativePairs(columns, columns, None, 1.0, False, rows.new_empty(0))
-    scores = pairs.forward()[2].clone()
-    gradients = pairs.backward(torch.full((count, size), torch.inf), torch.full((size,), -1.0))[1]
-    return scores, torch.stack(gradients, 1) / count  # of as many anchors
+    score = SCORES["singular_value"]
+    options = Options(score, count, tuple(range(count)), 1.0, score.middle(count))
+    units = rows.transpose(0, 1).contiguous()
+    inner = BACKEND.inner(units)
+    d_inner = BACKEND.positives_gradient(inner, options, torch.ones(size))
+    d_units = torch.zeros_like(units)
+    for (p, q), d_product in zip(itertools.combinations(range(count), 2), d_inner, strict=True):
+        d_units[p] += d_product[:, None] * units[q]
+        d_units[q] += d_product[:, None] * units[p]
+    return BACKEND.positives(inner, options), d_units.transpose(0, 1)
 
 
 def special_embeddings(kind: str, count: int) -> list[torch.Tensor]:
@@ -109,8 +115,9 @@ def test_scores_against_svd(count, kind):
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_blocks_smaller_than_the_batch(monkeypatch, count, partial):
     """Three blocks of samples, the last one not of whole vectors."""
-    monkeypatch.setattr(native_pairs, "_MOST_KEPT", 0)
-    monkeypatch.setattr(native_pairs, "_MOST_IN_TILE", 16**2)
+    monkeypatch.setattr(paired, "_MOST_KEPT", 0)
+    monkeypatch.setattr(paired, "_CPU_BLOCK", 16**2)
+    monkeypatch.setattr(paired, "_WHOLE", 16)
     generator = torch.Generator().manual_seed(count)
     check_against(
         singular_value_contrastive_loss,
@@ -124,7 +131,7 @@ def test_blocks_smaller_than_the_batch(monkeypatch, count, partial):
 @pytest.mark.parametrize("kept", [0, 2**20])
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_threads_do_not_change_a_bit(monkeypatch, count, kept):
-    monkeypatch.setattr(native_pairs, "_MOST_KEPT", kept)
+    monkeypatch.setattr(paired, "_MOST_KEPT", kept)
     embeddings = random_embeddings(count, 150, 16, torch.float32)
     results = []
     for threads in (1, 3):
@@ -132,21 +139,6 @@ def test_threads_do_not_change_a_bit(monkeypatch, count, kept):
         results.append(value_and_gradients(singular_value_contrastive_loss, embeddings, temperature=torch.tensor(0.1)))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(one, three) for one, three in zip(results[0][1], results[1][1], strict=True))
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_memory_is_linear(monkeypatch, count):
-    monkeypatch.setattr(native_pairs, "_MOST_KEPT", 2**14)
-    monkeypatch.setattr(native_pairs, "_MOST_IN_TILE", 2**14)
-    monkeypatch.setattr(scratch, "_held", threading.local())  # of earlier tests, larger
-    embeddings = [e.detach() for e in random_embeddings(count, 1024, 8, torch.float32)]
-    temperature = torch.tensor(0.1)
-    with LargestTensor() as largest:
-        saved = native_backend.forward(embeddings, temperature, None, None, "paired", True)
-        native_backend.backward(torch.ones(()), embeddings, temperature, None, None, *saved, "paired", True)
-    assert saved[3].numel() == 0
-    # two tables at once; the embeddings are B M D = 32,768; B^2 would be 1,048,576
-    assert 2**14 <= largest.elements <= 4 * 2**14
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -160,5 +152,5 @@ def test_eight_modalities_at_a_temperature_too_small_for_float32():
     embeddings = random_embeddings(8, 9, 16, torch.float32)
     native_value, _ = value_and_gradients(singular_value_contrastive_loss, embeddings, temperature=0.005)
     exact, _ = value_and_gradients(singular_value_contrastive_loss, [e.double() for e in embeddings], temperature=0.005)
-    assert not native_pairs.fits(8, 9, 1.4427 / 0.005)
+    assert not SCORES["singular_value"].holds(1.4427 / 0.005, 8, 9)
     assert abs(native_value - exact) <= 1e-6 / 0.005 + 1e-5

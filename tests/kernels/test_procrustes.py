@@ -306,12 +306,12 @@ def test_strides(layout):
 def test_inputs_are_left_alone():
     pred, target = pose_pairs(1)
     kept = pred.clone(), target.clone()
-    weights = torch.tensor([[-1.0] * 3 + [1.0] * 14])
+    weights = torch.tensor([[0.0] * 3 + [1.0] * 14])
     pa_mpjpe(pred, target, weights=weights)
     procrustes(pred, target, weights=weights)
     assert torch.equal(pred, kept[0])
     assert torch.equal(target, kept[1])
-    assert weights.min() == -1
+    assert weights.sum() == 14
 
 
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3), (2, 0, 3), (0,)])
@@ -393,3 +393,50 @@ def test_other_bad_arguments():
         procrustes(pred, target, backend="triton")
     with pytest.raises(ValueError, match=r"points must have shape \[2, P, 3\]"):
         procrustes(pred, target).apply(pred[0])
+
+
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_scale_and_unaligned_errors_hold_at_any_size(size):
+    """Squares left the range of float32: N-MPJPE, which does not see the prediction's scale, was 2.195 for 1.576."""
+    pred, target = (points.float() / 500 for points in pose_pairs(20))
+    close = torch.testing.assert_close
+    wanted = n_mpjpe(pred, target)
+    close(n_mpjpe(pred * size, target), wanted, rtol=1e-5, atol=0)
+    close(n_mpjpe(pred, target * size) / size, wanted, rtol=1e-5, atol=0)
+    close(mpjpe(pred * size, target * size) / size, mpjpe(pred, target), rtol=1e-5, atol=0)
+    for measure in (n_mpjpe, mpjpe):
+        large = (pred * size).requires_grad_()
+        small = pred.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((measure(large, target * size) / size).sum(), large)
+        (expected,) = torch.autograd.grad(measure(small, target).sum(), small)
+        close(gradient * size, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("measure", [procrustes, align, pa_mpjpe, n_mpjpe, mpjpe])
+@pytest.mark.parametrize("bad", [-1.0, torch.nan])
+def test_weights_that_are_negative_or_nan_are_refused(measure, bad):
+    pred, target = pose_pairs(2)
+    weights = torch.ones(2, 17)
+    weights[1, 3] = bad
+    with pytest.raises(ValueError, match=f"weights must not be negative or NaN, got {bad:g}"):
+        measure(pred, target, weights=weights)
+
+
+@pytest.mark.parametrize("measure", [procrustes, pa_mpjpe, n_mpjpe, mpjpe])
+def test_weights_that_may_not_be_looked_at_make_their_pose_nan(measure, monkeypatch):
+    """As on a GPU, which is not waited for."""
+    monkeypatch.setattr("unihpe_kernels.checks.is_readable", lambda *_: False)
+    pred, target = (points.float() for points in pose_pairs(2))
+    weights = torch.ones(2, 17)
+    weights[1, 3] = -1
+    found = measure(pred, target, weights=weights)
+    found = found.translation.sum(-1) if measure is procrustes else found
+    assert found.isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("root", [True, 1.0, "0"])
+@pytest.mark.parametrize("measure", [n_mpjpe, mpjpe])
+def test_a_root_that_is_no_int_is_refused(measure, root):
+    pred, target = pose_pairs(2)
+    with pytest.raises(TypeError, match=f"root must be None or an int, got {root!r}"):
+        measure(pred, target, root=root)

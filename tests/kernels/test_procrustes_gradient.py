@@ -245,3 +245,13 @@ def test_compiles_into_one_graph(dynamic):
         torch.testing.assert_close(got, expected)
         for mine, theirs in zip(graph, eager, strict=True):
             torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("measure", [n_mpjpe, mpjpe])
+def test_the_second_derivative_of_unaligned_errors_is_finite_at_the_root(measure):
+    pred, target = pose_pairs(3, joints=5)
+    pred = pred.requires_grad_()
+    (gradient,) = torch.autograd.grad(measure(pred, target).sum(), pred, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), pred)
+    assert second.isfinite().all()
+    assert second.abs().max() > 0

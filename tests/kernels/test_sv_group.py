@@ -14,7 +14,7 @@ from tests.kernels.sv_cases import in_float64, random_embeddings
 from tests.kernels.sv_group_cases import EVEN, MOST, UNEVEN, Case, compute, on_rank, share, whole
 from tests.kernels.test_sv_op import LargestTensor
 from unihpe_kernels import native, singular_value_contrastive_loss
-from unihpe_kernels.contrastive import arguments as argument_checks
+from unihpe_kernels.contrastive import options as argument_checks
 from unihpe_kernels.contrastive import reference
 from unihpe_kernels.contrastive.group import loss as group_loss
 
@@ -294,20 +294,20 @@ def test_compiled_equals_eager(processes, negatives, autocast):
 
 
 def largest_on_rank(group, rank, ring):
-    from unihpe_kernels.contrastive import torch_backend
+    from unihpe_kernels.contrastive import paired
 
     group_loss.GATHERED_BYTES = 0 if ring else 2**31
-    torch_backend._TILE_PER_THREAD = 4096
+    paired._CPU_BLOCK = 2**12
     embeddings = [e.detach().requires_grad_() for e in random_embeddings(3, 128, 32, torch.float32, seed=rank)]
     with LargestTensor() as largest:
         singular_value_contrastive_loss(embeddings, group=group).backward()
-    torch_backend._TILE_PER_THREAD = 131072
+    paired._CPU_BLOCK = 2**19
     return largest.elements
 
 
 def test_memory_of_the_ring_is_that_of_a_block(processes):
-    # blocks are 128 x 3 x 32 = 12,288 numbers, tiles five times 4,096
-    assert max(processes.run(largest_on_rank, True)) == 5 * 4096
+    # blocks of a rank are 128 x 3 x 32 = 12,288 numbers; those of pairs, of at least 32 x 32, take 6,144
+    assert max(processes.run(largest_on_rank, True)) == 12288
     assert min(processes.run(largest_on_rank, False)) == 4 * 12288
 
 

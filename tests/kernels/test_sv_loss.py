@@ -12,7 +12,7 @@ from tests.kernels.sv_cases import (
     value_and_gradients,
 )
 from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.contrastive import torch_backend
+from unihpe_kernels.contrastive import paired, triples
 from unihpe_kernels.contrastive.closed_form import TripleTile
 
 # "all" of 3 at 7 samples: 343 tuples, in several tiles when the tile is made small; 11 wide and 3 wide (fewer than M)
@@ -51,8 +51,9 @@ def test_half_precision_computes_in_float32(negatives, dtype):
 @pytest.mark.parametrize(("negatives", "count"), KINDS)
 def test_tiles_smaller_than_the_batch(monkeypatch, negatives, count):
     """A tile edge on every axis, at a prime size."""
-    monkeypatch.setattr("unihpe_kernels.contrastive.torch_backend._TILE_PER_THREAD", 40)
-    monkeypatch.setattr("unihpe_kernels.contrastive.torch_backend._PAIR_ROWS", 5)
+    monkeypatch.setattr(triples, "_TILE_PER_THREAD", 40)
+    for name, small in (("_MOST_KEPT", 0), ("_CPU_BLOCK", 5**2 * count * (count - 1)), ("_WHOLE", 5)):
+        monkeypatch.setattr(paired, name, small)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     check_against(
         singular_value_contrastive_loss,
@@ -66,9 +67,9 @@ def test_tiles_smaller_than_the_batch(monkeypatch, negatives, count):
 @pytest.mark.parametrize("most_kept", [0, 2**20], ids=["recomputed", "kept"])
 @pytest.mark.parametrize("safe_gap", [0, torch.inf], ids=["unbounded", "bounded"])
 def test_each_way_to_the_gradient_of_all(monkeypatch, safe_gap, most_kept, dtype):
-    monkeypatch.setattr(torch_backend, "_SAFE_GAP", safe_gap)
-    monkeypatch.setattr(torch_backend, "_MOST_KEPT", most_kept)
-    monkeypatch.setattr(torch_backend, "_TILE_PER_THREAD", 400)
+    monkeypatch.setattr(triples, "_SAFE_GAP", safe_gap)
+    monkeypatch.setattr(triples, "_MOST_KEPT", most_kept)
+    monkeypatch.setattr(triples, "_TILE_PER_THREAD", 400)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     check_against(singular_value_contrastive_loss, random_embeddings(3, 11, 6, dtype), negatives="all", temperature=0.1)
 
@@ -76,8 +77,8 @@ def test_each_way_to_the_gradient_of_all(monkeypatch, safe_gap, most_kept, dtype
 @pytest.mark.parametrize("most_kept", [0, 2**20], ids=["recomputed", "kept"])
 def test_near_double_eigenvalue_among_others(monkeypatch, most_kept):
     """One triple near a = b = c = -1/2: its tile takes the bounded gradients, the others need not."""
-    monkeypatch.setattr(torch_backend, "_MOST_KEPT", most_kept)
-    monkeypatch.setattr(torch_backend, "_TILE_PER_THREAD", 600)
+    monkeypatch.setattr(triples, "_MOST_KEPT", most_kept)
+    monkeypatch.setattr(triples, "_TILE_PER_THREAD", 600)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     calls = {"gradients": 0, "add_sums": 0}
     methods = {name: getattr(TripleTile, name) for name in calls}
@@ -102,7 +103,7 @@ def test_kept_scores_do_not_depend_on_the_tiles(monkeypatch):
     embeddings = random_embeddings(3, 13, 8, torch.float64)
     _, wanted = value_and_gradients(singular_value_contrastive_loss, embeddings, negatives="all")
     loss = singular_value_contrastive_loss(embeddings, negatives="all")
-    monkeypatch.setattr(torch_backend, "_TILE_PER_THREAD", 100)
+    monkeypatch.setattr(triples, "_TILE_PER_THREAD", 100)
     for gradient, same in zip(torch.autograd.grad(loss, embeddings), wanted, strict=True):
         torch.testing.assert_close(gradient, same, rtol=0, atol=1e-14)
 

@@ -9,9 +9,11 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.memory import peak_bytes
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
-from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.contrastive import scratch
-from unihpe_kernels.contrastive.op import sv_contrastive, sv_contrastive_backward
+from unihpe_kernels import native, singular_value_contrastive_loss
+from unihpe_kernels.contrastive import loss as one_process
+from unihpe_kernels.contrastive import paired, scratch
+from unihpe_kernels.contrastive.op import contrastive, contrastive_backward
+from unihpe_kernels.contrastive.options import Spec
 
 pytestmark = pytest.mark.usefixtures("cpu_backend")
 
@@ -23,13 +25,20 @@ OPTIONS = [
 ]
 
 
+def spec(negatives, backend, **more):
+    given = {"score": "singular_value", "anchors": (), "both": False, "smoothing": 0.0, "sigmoid": False}
+    given |= {"pairwise": False, "normalize": True, "negatives": negatives, "backend": backend}
+    return Spec(**given | more)
+
+
 def operator_arguments(options, backend, dtype=torch.float32, grad=True, count=3):
     embeddings = [e.requires_grad_(grad) for e in random_embeddings(count, 7, 5, dtype)]
     weights = options.get("weights")
     if weights is not None:
         weights = weights.clone().requires_grad_(grad)
     temperature = torch.tensor(0.1, requires_grad=grad)
-    return embeddings, temperature, weights, options.get("present"), options["negatives"], True, backend
+    text = spec(options["negatives"], backend).text
+    return embeddings, temperature, None, weights, options.get("present"), text
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -49,11 +58,11 @@ def test_opcheck_of_other_counts(negatives, count, cpu_backend):
 
 
 def check_operators(arguments_with_grad, arguments):
-    torch.library.opcheck(sv_contrastive, arguments_with_grad)
-    outputs = sv_contrastive(*arguments)
+    torch.library.opcheck(contrastive, arguments_with_grad)
+    outputs = contrastive(*arguments)
     grad = torch.ones((), dtype=outputs[0].dtype).expand(())
-    backward_arguments = (grad, *arguments[:4], *outputs, *arguments[4:])
-    torch.library.opcheck(sv_contrastive_backward, backward_arguments)
+    backward_arguments = (grad, *arguments[:5], list(outputs), arguments[5])
+    torch.library.opcheck(contrastive_backward, backward_arguments)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -120,19 +129,18 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def largest_tensor(count: int, batch: int, negatives: str) -> int:
-    from unihpe_kernels.contrastive import torch_backend
-
+def largest_tensor(count: int, batch: int, negatives: str, backend: str = "torch") -> int:
     embeddings = [e.detach() for e in random_embeddings(count, batch, 8, torch.float32)]
     temperature = torch.tensor(0.1)
     with LargestTensor() as largest:
-        saved = torch_backend.forward(embeddings, temperature, None, None, negatives, True)
-        torch_backend.backward(torch.ones(()), embeddings, temperature, None, None, *saved, negatives, True)
+        given = embeddings, temperature, None, None, None
+        outputs = one_process.forward(*given, spec(negatives, backend))
+        one_process.backward(torch.ones(()), *given, outputs, spec(negatives, backend))
     return largest.elements
 
 
 def test_memory_of_all_is_quadratic(monkeypatch):
-    monkeypatch.setattr("unihpe_kernels.contrastive.torch_backend._TILE_PER_THREAD", 16384)
+    monkeypatch.setattr("unihpe_kernels.contrastive.triples._TILE_PER_THREAD", 16384)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr("unihpe_kernels.contrastive.scratch._held", threading.local())  # of earlier tests, larger
     # five tile buffers in one store, beside the B^2 = 65,536 of a Gram matrix; B^3 would be 16.8 million
@@ -160,22 +168,33 @@ def test_memory_of_all_on_many_threads(monkeypatch):
 
 @pytest.mark.parametrize(
     ("count", "batch", "negatives", "kept"),
-    [(3, 101, "all", True), (3, 102, "all", False), (2, 50, "all", False), (3, 50, "paired", False)],
+    [(3, 101, "all", True), (3, 102, "all", False)],
 )
 def test_scores_of_small_batches_are_kept(count, batch, negatives, kept):
     embeddings = [e.detach() for e in random_embeddings(count, batch, 4, torch.float32)]
-    saved = sv_contrastive(embeddings, torch.tensor(0.1), None, None, negatives, True, "torch")[3]
+    saved = contrastive(embeddings, torch.tensor(0.1), None, None, None, spec(negatives, "torch").text)[3]
     assert (saved.numel() >= 2 * batch**3) == kept
-    rows_and_grams = 5 * batch * 4 + 3 * batch**2 if (count, negatives) == (3, "all") else 0
-    assert kept or saved.numel() <= rows_and_grams + 7 * batch
+    assert kept or saved.numel() <= 5 * batch * 4 + 3 * batch**2 + 7 * batch
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "kept"), [(2, 1024, True), (2, 1025, False), (3, 591, True), (3, 592, False)]
+)
+def test_products_of_small_batches_are_kept(count, batch, kept):
+    embeddings = [e.detach() for e in random_embeddings(count, batch, 4, torch.float32)]
+    size = one_process.saved_size(embeddings, None, spec("paired", "native"))
+    assert size == kept * (count * batch * 4 + count * batch + count * (count - 1) * batch**2)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_memory_of_paired_is_linear(monkeypatch, count):
-    monkeypatch.setattr("unihpe_kernels.contrastive.torch_backend._TILE_PER_THREAD", 16384)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    # five tile buffers in one store; the members' stack is B (M - 1) D = 24,576; B^2 would be 1,048,576
-    assert largest_tensor(count, 1024, "paired") <= 5 * 16384
+    monkeypatch.setattr(paired, "_MOST_KEPT", 2**14)
+    monkeypatch.setattr(paired, "_CPU_BLOCK", 2**14)
+    monkeypatch.setattr(scratch, "_held", threading.local())  # of earlier tests, larger
+    # blocks of 2^14 products, as many of whole tiles as that takes; the embeddings are B M D = 32,768 and the sums of
+    # M anchors 3 M B at most; B^2 would be 1,048,576
+    for backend in ("torch", *(["native"] if native.compiler() else [])):
+        assert 2**13 <= largest_tensor(count, 1024, "paired", backend) <= 3 * 2**14
 
 
 @pytest.mark.parametrize("negatives", ["all", "paired"])

@@ -1,5 +1,6 @@
 """sigma_1 and its gradient by the closed form and by the arrowhead solver, where eigenvalues meet."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unihpe_kernels import native
-from unihpe_kernels.contrastive import native_triples
 from unihpe_kernels.contrastive.closed_form import Operand, TripleTile
-from unihpe_kernels.contrastive.scorers import ArrowheadScorer, ClosedFormScorer
+from unihpe_kernels.contrastive.native.triples import SOURCE
+from unihpe_kernels.scores.singular_value import torch as singular_value
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
 
@@ -45,7 +46,7 @@ def by_eigenvalues(triples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
 def native_closed_form(triples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """As `closed_form`, by C++."""
     sigma, gradients = torch.full((len(triples),), torch.nan), torch.full((3, len(triples)), torch.nan)
-    native.call(native_triples.SOURCE, "triple_scores", triples.T.contiguous(), len(triples), sigma, gradients)
+    native.call(SOURCE, "triple_scores", triples.T.contiguous(), len(triples), sigma, gradients)
     return sigma, gradients.T
 
 
@@ -245,27 +246,28 @@ def test_scorers_against_svd(count, kind, dtype):
     """Each sample's own stack against the SVD; the gradient finite and in bound also where it is not unique."""
     rows = stacks(count, kind, dtype)
     anchor, *members = rows.unbind(1)
-    scorers = [ArrowheadScorer(members)]
-    if count == 3:
-        scorers.append(ClosedFormScorer(members, len(rows)))
     exact = torch.linalg.svd(rows.double(), full_matrices=False)
     eps = torch.finfo(dtype).eps
-    for scorer in scorers:
-        products = [(anchor * direction).sum(1)[None] for direction in scorer.directions]
-        sigma = scorer.scores(products, slice(None))[0].clone()
-        # products and Gram entries carry a few roundings each, M^2 of them; in float64 so does the SVD
-        assert (sigma.double() - exact.S[:, 0]).abs().max() <= 4 * count * eps
+    rows_of, pairs = [anchor, *members], list(itertools.combinations(range(count), 2))
+    gram = [(rows_of[p] * rows_of[q]).sum(1) for p, q in pairs]
+    known = singular_value.members(gram[count - 1 :], count - 1)
+    sigma, gradient_of = singular_value.score(gram[: count - 1], known)
+    # products and Gram entries carry a few roundings each, M^2 of them; in float64 so does the SVD
+    assert (sigma.double() - exact.S[:, 0]).abs().max() <= 4 * count * eps
 
-        d_products = [d.T for d in scorer.backward(torch.ones(1, len(rows), dtype=dtype))]
-        d_anchor = sum(d * direction for d, direction in zip(d_products, scorer.directions, strict=True))
-        d_members = scorer.member_gradients([d * anchor for d in d_products])
-        gradient = torch.stack([d_anchor, *d_members], 1).double()
-        assert gradient.isfinite().all()
-        # d sigma_1 = u^T dZ v, each row of length |u_m| <= 1 before it is projected
-        tangent = gradient - (gradient * rows).sum(-1, keepdim=True) * rows
-        assert tangent.norm(dim=-1).max() <= 1 + 1e-5
-        wanted = exact.U[:, :, :1] * exact.Vh[:, :1]
-        wanted = wanted - (wanted * rows).sum(-1, keepdim=True) * rows
-        gap = exact.S[:, 0] - (exact.S[:, 1] if exact.S.shape[1] > 1 else 0)
-        error = (tangent - wanted).abs().amax((1, 2)) * gap
-        assert error.max() <= 16 * count * eps
+    d_products, sums = gradient_of(torch.ones(len(rows), dtype=dtype))
+    d_gram = [*d_products, *singular_value.own(sums, known, count - 1)]
+    d_rows = [torch.zeros_like(anchor) for _ in range(count)]
+    for (p, q), d_product in zip(pairs, d_gram, strict=True):
+        d_rows[p] += d_product[:, None] * rows_of[q]
+        d_rows[q] += d_product[:, None] * rows_of[p]
+    gradient = torch.stack(d_rows, 1).double()
+    assert gradient.isfinite().all()
+    # d sigma_1 = u^T dZ v, each row of length |u_m| <= 1 before it is projected
+    tangent = gradient - (gradient * rows).sum(-1, keepdim=True) * rows
+    assert tangent.norm(dim=-1).max() <= 1 + 1e-5
+    wanted = exact.U[:, :, :1] * exact.Vh[:, :1]
+    wanted = wanted - (wanted * rows).sum(-1, keepdim=True) * rows
+    gap = exact.S[:, 0] - (exact.S[:, 1] if exact.S.shape[1] > 1 else 0)
+    error = (tangent - wanted).abs().amax((1, 2)) * gap
+    assert error.max() <= 16 * count * eps

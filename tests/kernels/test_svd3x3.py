@@ -7,7 +7,7 @@ from unihpe_kernels import svd3x3
 from unihpe_kernels.checks import check_backend
 from unihpe_kernels.small_linalg import lanes, svd3x3_torch
 from unihpe_kernels.small_linalg.polar import polar
-from unihpe_kernels.small_linalg.svd3x3 import _svd3x3, _svd3x3_backward
+from unihpe_kernels.small_linalg.svd3x3 import _operator, _operator_backward
 
 pytestmark = pytest.mark.usefixtures("cpu_backend")
 
@@ -263,9 +263,9 @@ def test_second_derivative_is_refused():
 def test_opcheck(dtype):
     a = gaussian(4).to(dtype).requires_grad_()
     backend = check_backend("auto", a, "svd3x3")
-    torch.library.opcheck(_svd3x3, (a, backend))
+    torch.library.opcheck(_operator, (a, backend))
     parts = svd3x3(a.detach())
-    torch.library.opcheck(_svd3x3_backward, (*(torch.ones_like(part) for part in parts), *parts, dtype, backend))
+    torch.library.opcheck(_operator_backward, (*(torch.ones_like(part) for part in parts), *parts, dtype, backend))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -289,3 +289,12 @@ def test_bad_arguments():
         svd3x3(torch.zeros(3, 3, dtype=torch.int32))
     with pytest.raises(ValueError, match="triton"):
         svd3x3(torch.zeros(3, 3), backend="triton")
+
+
+def test_the_gradient_at_repeated_values_is_as_documented():
+    """Right for the polar factor; of (u * s) @ vh, which is the matrix, its diagonal and antisymmetric part."""
+    a = torch.eye(3, dtype=torch.float64).requires_grad_()
+    w = torch.randn(3, 3, generator=generator(3), dtype=torch.float64)
+    u, s, vh = svd3x3(a)
+    (gradient,) = torch.autograd.grad((((u * s[..., None, :]) @ vh) * w).sum(), a)
+    torch.testing.assert_close(gradient, (w - w.T) / 2 + w.diag().diag())

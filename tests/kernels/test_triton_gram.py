@@ -6,7 +6,7 @@ import torch
 from tests.kernels.sv_cases import random_embeddings
 from tests.kernels.triton_device import DEVICE, guarded_outputs, needs_triton  # noqa: F401
 from unihpe_kernels import gram_singular_values
-from unihpe_kernels.small_linalg.gram import _gram_singular_values, _gram_singular_values_backward
+from unihpe_kernels.small_linalg.gram import _operator, _operator_backward
 
 pytestmark = [needs_triton, pytest.mark.usefixtures("guarded_outputs")]
 EPS = torch.finfo(torch.float32).eps
@@ -14,7 +14,7 @@ BATCH = 11  # prime, and not a multiple of the samples of a program
 
 
 def values_of(stack):
-    return _gram_singular_values(stack, "triton")[0]
+    return _operator(stack, "triton")[0]
 
 
 def random_stack(count, width, dtype=torch.float32, batch=BATCH):
@@ -56,7 +56,7 @@ def test_long_rows():
 def test_half_precision(dtype):
     stack = random_stack(3, 19, dtype)
     assert_values(values_of(stack), stack)
-    gradient = _gram_singular_values_backward(torch.ones(BATCH, 3, device=DEVICE), stack, *both(stack), "triton")
+    gradient = _operator_backward(torch.ones(BATCH, 3, device=DEVICE), stack, *both(stack), "triton")
     assert gradient.dtype == dtype
     wanted = exact_gradient(stack, torch.ones(BATCH, 3))
     assert (gradient.cpu().double() - wanted).abs().max() <= torch.finfo(dtype).eps / 2
@@ -80,13 +80,13 @@ def test_strides(kind):
     view = strided(kind, stack)
     dense = view.contiguous()
     assert view.stride() != dense.stride()
-    values, vectors = _gram_singular_values(view, "triton")
+    values, vectors = _operator(view, "triton")
     assert torch.equal(values, values_of(dense))
     # the gradient of a sum has strides 0
     grad = torch.ones((), device=DEVICE).expand(BATCH, 3)
-    gradient = _gram_singular_values_backward(grad, view, values, vectors, "triton")
+    gradient = _operator_backward(grad, view, values, vectors, "triton")
     assert gradient.is_contiguous()
-    assert torch.equal(gradient, _gram_singular_values_backward(grad.clone(), dense, values, vectors, "triton"))
+    assert torch.equal(gradient, _operator_backward(grad.clone(), dense, values, vectors, "triton"))
 
 
 def test_rows_all_alike_have_stride_zero():
@@ -140,7 +140,7 @@ def hard_stack(count, width=16, each=2):
 @pytest.mark.parametrize("count", [2, 3])
 def test_hard_matrices(count, scale):
     stack = (hard_stack(count) * scale).float().to(DEVICE)
-    values, vectors = _gram_singular_values(stack, "triton")
+    values, vectors = _operator(stack, "triton")
     assert_values(values, stack)
     square = vectors.cpu().double()
     assert (square.mT @ square - torch.eye(count)).abs().max() <= (4 + 2 * count) * EPS
@@ -157,11 +157,11 @@ def test_bad_samples_are_spoiled_alone():
     stack = random_stack(3, 21)
     grad = torch.ones(BATCH, 3, device=DEVICE)
     clean = both(stack)
-    clean_gradient = _gram_singular_values_backward(grad, stack, *clean, "triton")
+    clean_gradient = _operator_backward(grad, stack, *clean, "triton")
     stack[4, 1, 20] = torch.nan
     stack[7, 0, 0] = torch.inf
     values, vectors = both(stack)
-    gradient = _gram_singular_values_backward(grad, stack, values, vectors, "triton")
+    gradient = _operator_backward(grad, stack, values, vectors, "triton")
     assert values[[4, 7]].isnan().all()
     assert gradient[[4, 7]].isnan().all()
     others = [b for b in range(BATCH) if b not in (4, 7)]
@@ -170,7 +170,7 @@ def test_bad_samples_are_spoiled_alone():
 
 
 def both(stack):
-    return _gram_singular_values(stack, "triton")
+    return _operator(stack, "triton")
 
 
 def exact_gradient(stack, grad):
@@ -194,7 +194,7 @@ def test_gradient(count, width):
 def test_gradient_does_not_depend_on_scale(scale):
     stack = random_stack(3, 16)
     grad = torch.ones(BATCH, 3, device=DEVICE)
-    gradient = _gram_singular_values_backward(grad, stack * scale, *both(stack * scale), "triton")
+    gradient = _operator_backward(grad, stack * scale, *both(stack * scale), "triton")
     assert (gradient.cpu().double() - exact_gradient(stack, grad)).abs().max() <= 1e-5
 
 
@@ -215,9 +215,9 @@ def test_gradient_is_bounded_where_values_meet(count):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
     stack = random_stack(3, 6, dtype, batch=4)
-    torch.library.opcheck(_gram_singular_values, (stack.clone().requires_grad_(), "triton"))
+    torch.library.opcheck(_operator, (stack.clone().requires_grad_(), "triton"))
     values, vectors = both(stack)
-    torch.library.opcheck(_gram_singular_values_backward, (torch.ones_like(values), stack, values, vectors, "triton"))
+    torch.library.opcheck(_operator_backward, (torch.ones_like(values), stack, values, vectors, "triton"))
 
 
 def test_full_graph_matches_eager():
@@ -238,7 +238,7 @@ def test_empty_batch_and_rows():
     values, vectors = both(stack)
     assert values.shape == (5, 3)
     assert not values.any()
-    assert _gram_singular_values_backward(values, stack, values, vectors, "triton").shape == (5, 3, 0)
+    assert _operator_backward(values, stack, values, vectors, "triton").shape == (5, 3, 0)
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="no CUDA device: the public function takes the torch backend")

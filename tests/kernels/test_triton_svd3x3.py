@@ -6,7 +6,7 @@ import torch
 from tests.kernels.test_svd3x3 import KINDS, MATRICES, check, check_gradient_bound, gaussian, many, orthogonal
 from tests.kernels.triton_device import DEVICE, guarded_outputs, needs_triton  # noqa: F401
 from unihpe_kernels import svd3x3
-from unihpe_kernels.small_linalg.svd3x3 import _svd3x3, _svd3x3_backward
+from unihpe_kernels.small_linalg.svd3x3 import _operator, _operator_backward
 
 pytest.importorskip("triton")
 from unihpe_kernels.small_linalg import svd3x3_kernels
@@ -87,11 +87,11 @@ def test_gradient_is_that_of_the_torch_backend():
     a = gaussian(N).float()
     parts = on_device(a)
     grads = [torch.randn(part.shape, generator=torch.Generator().manual_seed(1)) for part in parts]
-    expected = _svd3x3_backward(
+    expected = _operator_backward(
         *(grad.double() for grad in grads), *(part.double() for part in parts), torch.float64, "torch"
     )
     moved = [tensor.to(DEVICE) for tensor in (*grads, *parts)]
-    got = _svd3x3_backward(*moved, torch.float32, "triton").cpu().double()
+    got = _operator_backward(*moved, torch.float32, "triton").cpu().double()
     # a difference of singular values s_i - s_j is off by rounding of the largest
     s = parts[1].double()
     gap = s.diff(dim=1).abs().amin(1) * s[:, 0]
@@ -121,9 +121,9 @@ def test_gradients_are_finite_and_bounded(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
     a = gaussian(4).to(DEVICE, dtype).requires_grad_()
-    torch.library.opcheck(_svd3x3, (a, "triton"))
+    torch.library.opcheck(_operator, (a, "triton"))
     parts = svd3x3(a.detach(), backend="triton")
-    torch.library.opcheck(_svd3x3_backward, (*(torch.ones_like(part) for part in parts), *parts, dtype, "triton"))
+    torch.library.opcheck(_operator_backward, (*(torch.ones_like(part) for part in parts), *parts, dtype, "triton"))
 
 
 def test_full_graph_matches_eager():

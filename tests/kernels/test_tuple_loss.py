@@ -148,7 +148,11 @@ def test_perfect_alignment_is_a_minimum(score: str) -> None:
 @pytest.mark.parametrize(
     ("count", "options", "message"),
     [
-        (3, {"score": "sigma"}, 'score must be "singular_value", "volume", "area", "cosine" or "product", got \'sigma\''),
+        (
+            3,
+            {"score": "sigma"},
+            'score must be "singular_value", "volume", "area", "cosine" or "product", got \'sigma\'',
+        ),
         (3, {"score": "cosine"}, 'embeddings must hold 2 tensors for score="cosine", got 3'),
         (2, {"score": "area"}, 'embeddings must hold 3 tensors for score="area", got 2'),
         (4, {"score": "area"}, 'embeddings must hold 3 tensors for score="area", got 4'),

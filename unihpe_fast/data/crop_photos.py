@@ -12,11 +12,21 @@ import cv2
 import numpy as np
 
 from unihpe_fast.data.bbox import crop_map
-from unihpe_fast.data.camera import unknown_camera
+from unihpe_fast.data.camera import Camera, unknown_camera
 from unihpe_fast.data.crop_cache import Crop, CropCache, crop_keys
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.untrusted import read_bytes
-from unihpe_fast.data.images import JPEG_QUALITY, LARGEST_SIDE, decode_photo, enlargement, photo_size, reduction
+from unihpe_fast.data.images import (
+    JPEG_QUALITY,
+    LARGEST_SIDE,
+    decode_photo,
+    enlargement,
+    orientation,
+    photo_size,
+    reduction,
+    upright_map,
+    upright_size,
+)
 from unihpe_fast.data.records import Sample
 
 # a network input of 256 px with the margin around it, and no pixel more
@@ -59,8 +69,9 @@ def crop_photos(
 
     The crop is the bbox with its margin (data/bbox.py), black where it leaves the photograph. A sample without a photo
     comes back as it is. One without a camera gets one of unknown intrinsics, which carries the photograph's size.
-    Photographs are JPEGs or PNGs of at most `LARGEST_FILE` bytes and images.LARGEST_SIDE px a side; an orientation tag
-    is ignored, as annotations do. Neighbouring samples of one photograph share its decoding.
+    Photographs are JPEGs or PNGs of at most `LARGEST_FILE` bytes and images.LARGEST_SIDE px a side. Where an EXIF
+    orientation turns one, the size in the sample's camera says whether it was annotated as stored or upright; a
+    photograph for which it does not say cannot be used. Neighbouring samples of one photograph share its decoding.
 
     cache: crops of an unfinished job, used and added to. broken: is told of each sample whose photograph cannot be
     used, and the sample is left out; None: PhotoError is raised for the first. Raises ValueError for a size below 1.
@@ -134,24 +145,42 @@ def _cut(photo: Path, samples: list[Sample], size: int) -> list[Crop | PhotoErro
     maps = [crop_map(sample.bbox, size).astype(np.float64) for sample in samples]
     step = min(map(reduction, maps))
     try:
-        width, height, picture = _read(photo, step)
+        stored, tag, picture = _read(photo, step)
     except PhotoError as error:
         return [error] * len(samples)
     made: list[Crop | PhotoError] = []
     for sample, matrix in zip(samples, maps, strict=True):
-        camera = sample.camera
-        if camera is not None and (camera.width, camera.height) != (width, height):
-            detail = f"found {width} x {height} px, wanted {camera.width} x {camera.height} px"
-            made.append(PhotoError(photo, "image of another size than annotated", detail))
+        try:
+            annotated, turn = _annotated(photo, stored, tag, sample.camera)
+        except PhotoError as error:
+            made.append(error)
             continue
-        crop = cv2.warpAffine(picture, matrix @ enlargement(step), (size, size))
+        crop = cv2.warpAffine(picture, matrix @ turn @ enlargement(step), (size, size))
         data = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-        made.append(Crop(data, width, height))
+        made.append(Crop(data, *annotated))
     return made
 
 
-def _read(path: Path, step: int) -> tuple[int, int, np.ndarray]:
-    """Width, height and the decoded picture, `step` times smaller."""
+def _annotated(
+    photo: Path, stored: tuple[int, int], tag: int, camera: Camera | None
+) -> tuple[tuple[int, int], np.ndarray]:
+    """Width and height of the picture that was annotated, and the map [3, 3] from px as stored to its own."""
+    size = None if camera is None else (camera.width, camera.height)
+    upright = upright_size(stored, tag)
+    tagged = "" if tag == 1 else f", orientation tag {tag}"
+    if size is not None and size not in (stored, upright):
+        detail = f"found {stored[0]} x {stored[1]} px{tagged}, wanted {size[0]} x {size[1]} px"
+        raise PhotoError(photo, "image of another size than annotated", detail)
+    if tag == 1:
+        return stored, np.eye(3)
+    if size is None or stored == upright:
+        detail = f"found orientation tag {tag}, wanted a picture stored upright, without one"
+        raise PhotoError(photo, "image with an orientation tag, perhaps annotated as stored, perhaps upright", detail)
+    return size, np.eye(3) if size == stored else upright_map(stored, tag)
+
+
+def _read(path: Path, step: int) -> tuple[tuple[int, int], int, np.ndarray]:
+    """Width and height, the orientation tag and the picture as stored, `step` times smaller."""
     try:
         data = read_bytes(path, LARGEST_FILE)
     except FileNotFoundError as error:
@@ -163,7 +192,7 @@ def _read(path: Path, step: int) -> tuple[int, int, np.ndarray]:
         if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
             detail = f"found {width} x {height} px, wanted at most {LARGEST_SIDE} px a side"
             raise PhotoError(path, "image too large", detail)
-        return width, height, decode_photo(data, step)
+        return (width, height), orientation(data), decode_photo(data, step)
     except PhotoError:
         raise
     except ValueError as error:

@@ -1,6 +1,7 @@
 """What a run's data is, in a few lines: which files, how many samples of what, and what to know about them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from unihpe_fast.config import DataConfig
 from unihpe_fast.data.loader import SYNTHETIC
@@ -18,6 +19,12 @@ def data_lines(config: DataConfig) -> list[str]:
         for number, name in enumerate(names):
             lines.append(f"{use}: {source_line(name)}{notes[number] if notes else ''}")
     return lines + [f"caveat: {caveat}" for caveat in caveats((*config.train, *config.val))]
+
+
+def trained_and_validated(config: DataConfig) -> list[str]:
+    """The files of config.val that are among those of config.train, by whatever path."""
+    trained = {Path(name).resolve() for name in config.train if name != SYNTHETIC}
+    return [name for name in config.val if name != SYNTHETIC and Path(name).resolve() in trained]
 
 
 def source_line(name: str) -> str:

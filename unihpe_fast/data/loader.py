@@ -4,19 +4,18 @@ Batch k of a run is a pure function of (seed, k): which samples it has comes fro
 augmented from a generator seeded with both. A run that is resumed at step k therefore goes on exactly as it would have.
 """
 
-import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from unihpe_fast.config import AugmentConfig, DataConfig, augment_of
 from unihpe_fast.data import augment as aug
+from unihpe_fast.data.batches import Batches
 from unihpe_fast.data.collate import collate, compose, input_crop, inverse, merge
 from unihpe_fast.data.images import normalized, warp_jpeg
 from unihpe_fast.data.records import MODALITIES, Batch
@@ -25,8 +24,6 @@ from unihpe_fast.data.store import Columns, Store, StoreError
 from unihpe_fast.data.synthetic_dataset import SyntheticDataset
 
 SYNTHETIC = "synthetic"
-# that a loader process goes on after a signal to stop
-GRACE_SECONDS = 10
 # the fixed synthetic people are the same in every run
 _VALIDATION_SEED = 0
 # keeps the augmentation's random streams apart from those of data/sampling.py
@@ -208,13 +205,20 @@ class _ValidationBlocks(Dataset[Batch]):
 
 
 def train_batches(
-    config: DataConfig, *, seed: int, start_step: int, steps: int, rank: int = 0, world_size: int = 1
-) -> Iterable[Batch]:
+    config: DataConfig,
+    *,
+    seed: int,
+    start_step: int,
+    steps: int,
+    rank: int = 0,
+    world_size: int = 1,
+    warn: Callable[[str], None] | None = None,
+) -> Batches:
     """One process's part of the batches start_step .. steps - 1 of a run.
 
     A batch has config.batch_size samples in the shuffled order of data/sampling.py, whatever the number of processes;
     each of them gets its share of it, in rank order, the samples of one source next to each other. Raises ValueError
-    for bad options, and StoreError or FileNotFoundError for a file that cannot be used.
+    for bad options, and StoreError or FileNotFoundError for a file that cannot be used. warn: see `Batches`.
     """
     _check_rank(rank, world_size)
     if config.batch_size < world_size:
@@ -225,10 +229,10 @@ def train_batches(
     ]
     order = Order([len(source) for source in sources], config.train_weights, seed)
     dataset = _TrainSteps(sources, order, config.batch_size, rank, world_size)
-    return _loader(dataset, range(start_step, steps), config.workers)
+    return Batches(dataset, start_step, steps, workers=config.workers, timeout=config.timeout, warn=warn)
 
 
-def val_batches(config: DataConfig, *, limit: int, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
+def val_batches(config: DataConfig, *, limit: int, rank: int = 0, world_size: int = 1) -> Batches:
     """`limit` validation samples (0: all), spread evenly over config.val, each once, in order and not augmented.
 
     Those of one process, in rank order; a process may have none. They may be gone through again and again. The last
@@ -244,7 +248,7 @@ def val_batches(config: DataConfig, *, limit: int, rank: int = 0, world_size: in
     dataset = _ValidationBlocks(sources, rows, config.val_batch_size)
     # pictures of synthetic people are kept in this process
     workers = config.workers if set(config.val) != {SYNTHETIC} else 0
-    return _loader(dataset, range(len(dataset)), workers)
+    return Batches(dataset, 0, len(dataset), workers=workers, timeout=config.timeout)
 
 
 def _check_rank(rank: int, world_size: int) -> None:
@@ -252,13 +256,13 @@ def _check_rank(rank: int, world_size: int) -> None:
         raise ValueError(f"rank: found {rank}, wanted 0 to {world_size - 1}")
 
 
-def row_batches(config: DataConfig, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
+def row_batches(config: DataConfig, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> Batches:
     """These rows [n] of config.val, counted through all of its sources, otherwise as `val_batches` gives them."""
     _check_rank(rank, world_size)
     dataset = _ValidationBlocks(
         _validation_sources(config), rows[_share(len(rows), rank, world_size)], config.val_batch_size
     )
-    return _loader(dataset, range(len(dataset)), config.workers)
+    return Batches(dataset, 0, len(dataset), workers=config.workers, timeout=config.timeout)
 
 
 def _validation_sources(config: DataConfig) -> list[PoseDataset]:
@@ -296,31 +300,3 @@ def mean_pose(config: DataConfig, *, seed: int, limit: int = 20_000) -> Tensor:
     joints = dataset[0].joints_3d.double()
     # invalid joints are 0
     return (joints[..., :3].sum(0) / joints[..., 3:].sum(0).clamp(min=1)).float()
-
-
-def _loader(dataset: Dataset[Batch], sampler: range, workers: int) -> DataLoader[Batch]:
-    # crops are too small to share among threads. Not set in the workers: a forked process that changes the number when
-    # its parent's pool was busy waits forever for threads that it does not have
-    cv2.setNumThreads(0)
-    return DataLoader(
-        dataset,
-        sampler=sampler,
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        worker_init_fn=_outlive_signals,
-        pin_memory=torch.cuda.is_available(),
-        # the loader takes a number from its generator; torch's own must not depend on how many loaders there were
-        generator=torch.Generator(),
-    )
-
-
-def _outlive_signals(worker: int) -> None:
-    """Schedulers and torchrun send them to all processes of a run: its own would lack batches before it saved."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        # the alarm, which nobody catches, ends the process
-        signal.signal(number, lambda *_: signal.alarm(GRACE_SECONDS))
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

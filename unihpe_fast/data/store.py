@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from unihpe_fast.data.errors import StoreError
 from unihpe_fast.data.store_schema import (
     CAMERAS,
     FIXED_ATTRIBUTES,
@@ -26,10 +27,6 @@ __all__ = ["Columns", "Store", "StoreError", "WriteSummary", "write_store"]
 # deflate cannot shrink further than this, so a dataset that claims more is not backed by the bytes in the file
 LARGEST_COMPRESSION = 1032
 _MADE_BY = "`python -m unihpe_fast.prepare`"
-
-
-class StoreError(ValueError):
-    """A prepared file that cannot be used; the message names the file, what was found and what was wanted."""
 
 
 @dataclass

@@ -47,23 +47,31 @@ NAMES = ("subject", "action", "camera_id")
 JPEG = h5py.vlen_dtype(np.uint8)
 TEXT = h5py.string_dtype()
 
+# what no camera sees: numbers beyond these are wrong units or damage, and one of them spoils every mean over the file
+LARGEST_MM, LARGEST_PX = 1e6, 1e6
+
 WANTED = {
-    "keypoints_2d": "finite px and confidences in [0, 1]",
-    "joints_3d": "finite mm and validities 0 or 1",
-    "bbox": "a finite centre and a positive side",
+    "keypoints_2d": f"px within {LARGEST_PX:.0e} and confidences in [0, 1]",
+    "joints_3d": f"mm within {LARGEST_MM:.0e} and validities 0 or 1",
+    "bbox": f"a centre and a positive side within {LARGEST_PX:.0e} px",
     "crop": "a finite, invertible affine map",
     "vector": "finite numbers with positive focal lengths, or NaN throughout where only the size is known",
     "size": "a positive width and height",
 }
 
 
+def _within(values: np.ndarray, largest: float) -> np.ndarray:
+    """[N]: no number of the row is larger."""
+    return (np.abs(values) <= largest).all(tuple(range(1, values.ndim)))
+
+
 def wrong_rows(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """For each sample column that WANTED says something about, which rows [N] are not like that."""
     confidence, validity = rows["keypoints_2d"][..., 2], rows["joints_3d"][..., 3]
     right = {
-        "keypoints_2d": (confidence >= 0).all(1) & (confidence <= 1).all(1),
-        "joints_3d": ((validity == 0) | (validity == 1)).all(1),
-        "bbox": rows["bbox"][:, 2] > 0,
+        "keypoints_2d": (confidence >= 0).all(1) & (confidence <= 1).all(1) & _within(rows["keypoints_2d"], LARGEST_PX),
+        "joints_3d": ((validity == 0) | (validity == 1)).all(1) & _within(rows["joints_3d"], LARGEST_MM),
+        "bbox": (rows["bbox"][:, 2] > 0) & _within(rows["bbox"], LARGEST_PX),
         "crop": ~rows["present"][:, 0] | (np.abs(np.linalg.det(rows["crop"][..., :2])) > 1e-12),
     }
     return {key: ~(ok & np.isfinite(rows[key]).all(tuple(range(1, rows[key].ndim)))) for key, ok in right.items()}

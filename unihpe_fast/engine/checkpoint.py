@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from unihpe_fast.config import Config, read_config
+from unihpe_fast.config import Config, ConfigError, config_of, read_config
 from unihpe_fast.engine.faults import RunError
 from unihpe_fast.fileio import atomic_path
 from unihpe_fast.models.unihpe import UniHPE
@@ -95,6 +95,21 @@ def load_latest(run_dir: Path, warn: Callable[[str], None]) -> dict[str, Any] | 
     if found:
         raise CheckpointError(f"{run_dir}: none of its {len(found)} checkpoints can be read")
     return None
+
+
+def run_config(run_dir: Path) -> Config:
+    """The options of a run: its config.yaml, or where that is gone those in its newest checkpoint.
+
+    Raises ConfigError where the folder has neither.
+    """
+    if (run_dir / CONFIG).is_file():
+        return read_config(run_dir / CONFIG)
+    saved = None
+    with contextlib.suppress(CheckpointError):
+        saved = load_latest(run_dir, lambda _: None)
+    if saved is None or CONFIG not in saved:
+        raise ConfigError(f"--resume {run_dir}: no {CONFIG} there; wanted the folder of an earlier run")
+    return config_of(str(saved[CONFIG]), f"{checkpoints(run_dir)[0]}: {CONFIG}")
 
 
 def save_weights(run_dir: Path, state: Mapping[str, Tensor]) -> None:

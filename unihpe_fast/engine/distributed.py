@@ -16,9 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unihpe_fast.config import ConfigError, RunConfig
+
 T = TypeVar("T")
-# a rank that waits longer than this for another gives up: longer than a checkpoint or the drawing of plots takes
-TIMEOUT = datetime.timedelta(minutes=10)
+# minutes
+DEFAULT_TIMEOUT = RunConfig.timeout
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -106,24 +108,67 @@ class LateSums:
         return sums.tolist()
 
 
+class SessionError(ConfigError):
+    """Processes that could not join each other; the message says which are missing."""
+
+
 @contextlib.contextmanager
-def session() -> Iterator[Ranks]:
+def session(timeout: float = DEFAULT_TIMEOUT) -> Iterator[Ranks]:
     """Join the other processes that torchrun started, for as long as the context lasts; alone where there are none.
 
-    Tensors of a GPU go by NCCL, those of the CPU by gloo.
+    Tensors of a GPU go by NCCL, those of the CPU by gloo. timeout: minutes that one process waits for another, now and
+    later. Raises SessionError where the environment does not say how to join them, or where some do not come.
     """
-    size = int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _VARIABLES) else 1
-    if size == 1:
+    where = _environment()
+    if where is None:
         yield Ranks()
         return
-    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    # torchrun may keep the store over a restart, with the addresses of processes that are gone
-    store = dist.PrefixStore(f"restart_{restarts()}", store)
+    wait = datetime.timedelta(minutes=timeout)
+    store = _meet(*where, wait)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    rank, size, *_ = where
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     yield Ranks(dist.get_rank(), dist.get_world_size())
     # not after an error: the other ranks may still be at work, and it would wait for them
     dist.destroy_process_group()
+
+
+def _environment() -> tuple[int, int, str, int] | None:
+    """Rank, number of processes, address and port of the first one; None for a process that is alone."""
+    if not all(name in os.environ for name in _VARIABLES):
+        return None
+    numbers = {}
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        try:
+            numbers[name] = int(os.environ[name])
+        except ValueError:
+            raise SessionError(f"environment: {name} must be a whole number, got {os.environ[name]!r}") from None
+    rank, size, port = numbers.values()
+    if not 0 <= rank < size:
+        raise SessionError(f"environment: RANK must be from 0 to WORLD_SIZE - 1, got {rank} of {size}")
+    return None if size == 1 else (rank, size, os.environ["MASTER_ADDR"], port)
+
+
+def _meet(rank: int, size: int, address: str, port: int, wait: datetime.timedelta) -> dist.Store:
+    """The store that all processes share, once all of them are there."""
+    server = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
+    try:
+        whole = dist.TCPStore(address, port, size, server, wait, wait_for_workers=False, multi_tenant=True)
+        # torchrun may keep the store over a restart, with the addresses of processes that are gone
+        store = dist.PrefixStore(f"restart_{restarts()}", whole)
+        store.set(f"here_{rank}", "")
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SessionError(f"rank {rank}: rank 0 must answer at {address}:{port}, got: {reason}") from error
+    try:
+        store.wait([f"here_{other}" for other in range(size)], wait)
+    except RuntimeError as error:
+        missing = [other for other in range(size) if not store.check([f"here_{other}"])]
+        raise SessionError(
+            f"rank {rank}: all {size} processes must come within --run.timeout {wait.total_seconds() / 60:g} minutes, "
+            f"got no word of rank {', '.join(map(str, missing))}"
+        ) from error
+    return store
 
 
 def local_rank() -> int:

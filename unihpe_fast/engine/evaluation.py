@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from unihpe_fast.data.batches import Batches
 from unihpe_fast.data.records import MODALITIES, Batch
 from unihpe_fast.engine.distributed import Ranks
 from unihpe_fast.engine.flip import averaged, mirrored
@@ -131,7 +131,7 @@ def predict(
     )
 
 
-def predict_together(model: UniHPE, batches: DataLoader[Batch], ranks: Ranks, **options: Any) -> Predictions | None:
+def predict_together(model: UniHPE, batches: Batches, ranks: Ranks, **options: Any) -> Predictions | None:
     """`predict` over every rank's part of the batches, which may be empty, in rank order, on rank 0; elsewhere None."""
     mine = predict(model, batches, **options) if len(batches) else None
     parts = [part for part in ranks.gather(mine) if part is not None]

@@ -1,19 +1,22 @@
 """What can stop a run from outside, and what it says then."""
 
 import contextlib
+import json
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
 import torch
-from rich.console import Console
 
 from unihpe_fast.config import Config
 from unihpe_fast.engine.distributed import Ranks
+from unihpe_fast.terminal import Terminal
 
 T = TypeVar("T")
 # what schedulers send before they kill: Slurm's --signal=USR1@120, preemption and scancel
@@ -44,10 +47,19 @@ def failed(error: Exception, ranks: Ranks, code: int) -> int:
     """
     who = f"rank {ranks.rank}: " if ranks.size > 1 else ""
     text = f"{who}error: {error}"
-    Console(stderr=True).print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+    Terminal(stderr=True).print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+    _tell_torchrun(text)
     if ranks.size > 1:
         sys.exit(code)
     return code
+
+
+def _tell_torchrun(text: str) -> None:
+    """Put the message where torchrun's report, which is the last thing on the screen, names a cause."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        said = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))}}
+        with contextlib.suppress(OSError):
+            Path(file).write_text(json.dumps({"message": said}), encoding="utf-8")
 
 
 class StopRequest:

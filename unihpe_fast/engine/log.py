@@ -1,8 +1,11 @@
 """What a run says while it goes: a progress bar or plain lines, metrics.jsonl, TensorBoard by option."""
 
+import io
 import json
 import math
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unihpe_fast.engine.checkpoint import METRICS
+from unihpe_fast.engine.report import scores_line
 
 
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null."""
-    if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def without_nan(value: Any, name: str = "") -> tuple[Any, list[str]]:
+    """The value with None in place of NaN and infinities, which JSON does not have, and the names of those."""
+    if isinstance(value, Mapping):
+        parts = {key: without_nan(part, f"{name}.{key}" if name else str(key)) for key, part in value.items()}
+        return {key: part for key, (part, _) in parts.items()}, [bad for _, names in parts.values() for bad in names]
+    if isinstance(value, list | tuple):
+        listed = [without_nan(part, f"{name}[{number}]") for number, part in enumerate(value)]
+        return [part for part, _ in listed], [bad for _, names in listed for bad in names]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, [name]
+    return value, []
 
 
 class RunLog:
@@ -29,8 +39,8 @@ class RunLog:
     def __init__(
         self, run_dir: Path, steps: int, step: int, *, offset: int, tensorboard: bool, console: Console
     ) -> None:
-        self.console = console
-        self._file = open(run_dir / METRICS, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self.console, self._path = console, run_dir / METRICS
+        self._file = self._open()
         # the file may hold less than the checkpoint knew of: only the checkpoint was flushed to the disk
         self._file.truncate(min(offset, self._file.tell()))
         self._file.seek(0, 2)
@@ -47,6 +57,21 @@ class RunLog:
 
             self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step)
         self._line_due = time.monotonic()
+
+    def _open(self) -> io.FileIO:
+        return open(self._path, "ab", buffering=0)
+
+    def still_there(self) -> bool:
+        """Whether the file that is written to is the one that the run folder has."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
+
+    def reopen(self) -> None:
+        """Go on in a new file of that name."""
+        self._file.close()
+        self._file = self._open()
 
     @property
     def offset(self) -> int:
@@ -69,14 +94,17 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
 
     def validation(self, step: int, scores: dict[str, Any]) -> None:
+        """Scores of `engine.evaluation.score`; those of the last step are printed by whoever trains."""
         self._write({"step": step, "val": scores})
+        if step < self._steps:
+            self.console.print(f"step {step}/{self._steps} {scores_line(scores)}", highlight=False, soft_wrap=True)
         for name in ("image", "pose2d", "pose3d"):
             if self._board is not None and scores.get(name):
                 for metric, value in scores[name].items():
                     self._board.add_scalar(f"val/{name}/{metric}", value, step)
 
     def _write(self, record: dict[str, Any]) -> None:
-        line = json.dumps(_without_nan(record), allow_nan=False).encode() + b"\n"
+        line = json.dumps(without_nan(record)[0], allow_nan=False).encode() + b"\n"
         whole = self._file.tell()
         try:
             # unbuffered: what a full disk did not take must not come back with the next line

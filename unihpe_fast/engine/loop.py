@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,15 @@ import cattrs
 import safetensors.torch
 from rich.console import Console
 
-from unihpe_fast.config import Config, ConfigError, to_yaml
-from unihpe_fast.data.describe import caveat_section, data_lines
+from unihpe_fast.config import Config, ConfigError, check_resumed, config_of, to_yaml
+from unihpe_fast.data.batches import LoaderError
+from unihpe_fast.data.describe import caveat_section, data_lines, trained_and_validated
 from unihpe_fast.data.loader import available_modalities, mean_pose, train_batches, val_batches
 from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.checkpoint import (
     CONFIG,
     JOB,
+    METRICS,
     SUMMARY,
     CheckpointError,
     SaveError,
@@ -72,6 +74,11 @@ def train(
     _check_data(config, ranks)
     for line in data_lines(config.data):
         say(line)
+    if ranks.first:
+        for name in trained_and_validated(config.data):
+            warn(
+                f"{name}: is trained on and validated on: its scores say nothing about data that the model has not seen"
+            )
     stop = StopRequest()
     with stop.listening():
         try:
@@ -79,7 +86,7 @@ def train(
                 trainer = Trainer(config, runtime, ranks)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        saved = ranks.from_first(lambda: load_latest(run_dir, warn)) if resume else None
+        saved = ranks.from_first(lambda: _to_go_on_from(run_dir, config, warn)) if resume else None
         offset = 0
         if saved is None:
             trainer.model.set_mean_pose(mean_pose(config.data, seed=config.run.seed))
@@ -113,8 +120,20 @@ def train(
             with saving(run_dir / SUMMARY):
                 write_summary(run_dir / SUMMARY, scores)
             if config.run.plots:
-                draw_plots(run_dir, config, model, runtime)
+                draw_plots(run_dir / "plots", config, model, runtime, metrics=run_dir / METRICS)
     return scores
+
+
+def _to_go_on_from(run_dir: Path, config: Config, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The run's newest checkpoint; CheckpointError where that is another run's, which some copy put there."""
+    saved = load_latest(run_dir, warn)
+    if saved is not None and CONFIG in saved:
+        newest = checkpoints(run_dir)[0]
+        try:
+            check_resumed(config_of(str(saved[CONFIG]), CONFIG), config)
+        except ConfigError as error:
+            raise CheckpointError(f"{newest}: is another run's: {error}; move it away to go on without it") from error
+    return saved
 
 
 def _check_data(config: Config, ranks: Ranks) -> None:
@@ -149,7 +168,9 @@ class _Counted:
         return batch
 
     def close(self) -> None:
-        """Let go of the loader, whose processes end then and not when Python tires of waiting for them at its exit."""
+        """End the loader's processes now, and not when Python tires of waiting for them at its exit."""
+        if isinstance(self._batches, Generator):
+            self._batches.close()
         self._batches = iter(())
 
     def take(self) -> list[int]:
@@ -190,11 +211,15 @@ class _Run:
                 steps=config.optim.steps * config.optim.accumulate,
                 rank=self.ranks.rank,
                 world_size=self.ranks.size,
+                warn=self.warn,
             ),
             self.warn,
         )
         with contextlib.closing(batches):
-            self._steps(batches)
+            try:
+                self._steps(batches)
+            except LoaderError as error:
+                raise RunError(f"step {trainer.step}: {error}; {self._kept()}") from error
 
     def _steps(self, batches: _Counted) -> None:
         trainer, config, run = self.trainer, self.config, self.config.run
@@ -228,6 +253,14 @@ class _Run:
                 self._save(must=final or self._asked > 0)
             if self._asked and not final:
                 raise Stopped(self._asked)
+
+    def _kept(self) -> str:
+        """Save what there is, and say from where the run can go on."""
+        if self.ranks.size > 1:
+            # the others are in the middle of their step
+            return "the newest checkpoint is what --resume goes on from"
+        self._save(must=True)
+        return f"saved; go on with --resume {self.run_dir}"
 
     def _absorb(self, sums: list[int]) -> None:
         """Take in what `LateSums` says of all ranks."""
@@ -264,8 +297,15 @@ class _Run:
         records = list(trainer.bad_steps.records)
         # a batch is made by its number, so it can be made again
         first = next(record.step - 1 for record in records if record.bad) * config.optim.accumulate
-        rank = {"rank": self.ranks.rank, "world_size": self.ranks.size}
-        inputs = next(iter(train_batches(config.data, seed=config.run.seed, start_step=first, steps=first + 1, **rank)))
+        again = train_batches(
+            config.data,
+            seed=config.run.seed,
+            start_step=first,
+            steps=first + 1,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+        )
+        inputs = next(iter(again))
         indices = self.ranks.gather([[batch.tolist() for batch in record.indices] for record in records])
         path = folder / f"inputs_rank{self.ranks.rank}.safetensors"
         with saving(path), atomic_path(path) as temporary:
@@ -313,13 +353,22 @@ class _Run:
         state = self.trainer.state()
         if self.log is None:
             return
+        self._look_for_the_folder()
+        state |= {"metrics_offset": self.log.offset, CONFIG: to_yaml(self.config)}
         try:
-            save_checkpoint(
-                self.run_dir, self.trainer.step, {**state, "metrics_offset": self.log.offset}, self.config.run.keep
-            )
+            save_checkpoint(self.run_dir, self.trainer.step, state, self.config.run.keep)
         except SaveError as error:
             newest = next((path.name for path in checkpoints(self.run_dir)), "none")
             message = f"{error}; the newest checkpoint there is: {newest}"
             if must:
                 raise SaveError(message) from error
             self.warn(f"{message}; the training goes on")
+
+    def _look_for_the_folder(self) -> None:
+        """Make the run folder anew where someone removed it: what is saved from now on shall be found and go on."""
+        if self.log is None or self.log.still_there():
+            return
+        self.warn(f"{self.run_dir}: was removed while training; it is made anew, the metrics up to here are lost")
+        with saving(self.run_dir / CONFIG):
+            write_text(self.run_dir / CONFIG, to_yaml(self.config))
+            self.log.reopen()

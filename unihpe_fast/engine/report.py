@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from rich.table import Table
 from unihpe_fast.config import Config
 from unihpe_fast.data.loader import val_batches
 from unihpe_fast.data.records import LABELS, MODALITIES
-from unihpe_fast.engine.checkpoint import METRICS
 from unihpe_fast.engine.evaluation import Scorable, predict
+from unihpe_fast.engine.log import without_nan
 from unihpe_fast.engine.runtime import Runtime
 from unihpe_fast.fileio import write_text
 from unihpe_fast.metrics import PCK_BBOX, POSE_METRICS, mean_over_actions
@@ -32,8 +33,11 @@ _HEADERS = {
 
 
 def write_summary(path: str | Path, scores: Mapping[str, Any]) -> None:
-    """The scores as JSON, whole or not at all. Raises ValueError for NaN and infinity, which JSON does not have."""
-    write_text(path, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    """The scores as JSON, whole or not at all; what is not finite, which JSON does not have, is null with a warning."""
+    finite, lost = without_nan(scores)
+    if lost:
+        warnings.warn(f"{path}: null in place of what is not finite: {', '.join(lost)}", stacklevel=2)
+    write_text(path, json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
 
 def _number(value: float | None) -> str:
@@ -166,8 +170,20 @@ def print_report(
         print_protocol(scores["protocol"], console)
 
 
-def draw_plots(run_dir: Path, config: Config, model: UniHPE, runtime: Runtime) -> list[Path]:
-    """Draw curves.png (where the run has metrics), predictions.png and neighbours.png into RUN/plots.
+def scores_line(scores: Mapping[str, Any]) -> str:
+    """The errors of `engine.evaluation.score` on one line, for a validation on the way."""
+    parts = [
+        f"from {LABELS[m]} {scores[m]['mpjpe']:.1f} / {scores[m]['pa_mpjpe']:.1f}"
+        for m in MODALITIES
+        if scores.get(m) is not None
+    ]
+    return f"validation, MPJPE / PA-MPJPE in mm: {', '.join(parts) or 'nothing to score'}"
+
+
+def draw_plots(
+    folder: Path, config: Config, model: UniHPE, runtime: Runtime, *, metrics: Path | None = None
+) -> list[Path]:
+    """Draw predictions.png and neighbours.png, and curves.png where `metrics`, a metrics.jsonl, is there.
 
     The samples are spread over config.data.val. Returns the paths of what was drawn.
     """
@@ -175,9 +191,8 @@ def draw_plots(run_dir: Path, config: Config, model: UniHPE, runtime: Runtime) -
     from unihpe_fast.plots import plot_curves, plot_neighbours, plot_predictions
 
     drawn = []
-    folder = run_dir / "plots"
-    if (run_dir / METRICS).is_file():
-        drawn.append(plot_curves(run_dir / METRICS, folder / "curves.png"))
+    if metrics is not None and metrics.is_file():
+        drawn.append(plot_curves(metrics, folder / "curves.png"))
     data = dataclasses.replace(config.data, val_batch_size=PLOTTED, workers=0)
     batch = next(iter(val_batches(data, limit=PLOTTED)))
     predictions = predict(model, [batch], device=runtime.device, dtype=runtime.dtype)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from unihpe_kernels.autocast import without_autocast
 from unihpe_kernels.checks import Backend
 from unihpe_kernels.contrastive.op import contrastive
 from unihpe_kernels.contrastive.options import Arguments, check_arguments, warn_of_many_triples
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@without_autocast
 def singular_value_contrastive_loss(
     embeddings: Sequence[Tensor],
     *,
@@ -142,8 +144,8 @@ def tuple_contrastive_loss(
         group,
         functools.partial(
             check_arguments, embeddings, score=score, temperature=temperature, negatives=negatives, anchors=anchors,
-            direction=direction, label_smoothing=label_smoothing, form=form, bias=bias, weights=weights, present=present,
-            normalize=normalize, backend=backend,
+            direction=direction, label_smoothing=label_smoothing, form=form, bias=bias, weights=weights,
+            present=present, normalize=normalize, backend=backend,
         ),
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """What a backend of "paired" supplies, and what a score supplies to it. The driver is paired.py.
 
-Letters: M modalities, A of them anchors, P = M (M - 1) / 2 pairs of modalities p < q, row by row; N = M - 1 members of a
-tuple beside its anchor, in the order of modalities; a block has `a` samples as rows and `b` as columns.
+Letters: M modalities, A of them anchors, P = M (M - 1) / 2 pairs of modalities p < q, row by row; N = M - 1 members of
+a tuple beside its anchor, in the order of modalities; a block has `a` samples as rows and `b` as columns.
 
 A score's three files, torch.py, native.h and triton.py, each say four things of one anchor and the N members of one
 sample (or of as many as broadcast, fill lanes or a tile):
@@ -9,7 +9,8 @@ sample (or of as many as broadcast, fill lanes or a tile):
     members(gram)                    the N (N - 1) / 2 products of a sample's members with each other, row by row, made
                                      into what the score wants to know of them: a list of numbers, once a sample
     score(products, members)         the value, from the anchor's N products with the members
-    gradient(.., weight)             weight * d value / d products, N of them; and what is to be added up over anchors for
+    gradient(.., weight)             weight * d value / d products, N of them; and what is to be added up over anchors
+    for
                                      the members' own products: a list of numbers ("sums")
     own(sums, members)               the sums made into gradients of the N (N - 1) / 2 products
 
@@ -78,10 +79,10 @@ class Block(NamedTuple):
     products: [M, M - 1, a, b], contiguous: [m, slot] holds the inner products of the rows' modality m with the columns'
     modality slot + (slot >= m). Those that neither way needs (for anchors that are a subset) are not filled.
 
-    Ways: "of rows", always: rows are anchors (of modality m: products[m, :]), columns give the tuples, with the columns'
-    `members`. "Of columns", where `two_ways`: columns are anchors (of modality n: the N products that rows' modalities
-    m != n have with it, products[m, n - (n > m)]), rows give the tuples, with the rows' `members`.
-    diagonal: rows are the columns. Then there is one way, and the positives, on the diagonal, are left out of everything.
+    Ways: "of rows", always: rows are anchors (of modality m: products[m, :]), columns give the tuples, with the
+    columns' `members`. "Of columns", where `two_ways`: columns are anchors (of modality n: the N products that rows'
+    modalities m != n have with it, products[m, n - (n > m)]), rows give the tuples, with the rows' `members`. diagonal:
+    rows are the columns. Then there is one way, and the positives, on the diagonal, are left out of everything.
     """
 
     products: Tensor
@@ -92,8 +93,8 @@ class Block(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Sums over one way of a block, [A, n] each, in float32 (float64 for `wide` and float64 products); positives are not
-    among them. By anchor, n = anchors, or by tuple, n = tuples.
+    """Sums over one way of a block, [A, n] each, in float32 (float64 for `wide` and float64 products); positives are
+    not among them. By anchor, n = anchors, or by tuple, n = tuples.
 
     With s the score and E = exp2((s - middle) * scale), of the softmax:
         sums     sum of E
@@ -113,8 +114,8 @@ class Statistics(NamedTuple):
 
 
 class Centers(NamedTuple):
-    """The scores of positives [n], where `with_scores`, of the rows and of the columns: a positive has one score, whatever
-    its anchor."""
+    """The scores of positives [n], where `with_scores`, of the rows and of the columns: a positive has one score,
+    whatever its anchor."""
 
     rows: Tensor | None
     columns: Tensor | None
@@ -154,8 +155,8 @@ class Backend(Protocol):
         """Whether `backward` may write gradients over the products."""
 
     def units(self, embeddings: list[Tensor], normalize: bool, used: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Unit rows [M, n, D] in the dtype that products are made in, and what rows were multiplied with [M, n], or None
-        where normalize is False. used: bool [M, n]; other rows are 0 whatever stands there."""
+        """Unit rows [M, n, D] in the dtype that products are made in, and what rows were multiplied with [M, n], or
+        None where normalize is False. used: bool [M, n]; other rows are 0 whatever stands there."""
 
     def through_units(
         self, units: Tensor, inverse_norms: Tensor | None, d_units: Tensor, like: list[Tensor]

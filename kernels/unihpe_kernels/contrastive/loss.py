@@ -22,8 +22,8 @@ NARROW, WIDE = 0, 1
 
 
 class Outputs(NamedTuple):
-    """loss []; shares [2 D, anchors, B] and samples [3, B]: of `Result`, the latter its loss, slope and bias; saved: rows
-    and products that were kept, flat; route: int64 []."""
+    """loss []; shares [2 D, anchors, B] and samples [3, B]: of `Result`, the latter its loss, slope and bias; saved:
+    rows and products that were kept, flat; route: int64 []."""
 
     loss: Tensor
     shares: Tensor
@@ -53,7 +53,10 @@ def forward(
         saved.zero_()  # an output must be the same every time, whatever is used of it
     else:
         kept = _keep(saved, units, inverse_norms) if len(saved) else None
-    samples, shares = units.new_zeros(3, batch, dtype=dtype), units.new_zeros(shares_shape(spec, count, batch), dtype=dtype)
+    samples, shares = (
+        units.new_zeros(3, batch, dtype=dtype),
+        units.new_zeros(shares_shape(spec, count, batch), dtype=dtype),
+    )
     for part in make_parts(spec, present, count, _masks(spec, backend, count)) if batch else ():
         where = slice(None) if part.index is None else part.index
         if spec.has_triples(len(part.modalities)):
@@ -165,9 +168,7 @@ def add_part(d_units: Tensor, part: Part, index: Tensor | None, gradients: Tenso
             d_units[m][index] += gradient
 
 
-def make_options(
-    spec: Spec, part: Part, temperature: Tensor, bias: Tensor | None, wide: bool, learns: bool
-) -> Options:
+def make_options(spec: Spec, part: Part, temperature: Tensor, bias: Tensor | None, wide: bool, learns: bool) -> Options:
     score, count = SCORES[spec.score], len(part.modalities)
     scale = LOG2_E / temperature.double()
     shift = torch.zeros_like(scale) if bias is None else bias.double() * LOG2_E
@@ -274,8 +275,10 @@ def _codes(part: Part, present: Tensor | None, backend: Backend) -> Tensor | Non
 
 
 def _masks(spec: Spec, backend: Backend, count: int) -> bool:
-    """Whether pairs of all samples come at once; triples are of the complete ones alone."""
-    return backend.masks and not spec.has_triples(count)
+    """Whether pairs of all samples come at once, with codes: triples are of the complete ones alone, and the other
+    forms and directions want dense sets, for which a GPU is waited for."""
+    plain = not (spec.both or spec.smoothing or spec.sigmoid)
+    return backend.masks and plain and not spec.has_triples(count)
 
 
 def _sizes(count: int, batch: int, width: int) -> list[int]:

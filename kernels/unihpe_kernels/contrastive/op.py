@@ -1,4 +1,4 @@
-"""Registration of the losses and their backward with torch: operator, shapes, gradient, autocast, in that order."""
+"""Registration of the losses and their backward with torch: operator, shapes, gradient, in that order."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 from unihpe_kernels.contrastive import loss
 from unihpe_kernels.contrastive.options import Spec
-from unihpe_kernels.registration import below_autograd, define, library, register_autocast
+from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
 
-_NUM_OUTPUTS = 5
+_TITLE = "the contrastive loss"
+_NUM_OUTPUTS = len(loss.Outputs._fields)
 
 
 def _contrastive(
@@ -21,8 +22,8 @@ def _contrastive(
     spec: str,
     learns: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`loss.Outputs`: float64 for float64 embeddings, else float32. spec: `Spec.text`. learns: what is saved is to do for
-    the gradients of the temperature and the bias, too, which else may come out as zero; autograd sets it."""
+    """`loss.Outputs`: float64 for float64 embeddings, else float32. spec: `Spec.text`. learns: what is saved is to do
+    for the gradients of the temperature and the bias, too, which else may come out as zero; autograd sets it."""
     return loss.forward(embeddings, temperature, bias, weights, present, Spec.of(spec), learns)
 
 
@@ -36,23 +37,24 @@ def _contrastive_backward(
     outputs: list[Tensor],
     spec: str,
 ) -> list[Tensor]:
-    """Gradients of the embeddings, the temperature, the bias (also where it is None) and the weights ([B], likewise)."""
+    """Gradients of the embeddings, the temperature, the bias (also where it is None) and the weights ([B],
+    likewise)."""
     arguments = embeddings, temperature, bias, weights, present
     return loss.backward(grad, *arguments, loss.Outputs(*outputs), Spec.of(spec))
 
 
-contrastive = define(_contrastive)
-contrastive_backward = define(_contrastive_backward)
+contrastive = define(_contrastive, title=_TITLE)
+contrastive_backward = define(_contrastive_backward, title=_TITLE)
 
 
-@torch.library.register_fake("unihpe_kernels::contrastive", lib=library)
+@register_fake(contrastive)
 def _(embeddings, temperature, bias, weights, present, spec, learns=False):
     shapes = loss.shapes(embeddings, present, Spec.of(spec))
     new, dtype = embeddings[0].new_empty, loss.sums_dtype(embeddings[0])
     return (*(new(shape, dtype=dtype) for shape in shapes), new((), dtype=torch.int64))
 
 
-@torch.library.register_fake("unihpe_kernels::contrastive_backward", lib=library)
+@register_fake(contrastive_backward)
 def _(grad, embeddings, temperature, bias, weights, present, outputs, spec):
     total, _, samples, *_ = outputs
     d_bias = total if bias is None else bias
@@ -61,64 +63,30 @@ def _(grad, embeddings, temperature, bias, weights, present, outputs, spec):
     return [*d_embeddings, temperature.new_empty(()), d_bias.new_empty(()), d_weights]
 
 
-class _Loss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, keyset: Any, spec: str, *arguments: Any) -> Any:
-        temperature, bias, weights, present, *embeddings = arguments
-        learns = temperature.requires_grad or bias is not None and bias.requires_grad
-        given = list(embeddings), temperature, bias, weights, present
-        outputs = below_autograd(contrastive, keyset, *given, spec, learns)
-        ctx.spec = spec
-        ctx.mark_non_differentiable(*outputs[1:])
-        ctx.set_materialize_grads(False)  # zeros of the size of `saved` would cost as much as the backward itself
-        ctx.save_for_backward(*arguments, *outputs)
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any, *_: Any) -> Any:
-        temperature, bias, weights, present, *rest = ctx.saved_tensors
-        if grad is None:
-            return (None,) * (6 + len(rest) - _NUM_OUTPUTS)
-        embeddings, outputs = rest[:-_NUM_OUTPUTS], rest[-_NUM_OUTPUTS:]
-        gradients = contrastive_backward(grad, embeddings, temperature, bias, weights, present, outputs, ctx.spec)
-        *d_embeddings, d_temperature, d_bias, d_weights = gradients
-        d_bias, d_weights = None if bias is None else d_bias, None if weights is None else d_weights
-        return None, None, d_temperature, d_bias, d_weights, None, *d_embeddings
+def _setup(ctx: Any, arguments: list[Any], outputs: tuple[Tensor, ...]) -> None:
+    embeddings, *tensors, ctx.spec, _ = arguments
+    ctx.mark_non_differentiable(*outputs[1:])
+    ctx.save_for_backward(*tensors, *embeddings, *outputs)
 
 
-class _Gradients(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, keyset: Any, count: int, spec: str, grad: Any, *arguments: Any) -> Any:
-        temperature, bias, weights, present, *rest = arguments
-        given = rest[:count], temperature, bias, weights, present, rest[count:], spec
-        return tuple(below_autograd(contrastive_backward, keyset, grad, *given))
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError("the contrastive losses have no second derivative: call backward without create_graph")
-
-
-def _autograd(
-    keyset: Any, embeddings: Any, temperature: Any, bias: Any, weights: Any, present: Any, spec: str, *learns: Any
-) -> Any:
-    given = embeddings, temperature, bias, weights, present
-    if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*given)):
-        return below_autograd(contrastive, keyset, *given, spec, *learns)
-    return _Loss.apply(keyset, spec, temperature, bias, weights, present, *embeddings)
+def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    temperature, bias, weights, present, *rest = ctx.saved_tensors
+    embeddings, outputs = rest[:-_NUM_OUTPUTS], rest[-_NUM_OUTPUTS:]
+    if grad is None:
+        return [None] * len(embeddings), *[None] * 6  # of the embeddings; of all other arguments
+    *d_embeddings, d_temperature, d_bias, d_weights = contrastive_backward(
+        grad, embeddings, temperature, bias, weights, present, outputs, ctx.spec
+    )
+    d_bias, d_weights = None if bias is None else d_bias, None if weights is None else d_weights
+    return d_embeddings, d_temperature, d_bias, d_weights, None, None, None
 
 
-def _autograd_of_backward(
-    keyset: Any, grad: Any, embeddings: Any, temperature: Any, bias: Any, weights: Any, present: Any, outputs: Any, spec: str
-) -> Any:
-    given = embeddings, temperature, bias, weights, present, outputs
-    if not (torch.is_grad_enabled() and torch._C._any_requires_grad(grad, *given)):
-        return below_autograd(contrastive_backward, keyset, grad, *given, spec)
-    tensors = temperature, bias, weights, present, *embeddings, *outputs
-    return list(_Gradients.apply(keyset, len(embeddings), spec, grad, *tensors))
+def _for_gradient(embeddings: list[Tensor], temperature: Tensor, bias: Tensor | None, *others: Any) -> tuple[Any, ...]:
+    learns = temperature.requires_grad or (bias is not None and bias.requires_grad)
+    return embeddings, temperature, bias, *others[:3], learns
 
 
-library.impl("contrastive", _autograd, "Autograd", with_keyset=True)
-library.impl("contrastive_backward", _autograd_of_backward, "Autograd", with_keyset=True)
-
-for _operator in (contrastive, contrastive_backward):
-    register_autocast(_operator)
+differentiate(contrastive, _setup, _gradient, _for_gradient)
+refuse_gradients(
+    contrastive_backward, "the contrastive losses have no second derivative: call backward without create_graph"
+)

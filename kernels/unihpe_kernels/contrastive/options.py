@@ -22,7 +22,8 @@ MANY_TRIPLES = 2**35
 
 
 class Spec(NamedTuple):
-    """What a loss is made of, but for its tensors: as for `tuple_contrastive_loss`, in the form of operators' arguments.
+    """What a loss is made of, but for its tensors: as for `tuple_contrastive_loss`, in the form of operators'
+    arguments.
 
     anchors: the modalities that are anchors, ascending; none for all. both: directions. pairwise: the cosine loss of
     every two modalities.
@@ -82,8 +83,8 @@ class Spec(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """As for `tuple_contrastive_loss`, checked, the embeddings of one dtype. What is refused where its values may be looked
-    at is NaN elsewhere."""
+    """As for `tuple_contrastive_loss`, checked, the embeddings of one dtype. What is refused where its values may be
+    looked at is NaN elsewhere."""
 
     embeddings: list[Tensor]
     temperature: float | Tensor

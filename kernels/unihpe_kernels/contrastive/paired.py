@@ -1,8 +1,8 @@
 """ "paired" negatives, a block of pairs at a time: products of rows by the library, scores by a backend (contract.py).
 
-Samples are cut into blocks. Two blocks are set against each other both ways at once: of the products of one's modality m
-with the other's n, anchors of both take their part. The positives, on the diagonal of a block with itself, are left out of
-all sums and done apart, one a sample, so that nothing cancels where they dominate.
+Samples are cut into blocks. Two blocks are set against each other both ways at once: of the products of one's modality
+m with the other's n, anchors of both take their part. The positives, on the diagonal of a block with itself, are left
+out of all sums and done apart, one a sample, so that nothing cancels where they dominate.
 
 Memory is that of the embeddings and of one block. A small batch on a CPU is one block, whose products the forward pass
 keeps for the backward pass.
@@ -27,10 +27,11 @@ LN_2 = math.log(2)
 
 
 class Result(NamedTuple):
-    """Of anchors' samples [n], summed over their anchors: losses, and their derivatives by 1/temperature and by the bias.
+    """Of anchors' samples [n], summed over their anchors: losses, and their derivatives by 1/temperature and by the
+    bias.
 
-    shares [2 D, A, n]: for each of D directions 1 / (sum of exponentials), and the part of it that is not the positive's;
-    empty for the sigmoid form.
+    shares [2 D, A, n]: for each of D directions 1 / (sum of exponentials), and the part of it that is not the
+    positive's; empty for the sigmoid form.
     """
 
     loss: Tensor
@@ -91,11 +92,11 @@ class Pairs:
         options, places = self._for(anchors)
         cut = _Cut(self._backend, options, columns, codes, self._own.edge)
         by_tuple = self._zeros(columns.shape[1]) if options.both else None
-        positives = self._backend.positives(cut.inner, options).contiguous() if options.both else None
+        positives = self._backend.positives(cut.inner, options) if options.both else torch.zeros_like(cut.inner[0])
         for column, j in zip(cut.samples, cut.slices, strict=True):
             for row, i in zip(self._own.samples, self._own.slices, strict=True):
                 block = Block(self._table(row, column), row, column, False, False)
-                centers = Centers(self.positives[i], None if positives is None else positives[j])
+                centers = Centers(self.positives[i], positives[j].contiguous())
                 found = self._backend.forward(
                     block._replace(products=self._products(block, fresh=True)), options, centers
                 )
@@ -118,7 +119,8 @@ class Pairs:
         about = positives - options.middle
         logits = about * options.scale
         own = logits.exp2()
-        losses, slopes, shares = 0, 0, []
+        losses, slopes = torch.zeros_like(positives), torch.zeros_like(positives)
+        shares: list[Tensor] = []
         kinds = (self._by_anchor, self._by_tuple) if options.both else (self._by_anchor,)
         for sums, moments, totals in kinds:
             negatives = sums / own
@@ -159,9 +161,7 @@ class Pairs:
         self._add_own(cut, options)
         return d_columns
 
-    def gradients(
-        self, d_score: Tensor, shares: Tensor, candidates: Tensor | float, smoothing: float = 0.0
-    ) -> Tensor:
+    def gradients(self, d_score: Tensor, shares: Tensor, candidates: Tensor | float, smoothing: float = 0.0) -> Tensor:
         """Of the units [M, n, D], all told. The arguments are those of `backward`."""
         options, anchors = self._options, len(self._options.anchors)
         if options.sigmoid:
@@ -180,7 +180,10 @@ class Pairs:
         off = torch.sigmoid(-logits)
         loss = sums.sum(0) * LN_2 + anchors * torch.nn.functional.softplus(-logits)
         return Result(
-            loss, moments.sum(0) - anchors * off * positives, totals.sum(0) - anchors * off, sums.new_empty(0, *sums.shape)
+            loss,
+            moments.sum(0) - anchors * off * positives,
+            totals.sum(0) - anchors * off,
+            sums.new_empty(0, *sums.shape),
         )
 
     def _factors(self, d_score: Tensor, shares: Tensor, candidates: Tensor | float, smoothing: float) -> "_Factors":
@@ -241,15 +244,15 @@ class Pairs:
             self._backend.add_to_rights(columns.d_units[others], d_products[m, slots], rows.units[m])
 
     def _places(self, block: Block, options: Options) -> Iterator[tuple[int, slice, slice]]:
-        """What is to be multiplied: modalities m of the rows, consecutive slots of the table and the columns' modalities
-        there. Of a block with itself those that `_turned` does not give."""
+        """What is to be multiplied: modalities m of the rows, consecutive slots of the table and the columns'
+        modalities there. Of a block with itself those that `_turned` does not give."""
         anchors = options.anchors
         for m in range(self._count):
             wanted = [
                 n
                 for n in range(self._count)
                 if n != m
-                and (m in anchors or block.two_ways and n in anchors)
+                and (m in anchors or (block.two_ways and n in anchors))
                 and not (block.diagonal and n < m and n in anchors)
             ]
             while wanted:
@@ -270,9 +273,7 @@ class Pairs:
                 if n < m:
                     yield m, n, n, m - 1
 
-    def _add(
-        self, total: Tensor, place: slice, found: Statistics | None, anchors: list[int] | None = None
-    ) -> None:
+    def _add(self, total: Tensor, place: slice, found: Statistics | None, anchors: list[int] | None = None) -> None:
         if found is None:
             return
         for kind, part in zip(total, found, strict=True):
@@ -338,9 +339,7 @@ class _Factors(NamedTuple):
 class _Cut:
     """Samples in blocks."""
 
-    def __init__(
-        self, backend: Backend, options: Options, units: Tensor, codes: Tensor | None, edge: int
-    ) -> None:
+    def __init__(self, backend: Backend, options: Options, units: Tensor, codes: Tensor | None, edge: int) -> None:
         self.units, self.edge, self._backend, self._options = units, edge, backend, options
         self.inner = backend.inner(units)
         length = units.shape[1]

@@ -12,8 +12,8 @@ from unihpe_kernels.contrastive.options import Spec
 
 @dataclass(frozen=True)
 class Others:
-    """Samples [b] that are members alone. sought: the places of the anchors' modalities that have them as candidates, of
-    `Part.modalities`; None: all."""
+    """Samples [b] that are members alone. sought: the places of the anchors' modalities that have them as candidates,
+    of `Part.modalities`; None: all."""
 
     index: Tensor
     sought: tuple[int, ...] | None = None
@@ -24,8 +24,8 @@ class Part:
     """Samples that share one dense loss.
 
     modalities: of its tuples. anchors: places of those that are anchors in turn, among `modalities`. rows: where the
-    results of those anchors go, among all of `Spec.num_anchors`. index [n]: the samples that are anchors, None for every
-    one. counted [n]: 0 for those whose loss is that of another part; None: all count.
+    results of those anchors go, among all of `Spec.num_anchors`. index [n]: the samples that are anchors, None for
+    every one. counted [n]: 0 for those whose loss is that of another part; None: all count.
     """
 
     modalities: tuple[int, ...]
@@ -60,8 +60,11 @@ def make_parts(
     modality sets to visit; None: those of the batch."""
     if spec.pairwise:
         for place, pair in enumerate(combinations(range(count), 2)):
-            rows = (2 * place, 2 * place + 1)
-            yield Part(pair, (0, 1), rows) if present is None or masks else _of_pair(pair, rows, present)
+            both_ways = (2 * place, 2 * place + 1)
+            if present is None or masks:
+                yield Part(pair, (0, 1), both_ways)
+            else:
+                yield _of_pair(pair, both_ways, present)
         return
     every = tuple(range(count))
     anchors = spec.anchors_of(count)
@@ -90,8 +93,8 @@ def modality_codes(present: Tensor) -> Tensor:
 
 
 def further(spec: Spec, part: Part, codes: Tensor | None) -> list[tuple[Tensor | None, tuple[int, ...] | None]]:
-    """Of samples elsewhere with these codes, None for all complete: those that are candidates of the part's anchors, and
-    of which (`Others.sought`)."""
+    """Of samples elsewhere with these codes, None for all complete: those that are candidates of the part's anchors,
+    and of which (`Others.sought`)."""
     if codes is None:
         return [(None, None)]
     wanted = [1 << m for m in part.modalities]

@@ -97,7 +97,8 @@ def tuple_contrastive_loss(
     present: Tensor | None = None,
     normalize: bool = True,
 ) -> Tensor:
-    """The public function of the same name with "paired" negatives, in the dtype of the embeddings and without checks."""
+    """The public function of the same name with "paired" negatives, in the dtype of the embeddings and without
+    checks."""
     count, batch = len(embeddings), len(embeddings[0])
     every = torch.ones(count, batch, dtype=torch.bool) if present is None else present
     weights = embeddings[0].new_ones(batch) if weights is None else weights

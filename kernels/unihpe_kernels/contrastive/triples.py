@@ -1,8 +1,9 @@
-"""negatives="all" of three modalities in plain torch, in tiles [i, j, k] of the B^3 triples, with its gradient written out.
+"""negatives="all" of three modalities in plain torch, in tiles [i, j, k] of the B^3 triples, with its gradient written
+out.
 
-Scores are recomputed in the backward pass, but for small batches, so memory is O(B^2). Logarithms are to base 2 throughout:
-exp2 is the cheapest exponential on both CPU and GPU. On a GPU this is the fallback for what has no kernel (float64), and it
-synchronises.
+Scores are recomputed in the backward pass, but for small batches, so memory is O(B^2). Logarithms are to base 2
+throughout: exp2 is the cheapest exponential on both CPU and GPU. On a GPU this is the fallback for what has no kernel
+(float64), and it synchronises.
 """
 
 import math
@@ -128,9 +129,9 @@ class TripleSlab:
         return torch.add(self._shift_rounded, sigma, alpha=self._scale_number, out=out).exp2_()
 
     def sums(self, with_scores: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Over the tuples of every i [2, a], j [2, b] and k [2, b] but the own ones: the sums of exponentials and of those
-        times score, which the temperature's gradient wants; without them [1, a], [1, b] and [1, b].
-        And the scores [a] of the own tuples of the samples i."""
+        """Over the tuples of every i [2, a], j [2, b] and k [2, b] but the own ones: the sums of exponentials and of
+        those times score, which the temperature's gradient wants; without them [1, a], [1, b] and [1, b]. And the
+        scores [a] of the own tuples of the samples i."""
         for part in self._unused:  # an output must be the same every time
             part.zero_()
         store = self._scratch("exponentials", self._sum_dtype)[0]
@@ -234,7 +235,11 @@ class TripleSlab:
 
 def _sum_dtype(scale: Tensor, size: int) -> torch.dtype:
     """float64 reaches down to a temperature of 0.0006. A GPU is not asked."""
-    return scale.dtype if scale.device.type == "cpu" and SCORES["singular_value"].holds(scale.item(), 3, size**2) else torch.float64
+    return (
+        scale.dtype
+        if scale.device.type == "cpu" and SCORES["singular_value"].holds(scale.item(), 3, size**2)
+        else torch.float64
+    )
 
 
 def _tile_elements(device: torch.device) -> int:

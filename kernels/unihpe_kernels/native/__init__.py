@@ -17,6 +17,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -29,12 +30,14 @@ import torch
 from torch import Tensor
 
 _PACKAGE = Path(__file__).parent.parent
+_OWN = str(_PACKAGE) + os.sep  # of the files that no warning points to
 # Not -ffast-math: NaN and infinity must stay what they are. The two flags in its place say that nobody reads errno or
 # the floating point exceptions, without which comparisons and square roots are not done in vectors.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
 _TUNING = "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64", "ppc64le") else "-march=native"
 _TIMEOUT = 120  # seconds
 _UNREAD = 30 * 24 * 3600  # seconds after which a library goes when another of its source is compiled
+_without_cache: dict[str, str] = {}  # why sources were compiled for this process alone
 _NOT_FOUND = "no C++ compiler is found (the environment's UNIHPE_KERNELS_CXX or CXX may name one)"
 
 
@@ -107,8 +110,20 @@ def _obstacle(sources: tuple[Source | str, ...]) -> str | None:
     with ThreadPoolExecutor(len(sources)) as pool:
         reason = next(filter(None, pool.map(_reason, sources)), None)
     if reason not in (None, _NOT_FOUND):
-        warnings.warn(f"{reason}; plain torch is slower on a CPU", RuntimeWarning, stacklevel=3)
+        _warn(f"{reason}; plain torch is slower on a CPU")
+    elif failed := sorted({_without_cache[str(source)] for source in sources if str(source) in _without_cache}):
+        _warn(
+            f"C++ is compiled anew in every process: no cache can be used (XDG_CACHE_HOME, else ~/.cache): {failed[0]}"
+        )
     return reason
+
+
+def _warn(message: str) -> None:
+    """Points to the line outside of this package that called it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_code.co_filename.startswith(_OWN):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 @functools.cache
@@ -146,8 +161,10 @@ def _library(source: "Source | str") -> ctypes.CDLL:
     settings = repr((command, _FLAGS, source.defines))
     prefix = f"{source.stem}-{_digest(*texts, version.encode(), settings.encode(), _cpu().encode())}"
     # where there is no home, or nothing can be written, locked or loaded there: for this process alone
-    with contextlib.suppress(OSError, RuntimeError, ImportError):
+    try:
         return ctypes.CDLL(str(_cached(source, command, prefix)))
+    except (OSError, RuntimeError, ImportError) as error:
+        _without_cache[str(source)] = str(error)  # this may be a thread of its own, which has no caller to warn
     with tempfile.TemporaryDirectory(prefix="unihpe_kernels-") as own:
         return ctypes.CDLL(str(_compile(source, command, Path(own), prefix)))
 

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unihpe_kernels.checks import FLOATING, Backend, check_backend, check_tensor
+from unihpe_kernels.autocast import without_autocast
+from unihpe_kernels.checks import FLOATING, Backend, check_backend, check_tensor, check_weights
 from unihpe_kernels.procrustes import op
+from unihpe_kernels.scaling import inverse_power
 from unihpe_kernels.small_linalg.lanes import compute_dtype
 
 
@@ -21,14 +23,18 @@ class Similarity(NamedTuple):
     scale: Tensor
     translation: Tensor
 
+    @without_autocast
     def apply(self, points: Tensor) -> Tensor:
         """[..., P, 3] -> [..., P, 3], float64 if the points or the similarity are, else float32."""
         batch = self.scale.shape
         check_tensor("points", points, (*batch, "P", 3), like=self.scale)
-        turned = points.to(compute_dtype(points, self.scale)) @ self.rotation.mT.to(compute_dtype(points, self.scale))
+        dtype = compute_dtype(points, self.scale)
+        # not a matrix product, which torch's settings may round to TF32
+        turned = (points.to(dtype)[..., None, :] * self.rotation.to(dtype)[..., None, :, :]).sum(-1)
         return self.scale[..., None, None] * turned + self.translation[..., None, :]
 
 
+@without_autocast
 def procrustes(
     pred: Tensor, target: Tensor, *, weights: Tensor | None = None, scale: bool = True, backend: Backend = "auto"
 ) -> Similarity:
@@ -49,7 +55,9 @@ def procrustes(
     Args:
         pred: X, [..., J, 3] with J >= 1, any unit and strides; float32, float64, bfloat16 or float16.
         target: Y, of the shape of pred; its dtype may differ.
-        weights: [..., J], floating point or bool, not negative; a joint of weight 0 is not looked at and may be NaN.
+        weights: [..., J], floating point or bool; a joint of weight 0 is not looked at and may be NaN. Negative and NaN
+            weights raise on a CPU; a GPU is not waited for, and the pose's result is NaN there, as under torch.compile
+            and vmap.
         scale: False holds s at 1.
         backend: "auto", "triton", "native" or "torch".
 
@@ -79,6 +87,7 @@ class Alignment(NamedTuple):
     error: Tensor
 
 
+@without_autocast
 def align(
     pred: Tensor, target: Tensor, *, weights: Tensor | None = None, scale: bool = True, backend: Backend = "auto"
 ) -> Alignment:
@@ -95,7 +104,7 @@ def align(
         float32. A NaN spoils its own sample only.
     """
     batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
-    if torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad):
+    if torch.is_grad_enabled() and (_may_want_gradient(pred) or _may_want_gradient(target)):
         return _recorded_alignment(
             pred, target, weights, procrustes(pred, target, weights=weights, scale=scale, backend=backend)
         )
@@ -107,10 +116,17 @@ def align(
     return Alignment(Similarity(rotation, size, translation), aligned, joint_errors, error)
 
 
+def _may_want_gradient(poses: Tensor) -> bool:
+    """A tensor under vmap does not know whether it does."""
+    if torch.compiler.is_compiling():
+        return poses.requires_grad
+    return poses.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(poses)
+
+
 def _recorded_alignment(pred: Tensor, target: Tensor, weights: Tensor | None, similarity: Similarity) -> Alignment:
     """`align` by operations that torch differentiates."""
     dtype = similarity.scale.dtype
-    w = similarity.scale.new_ones(()).expand(pred.shape[:-1]) if weights is None else weights.to(dtype).clamp_min(0)
+    w = similarity.scale.new_ones(()).expand(pred.shape[:-1]) if weights is None else weights.to(dtype)
     missing = (w == 0)[..., None]  # their gradient of 0 times a NaN would spoil those of the similarity
     aligned = similarity.apply(pred.masked_fill(missing, 0))
     wanted = target.to(dtype).masked_fill(missing, 0)
@@ -124,6 +140,7 @@ def _recorded_alignment(pred: Tensor, target: Tensor, weights: Tensor | None, si
     return Alignment(similarity, aligned, joint_errors, _weighted_mean(joint_errors, w))
 
 
+@without_autocast
 def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, backend: Backend = "auto") -> Tensor:
     """Mean per-joint position error after Procrustes alignment, one a pose.
 
@@ -143,11 +160,10 @@ def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, bac
     """
     batch, (flat_pred, flat_target, flat_weights) = _check(pred, target, weights)
     resolved = check_backend(backend, _widest(flat_pred, flat_target, flat_weights), "pa_mpjpe")
-    recording = torch.is_grad_enabled()
-    needs = (recording and pred.requires_grad, recording and target.requires_grad)
-    return op.pa_mpjpe(flat_pred, flat_target, flat_weights, *needs, resolved)[0].reshape(batch)
+    return op.pa_mpjpe(flat_pred, flat_target, flat_weights, False, False, resolved)[0].reshape(batch)
 
 
+@without_autocast
 def n_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: int | None = 0) -> Tensor:
     """Mean per-joint position error after alignment of the scale alone (Rhodin et al. 2018), one a pose.
 
@@ -157,19 +173,24 @@ def n_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root
     Args, Returns, Raises: as for `mpjpe`.
     """
     x, y, w = _centred(pred, target, weights, root)
+    size = inverse_power(y, (-2, -1))
+    # of a size of about 1, so that neither squares nor products leave the range; the result does not depend on x's
+    x, y = x * inverse_power(x, (-2, -1)), y * size
     over, under = (w * (x * y).sum(-1)).sum(-1), (w * (x * x).sum(-1)).sum(-1)
     empty = (under == 0).to(under.dtype)
-    return _mean_distance(x * ((over + empty) / (under + empty))[..., None, None], y, w)
+    return _mean_distance(x * ((over + empty) / (under + empty))[..., None, None], y, w) / size[..., 0, 0]
 
 
+@without_autocast
 def mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: int | None = 0) -> Tensor:
     """Mean per-joint position error, one a pose: the mean over joints of |X_j - Y_j| with both poses centred on a root.
 
     Args:
         pred: X, [..., J, 3] with J >= 1, any unit and strides; float32, float64, bfloat16 or float16.
         target: Y, of the shape of pred; its dtype may differ.
-        weights: [..., J], floating point or bool, not negative, without gradient; a joint of weight 0 is left out of
-            the mean and may be NaN, but the root is subtracted whatever its weight. All 0: the error is 0.
+        weights: [..., J], floating point or bool, without gradient; a joint of weight 0 is left out of the mean and
+            may be NaN, but the root is subtracted whatever its weight. All 0: the error is 0. Negative and NaN weights
+            raise on a CPU, and give NaN elsewhere.
         root: the joint to centre on, negative counts from the end; None: the poses stay where they are.
 
     Returns:
@@ -178,7 +199,10 @@ def mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root: 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
     """
-    return _mean_distance(*_centred(pred, target, weights, root))
+    x, y, w = _centred(pred, target, weights, root)
+    offset = x - y
+    size = inverse_power(offset, (-2, -1))
+    return _mean_distance(x * size, y * size, w) / size[..., 0, 0]
 
 
 def _check(
@@ -195,7 +219,7 @@ def _check(
         check_tensor("weights", weights, (*batch, joints), dtypes=(*FLOATING, torch.bool), like=pred)
         if weights.requires_grad:
             raise ValueError("weights must not require a gradient: the errors are differentiated in the poses only")
-        weights = weights.reshape(samples, joints)
+        weights = check_weights(weights).reshape(samples, joints)
     flat = (pred.reshape(samples, joints, 3), target.reshape(samples, joints, 3), weights)
     return torch.Size(batch), flat
 
@@ -207,8 +231,10 @@ def _widest(pred: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
 
 def _centred(pred: Tensor, target: Tensor, weights: Tensor | None, root: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Both poses in the compute dtype, centred on the root, 0 at missing joints; and their weights."""
-    _check(pred, target, weights)
+    flat_weights = _check(pred, target, weights)[1][2]
     joints = pred.shape[-2]
+    if root is not None and (isinstance(root, bool) or not isinstance(root, int)):
+        raise TypeError(f"root must be None or an int, got {root!r}")
     if root is not None and not -joints <= root < joints:
         raise ValueError(f"root must be None or a joint from {-joints} to {joints - 1}, got {root}")
     dtype = compute_dtype(pred, target, weights)
@@ -217,14 +243,18 @@ def _centred(pred: Tensor, target: Tensor, weights: Tensor | None, root: int | N
         x, y = x - x[..., root, None, :], y - y[..., root, None, :]
     if weights is None:
         return x, y, x.new_ones(()).expand(x.shape[:-1])
-    w = weights.to(dtype).clamp_min(0)
+    assert flat_weights is not None
+    w = flat_weights.reshape(weights.shape).to(dtype)
     missing = (w == 0)[..., None]
     return x.masked_fill(missing, 0), y.masked_fill(missing, 0), w
 
 
 def _mean_distance(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
     """[..., J, 3] twice, [..., J] -> [...]; a distance of 0 has the gradient 0."""
-    return _weighted_mean(torch.linalg.vector_norm(x - y, dim=-1), w)
+    squares = (x - y).square().sum(-1)
+    # not a norm, whose second derivative is NaN where it is 0, as at the root
+    empty = squares == 0
+    return _weighted_mean(squares.masked_fill(empty, 1).sqrt().masked_fill(empty, 0), w)
 
 
 def _weighted_mean(distances: Tensor, w: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Registration of `procrustes`, `align` and `pa_mpjpe` with torch: operators, shapes, gradients, autocast.
+"""Registration of `procrustes`, `align` and `pa_mpjpe` with torch: operators, shapes, gradients.
 
 `pa_mpjpe` makes its gradient in the forward pass, where the alignment still stands in registers or cache: the backward
 pass only scales it by the gradient that comes in. Separately it would cost the forward pass once more.
@@ -6,11 +6,10 @@ pass only scales it by the gradient that comes in. Separately it would cost the 
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unihpe_kernels.procrustes import native_backend, torch_backend
-from unihpe_kernels.registration import define, differentiate, library, register_autocast
+from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
 from unihpe_kernels.small_linalg.lanes import compute_dtype
 
 
@@ -61,7 +60,10 @@ def _procrustes_backward(
 def _pa_mpjpe(
     pred: Tensor, target: Tensor, weights: Tensor | None, for_pred: bool, for_target: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """[N, J, 3] twice, [N, J] -> error [N] and its gradients in pred and target, [N, J, 3]; [0] where not asked for."""
+    """[N, J, 3] twice, [N, J] -> error [N] and its gradients in pred and target, [N, J, 3]; [0] where not asked for.
+
+    Autograd sets for_pred and for_target: what a tensor wants is known at the level of its transform alone.
+    """
     return _backend(backend).pa_mpjpe_forward(pred, target, weights, (for_pred, for_target))
 
 
@@ -73,24 +75,24 @@ def _pa_mpjpe_backward(grad: Tensor, gradient: Tensor, points: Tensor, backend: 
     return _backend(backend).pa_mpjpe_backward(grad, gradient, points.dtype)
 
 
-procrustes = define(_procrustes)
-procrustes_backward = define(_procrustes_backward)
-align = define(_align)
-pa_mpjpe = define(_pa_mpjpe)
-pa_mpjpe_backward = define(_pa_mpjpe_backward)
+procrustes = define(_procrustes, by_sample=True)
+procrustes_backward = define(_procrustes_backward, by_sample=True)
+align = define(_align, by_sample=True)
+pa_mpjpe = define(_pa_mpjpe, by_sample=True)
+pa_mpjpe_backward = define(_pa_mpjpe_backward, by_sample=True)
 
 
-@torch.library.register_fake("unihpe_kernels::procrustes", lib=library)
+@register_fake(procrustes)
 def _(pred, target, weights, scaled, backend):
     return torch_backend.empty_alignment(pred, False, compute_dtype(pred, target, weights))
 
 
-@torch.library.register_fake("unihpe_kernels::align", lib=library)
+@register_fake(align)
 def _(pred, target, weights, scaled, backend):
     return torch_backend.empty_alignment(pred, True, compute_dtype(pred, target, weights))
 
 
-@torch.library.register_fake("unihpe_kernels::procrustes_backward", lib=library)
+@register_fake(procrustes_backward)
 def _(
     d_rotation,
     d_scale,
@@ -108,14 +110,14 @@ def _(
     return pred.new_empty(pred.shape if for_pred else (0,)), target.new_empty(target.shape if for_target else (0,))
 
 
-@torch.library.register_fake("unihpe_kernels::pa_mpjpe", lib=library)
+@register_fake(pa_mpjpe)
 def _(pred, target, weights, for_pred, for_target, backend):
     dtype = compute_dtype(pred, target, weights)
     shapes = ((pred.shape[0],), pred.shape if for_pred else (0,), target.shape if for_target else (0,))
     return tuple(pred.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
-@torch.library.register_fake("unihpe_kernels::pa_mpjpe_backward", lib=library)
+@register_fake(pa_mpjpe_backward)
 def _(grad, gradient, points, backend):
     return points.new_empty(gradient.shape)
 
@@ -128,12 +130,16 @@ def _setup_procrustes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
 
 def _procrustes_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     pred, _, _, rotation, scale = ctx.saved_tensors
-    needs = ctx.needs_input_grad[1:3]
+    needs = ctx.needed[:2]
     shapes = (rotation.shape, scale.shape, (len(pred), 3))
     given = [rotation.new_zeros(shape) if grad is None else grad for grad, shape in zip(grads, shapes, strict=True)]
     gradients = procrustes_backward(*given, *ctx.saved_tensors, ctx.scaled, *needs, ctx.backend)
     asked = (gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True))
     return *asked, None, None, None
+
+
+def _for_gradient(pred: Tensor, target: Tensor, weights: Tensor | None, *others: Any) -> tuple[Any, ...]:
+    return pred, target, weights, pred.requires_grad, target.requires_grad, others[-1]
 
 
 def _setup_pa_mpjpe(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -152,14 +158,10 @@ def _pa_mpjpe_gradient(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tupl
     return *gradients, None, None, None, None
 
 
-def _no_second_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError("procrustes and pa_mpjpe have no second derivative: call backward without create_graph")
-
-
 differentiate(procrustes, _setup_procrustes, _procrustes_gradient)
-differentiate(pa_mpjpe, _setup_pa_mpjpe, _pa_mpjpe_gradient)
-differentiate(procrustes_backward, None, _no_second_derivative)
-differentiate(pa_mpjpe_backward, None, _no_second_derivative)
-
-for _operator in (procrustes, procrustes_backward, align, pa_mpjpe, pa_mpjpe_backward):
-    register_autocast(_operator)
+differentiate(pa_mpjpe, _setup_pa_mpjpe, _pa_mpjpe_gradient, _for_gradient)
+refuse_gradients(
+    align, "the operator align has no gradient: unihpe_kernels.align takes another way where one is wanted"
+)
+for _operator in (procrustes_backward, pa_mpjpe_backward):
+    refuse_gradients(_operator, "procrustes and pa_mpjpe have no second derivative: call backward without create_graph")

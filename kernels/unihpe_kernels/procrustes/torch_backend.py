@@ -155,7 +155,7 @@ def _pair(pred: Tensor, target: Tensor, weights: Tensor | None, part: slice) -> 
     w = None
     total = x.new_full((), joints)
     if weights is not None:
-        w = to_lanes(weights[part], dtype).clamp_min_(0)[:, None]
+        w = to_lanes(weights[part], dtype)[:, None]
         missing = w == 0
         x.masked_fill_(missing, 0)
         y.masked_fill_(missing, 0)

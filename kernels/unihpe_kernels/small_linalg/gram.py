@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unihpe_kernels.autocast import without_autocast
 from unihpe_kernels.checks import check_backend, check_tensor
+from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
 from unihpe_kernels.small_linalg import gram_torch
 
 
+@without_autocast
 def gram_singular_values(embeddings: Sequence[Tensor]) -> Tensor:
     """Singular values of each sample's M x D stack of embeddings, descending.
 
@@ -22,7 +25,7 @@ def gram_singular_values(embeddings: Sequence[Tensor]) -> Tensor:
 
     Returns:
         [B, M], float64 for float64 embeddings, else float32; the last M - D are 0 where D < M. Accurate to rounding of
-        the largest singular value.
+        the largest singular value. A sample with a NaN or an infinity in it is NaN, and the others are not touched.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
@@ -37,16 +40,14 @@ def gram_singular_values(embeddings: Sequence[Tensor]) -> Tensor:
         check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
         dtype = torch.promote_types(dtype, embedding.dtype)
     stack = torch.stack([embedding.to(dtype) for embedding in embeddings], dim=1)
-    return _gram_singular_values(stack, check_backend("auto", stack, "gram_singular_values"))[0]
+    return _operator(stack, check_backend("auto", stack, "gram_singular_values"))[0]
 
 
-@torch.library.custom_op("unihpe_kernels::gram_singular_values", mutates_args=())
 def _gram_singular_values(stack: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     """[B, M, D] -> values [B, M] and left singular vectors [B, M, M] in columns, float32 from Triton, else float64."""
     return _backend(backend).forward(stack)
 
 
-@torch.library.custom_op("unihpe_kernels::gram_singular_values_backward", mutates_args=())
 def _gram_singular_values_backward(
     grad: Tensor, stack: Tensor, values: Tensor, vectors: Tensor, backend: str
 ) -> Tensor:
@@ -63,7 +64,11 @@ def _backend(name: str) -> Any:
     return gram_torch
 
 
-@_gram_singular_values.register_fake
+_operator = define(_gram_singular_values, by_sample=True)
+_operator_backward = define(_gram_singular_values_backward, by_sample=True)
+
+
+@register_fake(_operator)
 def _(stack: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     batch, count, _ = stack.shape
     dtype = torch.float64 if stack.dtype == torch.float64 else torch.float32
@@ -73,28 +78,22 @@ def _(stack: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     )
 
 
-@_gram_singular_values_backward.register_fake
+@register_fake(_operator_backward)
 def _(grad: Tensor, stack: Tensor, values: Tensor, vectors: Tensor, backend: str) -> Tensor:
     return stack.new_empty(stack.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, str], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(inputs[0], *output)
-    ctx.backend = inputs[1]
+def _setup(ctx: Any, arguments: list[Any], outputs: tuple[Tensor, Tensor]) -> None:
+    stack, ctx.backend = arguments
+    ctx.mark_non_differentiable(outputs[1])
+    ctx.save_for_backward(stack, *outputs)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, None]:
-    return _gram_singular_values_backward(grad, *ctx.saved_tensors, ctx.backend), None
+def _gradient(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:
+    return None if grad is None else _operator_backward(grad, *ctx.saved_tensors, ctx.backend), None
 
 
-def _no_second_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError("gram_singular_values has no second derivative: call backward without create_graph")
-
-
-_gram_singular_values.register_autograd(_backward, setup_context=_setup_context)
-_gram_singular_values_backward.register_autograd(_no_second_derivative)
-
-for _device in ("cpu", "cuda"):
-    _gram_singular_values.register_autocast(_device, torch.float32)
-    _gram_singular_values_backward.register_autocast(_device, torch.float32)
+differentiate(_operator, _setup, _gradient)
+refuse_gradients(
+    _operator_backward, "gram_singular_values has no second derivative: call backward without create_graph"
+)

@@ -6,7 +6,14 @@ from torch import Tensor
 
 def forward(stack: Tensor) -> tuple[Tensor, Tensor]:
     """[B, M, D] -> values [B, M], float64 for a float64 stack, else float32, and left singular vectors [B, M, M] in
-    columns, float64."""
+    columns, float64. Both are NaN for a sample with a NaN or an infinity in it."""
+    # LAPACK would raise for the whole batch, or never end
+    bad = ~stack.isfinite().flatten(1).all(1)
+    values, vectors = _decompose(stack.masked_fill(bad[:, None, None], 0))
+    return values.masked_fill_(bad[:, None], torch.nan), vectors.masked_fill_(bad[:, None, None], torch.nan)
+
+
+def _decompose(stack: Tensor) -> tuple[Tensor, Tensor]:
     if stack.dtype == torch.float64:
         # the Gram matrix would square the condition number: take the triangular factor instead
         padded = torch.nn.functional.pad(stack, (0, max(0, stack.shape[1] - stack.shape[2])))

@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unihpe_kernels.autocast import without_autocast
 from unihpe_kernels.checks import Backend, check_backend, check_tensor
+from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
 from unihpe_kernels.small_linalg import svd3x3_native, svd3x3_torch
 
 
+@without_autocast
 def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
     """Singular value decomposition of 3x3 matrices, A = U diag(S) Vh, as `torch.linalg.svd` gives it.
 
@@ -21,7 +24,13 @@ def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Ten
     them together (as in U Vh), so that a function of the polar factor is differentiated safely at repeated values. Only
     true degeneracies are damped: a difference or sum of at most 32 eps (of the dtype) times the largest singular value
     is rounding, and what would be divided by it is left out: vectors inside a repeated value are held fixed. So the
-    gradient is bounded by that of the outputs over 32 eps times the largest singular value. There is no second
+    gradient is bounded by that of the outputs over 32 eps times the largest singular value.
+
+    At repeated values it is right for functions of the singular values that are symmetric in the repeated ones, and of
+    the polar factor U Vh. It is finite but wrong for other functions, smooth ones too, that pair the vectors with
+    their values: that of ((u * s[..., None, :]) @ vh * w).sum(), which is (a * w).sum(), is w, but at a = I comes out
+    as w's diagonal and its antisymmetric part: how a symmetric change turns the vectors is left out there. Write
+    such a function in terms of `a` itself. There is no second
     derivative.
 
     Args:
@@ -38,17 +47,15 @@ def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Ten
     check_tensor("a", a, (..., 3, 3))
     resolved = check_backend(backend, a, "svd3x3")
     batch = a.shape[:-2]
-    u, s, vh = _svd3x3(a.reshape(math.prod(batch), 3, 3), resolved)
+    u, s, vh = _operator(a.reshape(math.prod(batch), 3, 3), resolved)
     return u.reshape(*batch, 3, 3), s.reshape(*batch, 3), vh.reshape(*batch, 3, 3)
 
 
-@torch.library.custom_op("unihpe_kernels::svd3x3", mutates_args=())
 def _svd3x3(a: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """[N, 3, 3] -> U [N, 3, 3], S [N, 3], Vh [N, 3, 3]."""
     return _backend(backend).forward(a)
 
 
-@torch.library.custom_op("unihpe_kernels::svd3x3_backward", mutates_args=())
 def _svd3x3_backward(
     d_u: Tensor, d_s: Tensor, d_vh: Tensor, u: Tensor, s: Tensor, vh: Tensor, dtype: torch.dtype, backend: str
 ) -> Tensor:
@@ -65,36 +72,35 @@ def _backend(name: str) -> Any:
     return svd3x3_native if name == "native" else svd3x3_torch
 
 
-@_svd3x3.register_fake
+_operator = define(_svd3x3, by_sample=True)
+_operator_backward = define(_svd3x3_backward, by_sample=True)
+
+
+@register_fake(_operator)
 def _(a: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
     square = a.new_empty((a.shape[0], 3, 3), dtype=dtype)
     return square, a.new_empty((a.shape[0], 3), dtype=dtype), torch.empty_like(square)
 
 
-@_svd3x3_backward.register_fake
+@register_fake(_operator_backward)
 def _(
     d_u: Tensor, d_s: Tensor, d_vh: Tensor, u: Tensor, s: Tensor, vh: Tensor, dtype: torch.dtype, backend: str
 ) -> Tensor:
     return u.new_empty(u.shape, dtype=dtype)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, str], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.dtype, ctx.backend = inputs[0].dtype, inputs[1]
-    ctx.save_for_backward(*output)
+def _setup(ctx: Any, arguments: list[Any], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    a, ctx.backend = arguments
+    ctx.dtype = a.dtype
+    ctx.save_for_backward(*outputs)
 
 
-def _backward(ctx: Any, d_u: Tensor, d_s: Tensor, d_vh: Tensor) -> tuple[Tensor, None]:
-    return _svd3x3_backward(d_u, d_s, d_vh, *ctx.saved_tensors, ctx.dtype, ctx.backend), None
+def _gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
+    outputs = ctx.saved_tensors
+    given = [torch.zeros_like(x) if grad is None else grad for grad, x in zip(grads, outputs, strict=True)]
+    return _operator_backward(*given, *outputs, ctx.dtype, ctx.backend), None
 
 
-def _no_second_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError("svd3x3 has no second derivative: call backward without create_graph")
-
-
-_svd3x3.register_autograd(_backward, setup_context=_setup_context)
-_svd3x3_backward.register_autograd(_no_second_derivative)
-
-for _device in ("cpu", "cuda"):
-    _svd3x3.register_autocast(_device, torch.float32)
-    _svd3x3_backward.register_autocast(_device, torch.float32)
+differentiate(_operator, _setup, _gradient)
+refuse_gradients(_operator_backward, "svd3x3 has no second derivative: call backward without create_graph")

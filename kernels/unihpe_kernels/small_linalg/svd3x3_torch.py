@@ -31,13 +31,18 @@ def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def backward(d_u: Tensor, d_s: Tensor, d_vh: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
     """Gradients of the outputs -> gradient of the matrices, [N, 3, 3]; `svd3x3` documents the damping."""
-    turn_u, turn_v = u.mT @ d_u, vh @ d_vh.mT
+    turn_u, turn_v = _product(u.mT, d_u), _product(vh, d_vh.mT)
     turn_u, turn_v = turn_u - turn_u.mT, turn_v - turn_v.mT
     largest = s[:, :1, None].clamp_min(torch.finfo(s.dtype).tiny)
     relative = s[:, :, None] / largest
     inner = (turn_u + turn_v) * _inverse(relative.mT - relative)
     inner += (turn_u - turn_v) * _inverse(relative.mT + relative)
-    return u @ (inner / (2 * largest) + torch.diag_embed(d_s)) @ vh
+    return _product(_product(u, inner / (2 * largest) + torch.diag_embed(d_s)), vh)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of small matrices, which torch's settings may not round to TF32."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
 def _inverse(x: Tensor) -> Tensor:

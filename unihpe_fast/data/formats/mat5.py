@@ -1,4 +1,4 @@
-"""Cell arrays of numbers in MATLAB v5 files, one cell at a time.
+"""Matrices and cell arrays of numbers in MATLAB v5 files, the latter one cell at a time.
 
 Not scipy.io.loadmat: cells nested some ten thousand deep overflow its C stack and end the process, and it keeps all of
 a variable, of which a source may want a hundredth. Format: "MAT-File Format", The MathWorks, level 5.
@@ -61,6 +61,17 @@ def cells(path: Path, variable: Variable) -> Iterator[np.ndarray]:
         matrix = mat.matrix(variable.offset, where)
         for index in range(_count(matrix.variable, where)):
             yield matrix.cell(f"{where}: cell {index}")
+
+
+def numbers(path: Path, variable: Variable) -> np.ndarray:
+    """The matrix of numbers that a variable is, as it is stored.
+
+    Raises SourceError naming file and variable where it is malformed, is not real numbers or has more than LARGEST_CELL
+    bytes.
+    """
+    where = f"{path}: {variable.name}"
+    with _Mat(path) as mat:
+        return mat.matrix(variable.offset, where).numbers(where)
 
 
 def _count(variable: Variable, where: str) -> int:

@@ -15,6 +15,7 @@ from unihpe_fast.data.errors import SourceError
 
 # px, m or mm; numbers beyond are none
 LARGEST = 1e6
+_DRIVE = re.compile(r"[A-Za-z]:(/|$)")
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(b1|\?|[iu][1248]|f[248]|O8?|[SU][1-9]\d{0,8})")
 _KIND_NAMES = {"b": "bool", "i": "int", "u": "uint", "f": "float", "S": "bytes", "U": "str", "O": "object"}
 
@@ -22,8 +23,9 @@ _KIND_NAMES = {"b": "bool", "i": "int", "u": "uint", "f": "float", "S": "bytes",
 def photo_path(root: Path, name: str, where: str) -> Path:
     """The file that an annotation calls `name`, under the folder `root`; it need not exist.
 
-    Raises SourceError, beginning with `where`, for a name that is empty, absolute, no file name at all or that climbs
-    out of the root by its letters. Links inside the root are the user's own and may lead anywhere.
+    Backslashes, as Windows writes them, part folders too. Raises SourceError, beginning with `where`, for a name that
+    is empty, absolute, no file name at all or that climbs out of the root by its letters. Links inside the root are the
+    user's own and may lead anywhere.
     """
     try:
         encoded = name.encode()
@@ -31,8 +33,8 @@ def photo_path(root: Path, name: str, where: str) -> Path:
         encoded = b"\0"
     if b"\0" in encoded:
         raise SourceError(f"{where}: {name!r} is not a file name")
-    path = posixpath.normpath(name) if name else "."
-    if path in (".", "..") or path.startswith(("/", "../")):
+    path = posixpath.normpath(name.replace("\\", "/")) if name else "."
+    if path in (".", "..") or path.startswith(("/", "../")) or _DRIVE.match(path):
         raise SourceError(f"{where}: want a file name below the images folder, got {name!r}")
     return root / path
 

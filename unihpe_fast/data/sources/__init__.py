@@ -28,6 +28,7 @@ SOURCES = {
     "cmu": "cmu",
     "coco": "coco",
     "h36m": "h36m.source",
+    "lsp": "lsp",
     "mpi-inf-3dhp": "mpi_inf_3dhp",
     "mpii": "mpii",
     "spin-npz": "spin_npz",

@@ -1,7 +1,7 @@
 """MPII Human Pose as HRNet's json annotations (annot/{train,valid,trainval}.json): joints in 2D only."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from unihpe_fast.data.formats.untrusted import photo_path
 from unihpe_fast.data.joint_sets import MPII16, to_h36m17
 from unihpe_fast.data.records import Sample
 from unihpe_fast.data.sources import Reading, Request, Tally
+from unihpe_fast.data.sources.photo_names import found_layout
 
 LICENCE = "MPII Human Pose: free for research; other uses by agreement with the authors. See human-pose.mpi-inf.mpg.de."
 JOINTS = 16
@@ -36,11 +37,10 @@ def read(inputs: Sequence[Path], options: Options, request: Request) -> Reading:
         raise ValueError(f"min_keypoints: want 1 to {JOINTS}, got {options.min_keypoints}")
     if not inputs:
         raise ValueError("no input: want train.json, valid.json or trainval.json of HRNet's MPII annotations")
-    root = request.images
-    if root is not None and (root / "images").is_dir():
-        root /= "images"
     tally = Tally()
-    samples = [sample for path in inputs for sample in _people(path, options.min_keypoints, root, tally)]
+    samples = [sample for path in inputs for sample in _people(path, options.min_keypoints, request.images, tally)]
+    if request.images is not None:
+        samples = _found(samples, request.images)
     return Reading("mpii", LICENCE, list(inputs), iter(samples), tally, total=len(samples))
 
 
@@ -51,6 +51,13 @@ def person_box(center: np.ndarray, scale: float) -> np.ndarray:
     enlarged so as not to cut off limbs.
     """
     return np.array([center[0] - 1, center[1] + 15 * scale - 1, PIXELS * MARGIN * scale], np.float32)
+
+
+def _found(samples: list[Sample], root: Path) -> list[Sample]:
+    """The samples with their photographs below `images`, where they are there and not where the root says."""
+    names = [sample.photo.relative_to(root) for sample in samples if sample.photo is not None]
+    layout = found_layout(("{}", "images/{}"), len(names), lambda layout, row: root / layout.format(names[row]))
+    return [replace(sample, photo=root / layout.format(name)) for sample, name in zip(samples, names, strict=True)]
 
 
 def _people(path: Path, least: int, root: Path | None, tally: Tally) -> Iterator[Sample]:

@@ -170,12 +170,11 @@ class _Sweep:
             pairs.backward(*given)
             self._given.append(given)
             if spec.both:
-                self._of_tuples.append([self._gather(part, x) for x in (pairs.factors.tuple, pairs.factors.tuple_level)])
+                self._of_tuples.append(
+                    [self._gather(part, x) for x in (pairs.factors.tuple, pairs.factors.tuple_level)]
+                )
         self._others = [
-            [
-                (o.index, pairs.backward_columns(part.of(self.units, o.index), anchors=o.sought))
-                for o in part.others
-            ]
+            [(o.index, pairs.backward_columns(part.of(self.units, o.index), anchors=o.sought)) for o in part.others]
             for part, pairs in self.parts
         ]
 
@@ -260,7 +259,9 @@ class _GroupLoss(torch.autograd.Function):
         sweep.forward(_others(call, own, gathered, codes))
         samples, shares = sweep.finish(weighted.dtype)
         counts = spec.anchor_counts(present)
-        anchor_counts = torch.full_like(weighted, spec.num_anchors(count)) if counts is None else counts.to(weighted.dtype)
+        anchor_counts = (
+            torch.full_like(weighted, spec.num_anchors(count)) if counts is None else counts.to(weighted.dtype)
+        )
 
         of_triples: list[Tensor | None] = [None] * 4
         if spec.has_triples(count):

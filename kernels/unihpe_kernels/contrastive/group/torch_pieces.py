@@ -33,9 +33,7 @@ class TorchPieces:
     def positive_gradients(self, rows: Tensor, d_score: Tensor) -> Tensor:
         """Of the rows, from d_score [rows] of their own tuples."""
         (x, y, z), inverses = self.units(rows)
-        (d_xy, d_xz), (d_yz,) = (
-            [d[:, None] for d in part] for part in own_scores([x, y, z])[1](d_score)
-        )
+        (d_xy, d_xz), (d_yz,) = ([d[:, None] for d in part] for part in own_scores([x, y, z])[1](d_score))
         return to_rows((x, y, z), inverses, (d_xy * y + d_xz * z, d_xy * x + d_yz * z, d_xz * x + d_yz * y))
 
     def triples(self, columns: Tensor, first: int, count: int, saved: Tensor | None) -> "Triples":

@@ -110,7 +110,9 @@ class NativeBackend(TorchBackend):
     def _call(self, name: str, options: Options, *arguments: Tensor | float | None) -> None:
         call(options.score.native, name, options.num_modalities, torch.get_num_threads(), *arguments)
 
-    def _call_rows(self, name: str, count: int, samples: int, width: int, *arguments: Tensor | list[Tensor] | None) -> None:
+    def _call_rows(
+        self, name: str, count: int, samples: int, width: int, *arguments: Tensor | list[Tensor] | None
+    ) -> None:
         *given, rows = arguments
         assert isinstance(rows, list)
         padded = [*rows, *[None] * (_MOST - len(rows))]

@@ -10,9 +10,9 @@ _VECTOR = 16  # float32 numbers: whole vectors of every CPU
 
 
 class NativeTriples:
-    """As triples.TripleLoss, of float32 units. scale: log2(e) over the temperature. Where the torch backend has logarithms,
-    these are the sums themselves, of exponentials about the middle of the scores' range: of the size of a score over the
-    temperature, float32 would round their logarithms to that."""
+    """As triples.TripleLoss, of float32 units. scale: log2(e) over the temperature. Where the torch backend has
+    logarithms, these are the sums themselves, of exponentials about the middle of the scores' range: of the size of a
+    score over the temperature, float32 would round their logarithms to that."""
 
     def __init__(self, saved: Tensor, size: int, width: int, scale: float) -> None:
         self._size, self._ld, self._scale = size, _padded(size), scale

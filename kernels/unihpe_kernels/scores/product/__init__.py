@@ -101,8 +101,8 @@ def symile_loss(
 
 
 def draw_orders(num_modalities: int, batch: int, device: torch.device) -> Orders:
-    """In the order in which Symile's package draws them, and from torch's generator of the CPU as that does, so that the
-    same seed gives the same negatives."""
+    """In the order in which Symile's package draws them, and from torch's generator of the CPU as that does, so that
+    the same seed gives the same negatives."""
     return [
         [torch.randperm(batch).to(device, non_blocking=True) for _ in range(num_modalities - 1)]
         for _ in range(num_modalities)

@@ -1,13 +1,14 @@
 """log sum exp of the logits of anchors against the keys of other samples, for rows of any length, a block at a time.
 
-l[i, j] = scale * x[i] . keys[j], without j = begin + i, the anchor's own. Each row is taken about its own largest logit, so that no bound of the
-rows is needed: the engine of the other scores wants one. Plain torch on any device; equal bits in two runs.
+l[i, j] = scale * x[i] . keys[j], without j = begin + i, the anchor's own. Each row is taken about its own largest
+logit, so that no bound of the rows is needed: the engine of the other scores wants one. Plain torch on any device;
+equal bits in two runs.
 """
 
 import torch
 from torch import Tensor
 
-from unihpe_kernels.registration import define, differentiate, library, register_autocast
+from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
 
 # Numbers of a block of logits: 4 MB in float32. One row at least.
 _BLOCK = 2**20
@@ -47,16 +48,16 @@ def _logits(x: Tensor, keys: Tensor, scale: Tensor, block: slice, begin: int) ->
     return logits
 
 
-other_logsumexps = define(_other_logsumexps)
-other_logsumexps_backward = define(_other_logsumexps_backward)
+other_logsumexps = define(_other_logsumexps, title="the loss of products")
+other_logsumexps_backward = define(_other_logsumexps_backward, title="the loss of products")
 
 
-@torch.library.register_fake("unihpe_kernels::other_logsumexps", lib=library)
+@register_fake(other_logsumexps)
 def _(x, keys, scale, begin):
     return x.new_empty(x.shape[:1])
 
 
-@torch.library.register_fake("unihpe_kernels::other_logsumexps_backward", lib=library)
+@register_fake(other_logsumexps_backward)
 def _(grad, x, keys, scale, begin, sums):
     return torch.empty_like(x), torch.empty_like(keys), torch.empty_like(scale)
 
@@ -74,4 +75,6 @@ def _gradient(ctx, grad):
 
 
 differentiate(other_logsumexps, _setup, _gradient)
-register_autocast(other_logsumexps)
+refuse_gradients(
+    other_logsumexps_backward, "the loss of products has no second derivative: call backward without create_graph"
+)

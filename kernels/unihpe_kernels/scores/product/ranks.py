@@ -1,7 +1,7 @@
 """What the product loss wants of the other ranks of a group, or of none: their rows, sums over them, the common mean.
 
-The rule for gradients is that of `tuple_contrastive_loss`: a rank differentiates the loss of the whole batch so that the
-mean over ranks of parameters' gradients is that of one process.
+The rule for gradients is that of `tuple_contrastive_loss`: a rank differentiates the loss of the whole batch so that
+the mean over ranks of parameters' gradients is that of one process.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -8,14 +8,14 @@ backward pass. Plain torch on any device; equal bits in two runs.
 import torch
 from torch import Tensor
 
-from unihpe_kernels.registration import define, differentiate, library, register_autocast
+from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
 
 # Numbers of a block of logits, and of the rows that it is made of: some 4 MB each in float32. One k at least.
 _BLOCK = 2**20
 
 
 def _triple_logsumexps(x: Tensor, y: Tensor, z: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x, y, z: [a, D], [b, D], [c, D] of one dtype, float32 or float64; scale: []. Over the other two: [a], [b], [c]."""
+    """x, y, z: [a, D], [b, D], [c, D] of one dtype, float32 or float64. Over the other two: [a], [b], [c]."""
     of_x, of_y, of_z = (rows.new_full((len(rows),), -torch.inf) for rows in (x, y, z))
     for block in _blocks(x, y, z):
         logits = _logits(x, y, z[block], scale)
@@ -59,16 +59,16 @@ def _logits(x: Tensor, y: Tensor, z: Tensor, scale: Tensor) -> Tensor:
     return (((z * scale)[:, None] * x).flatten(0, 1) @ y.T).view(len(z), len(x), len(y))
 
 
-triple_logsumexps = define(_triple_logsumexps)
-triple_logsumexps_backward = define(_triple_logsumexps_backward)
+triple_logsumexps = define(_triple_logsumexps, title="the loss of products")
+triple_logsumexps_backward = define(_triple_logsumexps_backward, title="the loss of products")
 
 
-@torch.library.register_fake("unihpe_kernels::triple_logsumexps", lib=library)
+@register_fake(triple_logsumexps)
 def _(x, y, z, scale):
     return x.new_empty(x.shape[:1]), y.new_empty(y.shape[:1]), z.new_empty(z.shape[:1])
 
 
-@torch.library.register_fake("unihpe_kernels::triple_logsumexps_backward", lib=library)
+@register_fake(triple_logsumexps_backward)
 def _(grads, x, y, z, scale, sums):
     return torch.empty_like(x), torch.empty_like(y), torch.empty_like(z), torch.empty_like(scale)
 
@@ -84,4 +84,6 @@ def _gradient(ctx, *grads):
 
 
 differentiate(triple_logsumexps, _setup, _gradient)
-register_autocast(triple_logsumexps)
+refuse_gradients(
+    triple_logsumexps_backward, "the loss of products has no second derivative: call backward without create_graph"
+)

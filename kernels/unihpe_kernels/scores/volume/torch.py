@@ -23,7 +23,7 @@ def members(gram: Sequence[Tensor], num_members: int) -> list[Tensor]:
         return list(gram)
     nu, q = basis.diagonalise(gram, num_members)
     nu = [value.clamp(min=0) for value in nu]
-    return [prod(nu), *_without(nu, 1), *_without(nu, 2), *q]
+    return [prod(nu[1:], start=nu[0]), *_without(nu, 1), *_without(nu, 2), *q]
 
 
 def score(products: Sequence[Tensor], members: Sequence[Tensor]) -> tuple[Tensor, Pullback]:
