@@ -133,9 +133,9 @@ def _block(
     row: bool = False,
     **flags: bool,
 ) -> Variant:
-    """A kernel over a block of products of which both ways are wanted, with the settings for 4096 by a file of settings.
+    """A kernel over a block of products of which both ways are wanted, with the settings for 4096 by a file.
 
-    Up to three modalities both ways are taken at once; beyond, `way` is the one that is. flags, of which unnamed ones are
+    Up to three modalities both ways are taken at once; beyond, by `way`. flags, of which unnamed ones are
     off: diagonal, both, sigmoid, moments, levels (and totals), masked, sought, odd (blocks that 16 does not divide).
     row: of the table, with a workload.
     """
@@ -344,7 +344,10 @@ VARIANTS: list[Variant] = [
     Variant(
         "unit_rows, M = 3, masked",
         kernels_samples.unit_rows,
-        {"embeddings": ("*bf16",) * 3, "used": "*u8", "units": "*bf16", "inverse_norms": "*fp32", "n": "i32", "dim": "i32"},
+        {
+            "embeddings": ("*bf16",) * 3, "used": "*u8", "units": "*bf16", "inverse_norms": "*fp32",
+            "n": "i32", "dim": "i32",
+        },
         {"M": 3, "MASKED": True, "NORMALIZE": True, "ROWS": 4, "BLOCK": 256},
         "entry", 4 * 256, max_registers=128, divisible=("units", "inverse_norms", "dim"),
     ),

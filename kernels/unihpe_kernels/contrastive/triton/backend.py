@@ -55,7 +55,8 @@ class TritonBackend:
             with on_device(units):
                 kernels_samples.through_unit_rows[(triton.cdiv(n, _ROWS),)](
                     units, inverse_norms, d_units, tuple(outs), n, dim,
-                    M=len(units), NORMALIZE=inverse_norms is not None, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
+                    M=len(units), NORMALIZE=inverse_norms is not None, ROWS=_ROWS, BLOCK=_COLUMNS,
+                    enable_fp_fusion=True,
                 )  # fmt: skip
         return outs
 

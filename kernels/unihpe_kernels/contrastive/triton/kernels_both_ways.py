@@ -78,7 +78,7 @@ def _grams(inner, index, inside, n, ANCHORS: tl.constexpr, M: tl.constexpr):
 @triton.jit
 def _members(grams, code, m: tl.constexpr, MEMBERS: tl.constexpr, ANCHORS: tl.constexpr, M: tl.constexpr,
              MASKED: tl.constexpr):  # fmt: skip
-    """What the score wants of samples' members. A product of two is 0 where the anchor's sample, of `code`, lacks one."""
+    """What the score wants of samples' members; a product of two is 0 where the anchor's sample lacks one."""
     gram = ()
     if M == 3:
         gram = (grams[rank(ANCHORS, m)],)
@@ -122,8 +122,8 @@ def both_ways_forward(
     centers_columns,
     scale,  # float32 []
     bias,  # float32 [], read only if SIGMOID
-    by_row,  # out, float32 [tiles of columns, statistics, A, rows]: of rows' anchors; if BOTH and TWO_WAYS, of their tuples
-    by_column,  # out, float32 [splits of rows, statistics, A, columns]: if TWO_WAYS, of columns' anchors; if BOTH, of tuples
+    by_row,  # out, float32 [tiles of columns, statistics, A, rows]: of rows' anchors, then of their tuples
+    by_column,  # out, float32 [splits of rows, statistics, A, columns]: of columns' anchors, of tuples
     num_rows,
     num_columns,
     length,  # rows that a program walks over
@@ -186,7 +186,7 @@ def both_ways_forward(
             if (ANCHORS >> m) & 1:
                 counts = valid
                 own = _own_products(tile, code_i, m, True, M, MASKED)
-                value, state = SCORE(own, _members(grams_j, code_i, m, MEMBERS, ANCHORS, M, MASKED), M - 1)
+                value, _state = SCORE(own, _members(grams_j, code_i, m, MEMBERS, ANCHORS, M, MASKED), M - 1)
                 weight = exponential(value, factor, shift, SIGMOID)
                 if MASKED:
                     counts = valid & candidates(code_i, code_j, m, SOUGHT)
@@ -200,7 +200,7 @@ def both_ways_forward(
                 if TWO_WAYS:
                     counts = valid
                     own = _own_products(tile, code_j, m, False, M, MASKED)
-                    value, state = SCORE(own, _members(grams_i, code_j, m, MEMBERS, ANCHORS, M, MASKED), M - 1)
+                    value, _state = SCORE(own, _members(grams_i, code_j, m, MEMBERS, ANCHORS, M, MASKED), M - 1)
                     weight = exponential(value, factor, shift, SIGMOID)
                     if MASKED:
                         counts = valid & candidates(code_j, code_i, m, SOUGHT)
@@ -289,7 +289,7 @@ def both_ways_backward(
     SCORE: tl.constexpr,
     GRADIENT: tl.constexpr,
     OWN: tl.constexpr,
-    SUMS: tl.constexpr,  # how many numbers are added up for members: none if M = 2; if MASKED the gradient of their product
+    SUMS: tl.constexpr,  # numbers added up for members, none if M = 2
     TWO_WAYS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     SIGMOID: tl.constexpr,
@@ -382,7 +382,7 @@ def both_ways_backward(
         totals = updated
         for m in tl.static_range(M):
             for n in tl.static_range(M):
-                if n != m:
+                if n != m:  # noqa: SIM102 - Triton wants both known one after the other
                     if is_needed(m, n, ANCHORS, TWO_WAYS):
                         value = of_rows[place(m, n, M)] + of_columns[place(n, m, M)]
                         tl.store(
