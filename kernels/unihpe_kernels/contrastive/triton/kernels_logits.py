@@ -1,5 +1,8 @@
-"""What a score adds to the statistics of its anchor and its tuple, and its weight in the backward pass, in registers; and
-which tuples are an anchor's candidates. contract.py defines all of it."""
+# A Triton tuple grows by `+`, which changes its type.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment,misc,index,operator"
+"""What a score adds to the statistics of its anchor and its tuple, and its weight in the backward pass, in registers;
+and which tuples are an anchor's candidates. contract.py defines all of it."""
 
 import triton
 import triton.language as tl
