@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tests.kernels import public_losses
 from tests.kernels.sv_cases import random_embeddings
+from tests.kernels.test_sv_op import LargestTensor
 from unihpe_fast import PairwiseInfoNCE
 from unihpe_kernels import modules
 from unihpe_kernels.scores import product
@@ -246,11 +247,10 @@ def test_symile_weights_and_temperature(sampling: str) -> None:
 
 
 def test_symile_memory_is_that_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.kernels.test_sv_op import LargestTensor
-
     batch, width = 64, 32
     monkeypatch.setattr(triples, "_BLOCK", batch * batch)
-    z = [x.detach().requires_grad_() for x in random_embeddings(3, batch, width, torch.float32)]
+    # copies: what is drawn is a part of one tensor
+    z = [x.detach().clone().requires_grad_() for x in random_embeddings(3, batch, width, torch.float32)]
     with LargestTensor() as largest:
         modules.SymileLoss(negative_sampling="n_squared")(*z).backward()
     assert largest.elements <= batch * batch
