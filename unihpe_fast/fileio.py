@@ -1,9 +1,11 @@
 """Files that are whole or not there: written under a temporary name, flushed to the disk, then renamed."""
 
 import contextlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -34,3 +36,16 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 def write_text(target: str | Path, text: str) -> None:
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def without_nan(value: Any, name: str = "") -> tuple[Any, list[str]]:
+    """The value with None in place of NaN and infinities, which JSON does not have, and the names of those."""
+    if isinstance(value, Mapping):
+        parts = {key: without_nan(part, f"{name}.{key}" if name else str(key)) for key, part in value.items()}
+        return {key: part for key, (part, _) in parts.items()}, [bad for _, names in parts.values() for bad in names]
+    if isinstance(value, list | tuple):
+        listed = [without_nan(part, f"{name}[{number}]") for number, part in enumerate(value)]
+        return [part for part, _ in listed], [bad for _, names in listed for bad in names]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, [name]
+    return value, []

@@ -2,10 +2,8 @@
 
 import io
 import json
-import math
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unihpe_fast.engine.checkpoint import METRICS
 from unihpe_fast.engine.report import scores_line
-
-
-def without_nan(value: Any, name: str = "") -> tuple[Any, list[str]]:
-    """The value with None in place of NaN and infinities, which JSON does not have, and the names of those."""
-    if isinstance(value, Mapping):
-        parts = {key: without_nan(part, f"{name}.{key}" if name else str(key)) for key, part in value.items()}
-        return {key: part for key, (part, _) in parts.items()}, [bad for _, names in parts.values() for bad in names]
-    if isinstance(value, list | tuple):
-        listed = [without_nan(part, f"{name}[{number}]") for number, part in enumerate(value)]
-        return [part for part, _ in listed], [bad for _, names in listed for bad in names]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None, [name]
-    return value, []
+from unihpe_fast.fileio import without_nan
 
 
 class RunLog:

@@ -14,9 +14,8 @@ from unihpe_fast.config import Config
 from unihpe_fast.data.loader import val_batches
 from unihpe_fast.data.records import LABELS, MODALITIES
 from unihpe_fast.engine.evaluation import Scorable, predict
-from unihpe_fast.engine.log import without_nan
 from unihpe_fast.engine.runtime import Runtime
-from unihpe_fast.fileio import write_text
+from unihpe_fast.fileio import without_nan, write_text
 from unihpe_fast.metrics import PCK_BBOX, POSE_METRICS, mean_over_actions
 from unihpe_fast.models.unihpe import UniHPE
 from unihpe_fast.retrieval import GALLERY_SIZE
