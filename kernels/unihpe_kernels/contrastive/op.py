@@ -9,7 +9,7 @@ from unihpe_kernels.contrastive import loss
 from unihpe_kernels.contrastive.options import Spec
 from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
 
-_TITLE = "the contrastive loss"
+_TITLE = "singular_value_contrastive_loss"
 _NUM_OUTPUTS = len(loss.Outputs._fields)
 
 
@@ -88,5 +88,6 @@ def _for_gradient(embeddings: list[Tensor], temperature: Tensor, bias: Tensor | 
 
 differentiate(contrastive, _setup, _gradient, _for_gradient)
 refuse_gradients(
-    contrastive_backward, "the contrastive losses have no second derivative: call backward without create_graph"
+    contrastive_backward,
+    "singular_value_contrastive_loss and the other contrastive losses have no second derivative: call backward without create_graph",
 )
