@@ -255,3 +255,9 @@ def test_a_model_with_an_image_encoder_looks_at_the_picture() -> None:
     np.testing.assert_array_equal(one.joints_3d, other.joints_3d)
     assert isinstance(one, Prediction)
     assert len(STANDING) == one.joints_3d.shape[1]
+
+
+def test_a_level_video_is_refused_where_pictures_would_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Predictor, "looks_at_pictures", True)
+    with pytest.raises(ValueError, match="level must be False for the video"):
+        Predictor().video([], fps=25, level=True)

@@ -224,6 +224,11 @@ class Predictor:
         is no person in any frame.
         """
         left_out = Counter() if left_out is None else left_out
+        if level and self.looks_at_pictures:
+            raise ValueError(
+                "level must be False for the video of a model that looks at pictures, got True: the camera's roll is "
+                "known at the end only, and the pictures are gone then"
+            )
         tracker, rows, parts = Tracker(), [], []
         size = (0, 0)
         for frame in video:
@@ -235,7 +240,6 @@ class Predictor:
             if not len(found):
                 left_out["frames without a person"] += 1
             elif self.looks_at_pictures:
-                # level: the roll is known at the end only, and the picture is gone then
                 parts.append(self.placed(frame, found, people, camera=camera))
             else:
                 rows.append((found.keypoints_2d, found.confidence, people, frame.index, frame.time))
