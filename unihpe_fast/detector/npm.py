@@ -41,7 +41,9 @@ def pack(package: str, version: str, folder: Path) -> Path:
     Raises RegistryUnreachedError where the registry cannot be had, DetectorError for anything else that npm says.
     """
     wanted = f"{package}@{version}"
-    command = [*client(), "pack", wanted, "--pack-destination", str(folder), "--silent", "--ignore-scripts"]
+    # npm runs in the folder: a relative name would be looked for below it
+    folder = folder.resolve()
+    command = [*client(), "pack", wanted, "--pack-destination", str(folder), "--loglevel=error", "--ignore-scripts"]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
