@@ -192,7 +192,6 @@ def test_processes_that_cannot_meet_say_so_on_one_line(variables: dict[str, str]
     ("arguments", "words"),
     [
         (["--optim.stepz", "3"], "--optim.stepz"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--data.batch-size", "1"], "--data.batch-size 1: wanted a sample for each of 2 ranks"),
     ],
 )
@@ -219,11 +218,6 @@ def test_a_terminal_that_knows_no_unicode_shows_what_it_can(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "r?n" in done.stdout
     assert (tmp_path / "rün" / "summary.json").is_file()
-    command = [sys.executable, "-m", "unihpe_fast.evaluate", str(tmp_path / "rün"), "--data", "synthetic", "--no-plots"]
-    scored = subprocess.run(
-        command, env={**environment(), "PYTHONIOENCODING": "latin-1"}, capture_output=True, timeout=120, check=False
-    )
-    assert scored.returncode == 0, scored.stderr
 
 
 def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path) -> None:
