@@ -53,7 +53,8 @@ def poisoned_buffers(monkeypatch):
         return guarded(like.shape, dtype, like.device)
 
     def poisoned_empty(*size, dtype=None, **options):
-        if len(size) != 1 or not isinstance(size[0], tuple) or dtype is None or not dtype.is_floating_point:
+        plain = len(size) == 1 and isinstance(size[0], tuple) and options.keys() == {"device"}
+        if not plain or dtype is None or not dtype.is_floating_point:  # not what the launchers call
             return empty(*size, dtype=dtype, **options)
         return guarded(size[0], dtype, **options)
 
