@@ -143,7 +143,7 @@ def test_accumulation_averages_the_gradients_of_its_batches() -> None:
     batches = list(loop.train_batches(config.data, seed=0, start_step=0, steps=2))
     wanted = []
     for batch in batches:
-        total, _ = trainer._loss_step(batch.tensors())
+        total, _ = trainer._loss_step(batch.tensors(), trainer.criterion.is_dense(batch.present, batch.weights))
         wanted.append(torch.autograd.grad(total, trainer.parameters, allow_unused=True))
     seen = []
     trainer.optimizer.register_step_pre_hook(lambda *_: seen.extend(p.grad.clone() for p in trainer.parameters))
