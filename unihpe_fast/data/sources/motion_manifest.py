@@ -59,6 +59,8 @@ def read_manifest(path: Path, notes: list[str]) -> dict[Path, ClipFile]:
         fps = _rate(row.get("fps_true", ""))
         if not (subject and trial and fps):
             raise ValueError(f"{where}: want numbers for subject, trial and fps_true, got {row}")
+        if lacking := [name for name in ("file", "description") if name in names and name not in row]:
+            raise ValueError(f"{where}: want {len(names)} columns, got {len(cells)} without {', '.join(lacking)}")
         clip = (path.parent / row["file"].strip().replace("\\", "/")).resolve()
         entries[clip] = clip_file(clip, int(subject[1]), int(trial[1]), action_name(row["description"]), fps)
     return entries
