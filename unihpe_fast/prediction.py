@@ -76,6 +76,13 @@ class Prediction:
         people, starts = np.unique(self.person[order], return_index=True)
         return dict(zip(people.tolist(), np.split(order, starts[1:]), strict=True))
 
+    def frames(self) -> dict[tuple[str, int], list[int]]:
+        """The rows of each frame of each source, of a flat prediction, in its order: (source, frame) -> rows."""
+        rows: dict[tuple[str, int], list[int]] = {}
+        for row, key in enumerate(zip(map(str, self.source), self.frame.tolist(), strict=True)):
+            rows.setdefault(key, []).append(row)
+        return rows
+
     @property
     def is_sequence(self) -> bool:
         """Whether the rows are frames of one video, so that a person's rows make a motion."""

@@ -115,9 +115,7 @@ def write(prediction: Prediction, path: Path, pictures: Pictures | None = None) 
     found are part of a video, and are left out elsewhere. Each file is whole or not there. Returns what was written.
     """
     prediction = prediction.flat()
-    rows_of: dict[tuple[str, int], list[int]] = {}
-    for row, key in enumerate(zip(map(str, prediction.source), prediction.frame.tolist(), strict=True)):
-        rows_of.setdefault(key, []).append(row)
+    rows_of = prediction.frames()
     people = len(set(prediction.person.tolist()))
     frames: Iterable[Frame] = _blank_frames(prediction, rows_of) if pictures is None else pictures
     if not prediction.is_sequence:

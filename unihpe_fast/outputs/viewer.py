@@ -31,7 +31,7 @@ def write(prediction: Prediction, path: Path, pictures: Pictures | None = None) 
     confidence 0 in 2D) are not drawn. People stand where their `root` is, or side by side where it is not known.
     """
     prediction = prediction.flat()
-    rows_of = _rows_of_frames(prediction)
+    rows_of = prediction.frames()
     every = -(-len(rows_of) // MAX_FRAMES) or 1
     kept = list(rows_of)[::every]
     number_of = {key: number for number, key in enumerate(kept)}
@@ -67,14 +67,6 @@ def ordinal(number: int) -> str:
     """2nd, 3rd, 11th: as it is written in English."""
     last = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{last}"
-
-
-def _rows_of_frames(prediction: Prediction) -> dict[Key, list[int]]:
-    """The rows of each frame, in the order of the prediction."""
-    rows: dict[Key, list[int]] = {}
-    for row, key in enumerate(zip(map(str, prediction.source), prediction.frame.tolist(), strict=True)):
-        rows.setdefault(key, []).append(row)
-    return rows
 
 
 def _frames(prediction: Prediction, rows_of: dict[Key, list[int]], jpegs: dict[int, str]) -> list[dict[str, object]]:
