@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from unihpe_fast.config import Config, ConfigError, config_of, to_yaml
+from unihpe_fast.engine.checkpoint_state import not_finite
 from unihpe_fast.engine.faults import CheckpointError
 from unihpe_fast.fileio import atomic_path
 from unihpe_fast.models.unihpe import UniHPE
@@ -79,9 +80,12 @@ def build(config: Config, weights: Path) -> UniHPE:
     image = dataclasses.replace(config.model.image, pretrained=False)
     model = UniHPE(dataclasses.replace(config.model, image=image), image_size=config.data.image_size)
     try:
-        model.load_state_dict(safetensors.torch.load_file(weights))
+        tensors = safetensors.torch.load_file(weights)
+        model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{weights}: {error}") from error
+    if fault := not_finite(tensors):
+        raise CheckpointError(f"{weights}: {fault}")
     return model.eval()
 
 
