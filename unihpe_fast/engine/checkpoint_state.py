@@ -49,15 +49,16 @@ def _faults(state: dict[str, Any], trainer: "Trainer") -> Iterator[str]:
 
 def _optimizer_faults(found: Any, trainer: "Trainer") -> Iterator[str]:
     own = [group["params"] for group in trainer.optimizer.state_dict()["param_groups"]]
-    try:
-        groups, state = [group["params"] for group in found["param_groups"]], found["state"]
-        parts = sorted(state.items())
-    except (TypeError, KeyError, AttributeError) as error:
-        yield f"optimizer must be the state of AdamW, got one without {error}"
+    state = found.get("state") if isinstance(found, dict) else None
+    groups = found.get("param_groups") if isinstance(found, dict) else None
+    if not isinstance(state, dict) or not isinstance(groups, list) or not all(isinstance(x, dict) for x in groups):
+        yield f"optimizer must be a state of AdamW, with state and param_groups, got {_short(found)}"
         return
-    if groups != own:
-        yield f"optimizer.param_groups must be {_short(own)}, got {_short(groups)}"
-    for number, values in parts:
+    # numbers of parameters: what is compared may be anything, a tensor too
+    listed = [group.get("params") for group in groups]
+    if not all(isinstance(x, list) and all(type(n) is int for n in x) for x in listed) or listed != own:
+        yield f"optimizer.param_groups must be of the run's {len(trainer.parameters)} parameters, got others"
+    for number, values in state.items():
         where = f"optimizer.state[{_short(number)}]"
         if type(number) is not int or not 0 <= number < len(trainer.parameters):
             yield f"{where}: must be one of {len(trainer.parameters)} parameters"
@@ -78,8 +79,8 @@ def _tensor_faults(where: str, found: Any, wanted: Mapping[str, Tensor]) -> Iter
         yield f"{where}.{name} must {'be there' if name in wanted else 'not be there'}"
     for name, like in wanted.items():
         value = found[name]
-        fits = isinstance(value, Tensor) and value.shape == like.shape and value.layout == torch.strided
-        if not fits or value.is_floating_point() != like.is_floating_point() or value.is_complex():
+        fits = isinstance(value, Tensor) and value.shape == like.shape and value.dtype == like.dtype
+        if not fits or value.layout != torch.strided or value.device.type == "meta":
             got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else _short(value)
             yield f"{where}.{name} must be {like.dtype} {list(like.shape)}, got {got}"
     if fault := not_finite(found):
