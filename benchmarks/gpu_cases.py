@@ -1,8 +1,9 @@
-"""What a run on a GPU asks of the kernels: the cases that are checked first, compiled ahead and watched by the sanitizer.
+"""What a run on a GPU asks of the kernels: cases that are checked first, compiled ahead, watched by the sanitizer.
 
 Sizes that 16 divides, as a training run has them, so that what is compiled for a case serves the timings, too.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from unihpe_kernels import pa_mpjpe, procrustes, singular_value_contrastive_loss, svd3x3
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# a run is gone through without a GPU, by Triton's interpreter: smaller cases, up to three modalities
+REHEARSAL = os.environ.get("UNIHPE_REHEARSAL", "0") == "1"
+_BATCH, _WIDTH, _MOST = (32, 16, 3) if REHEARSAL else (256, 64, 8)
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class LossCase:
     count: int  # modalities
     dtype: str
     masked: bool = False
-    batch: int = 256
-    width: int = 64
+    batch: int = _BATCH
+    width: int = _WIDTH
 
     def __str__(self) -> str:
         return f"{self.negatives}-{self.count}-{self.dtype}-{'masked' if self.masked else 'dense'}-{self.batch}"
@@ -57,10 +61,10 @@ class PoseCase:
     operation: str  # "pa_mpjpe", "procrustes" or "svd3x3"
     joints: int = 17
     weighted: bool = False
-    samples: int = 256
+    samples: int = _BATCH
 
     def __str__(self) -> str:
-        return f"{self.operation}-{self.joints}" + "-weighted" * self.weighted
+        return f"{self.operation}-{self.joints}{'-weighted' * self.weighted}-{self.samples}"
 
     def inputs(self) -> list[Tensor]:
         generator = torch.Generator().manual_seed(self.joints)
@@ -84,28 +88,36 @@ class PoseCase:
         return [*found, *torch.autograd.grad(sum(part.sum() for part in found), leaves)]
 
 
+# beside every block's edge, few enough for a tool that watches each access
+SANITIZED = [
+    LossCase("paired", 4, "float32", batch=35, width=19),
+    LossCase("paired", 3, "float32", masked=True, batch=35, width=19),
+    LossCase("paired", 3, "bfloat16", batch=35, width=19),
+    LossCase("all", 3, "float32", batch=35, width=19),
+    PoseCase("pa_mpjpe", samples=131),
+    PoseCase("svd3x3", 3, samples=131),
+]
+# the longest to compile first
 LOSSES = [
-    # the longest to compile first
     *(
         LossCase("paired", count, dtype, masked)
         for masked in (True, False)
-        for count in range(8, 1, -1)
+        for count in range(_MOST, 1, -1)
         for dtype in DTYPES
     ),
     *(LossCase("all", 3, dtype, masked) for masked in (True, False) for dtype in DTYPES),
-    # negatives that two modalities have as well
     LossCase("all", 2, "float32"),
+    *(case for case in SANITIZED if isinstance(case, LossCase)),
 ]
 POSES = [
     *(PoseCase("pa_mpjpe", joints, weighted) for joints in (17, 14, 24) for weighted in (False, True)),
     *(PoseCase("procrustes", joints, weighted) for joints in (17, 24) for weighted in (False, True)),
     PoseCase("svd3x3", 3),
+    *(case for case in SANITIZED if isinstance(case, PoseCase)),
 ]
-# other sizes that are timed: beyond the settings of small batches, and in panels
-LARGE = [LossCase(c.negatives, c.count, c.dtype, batch=2048, width=512) for c in LOSSES
-         if c.count in (2, 3, 4, 8) and not c.masked and c.dtype != "float16"]  # fmt: skip
-SANITIZED = [
-    LossCase("paired", 3, "bfloat16", batch=48, width=32), LossCase("paired", 3, "float32", True, batch=48, width=32),
-    LossCase("paired", 4, "float32", batch=48, width=32), LossCase("all", 3, "float32", batch=48, width=32),
-]  # fmt: skip
-SANITIZED_POSES = [PoseCase("pa_mpjpe"), PoseCase("svd3x3", 3)]
+# what is timed beside: sizes beyond the settings of small batches, and in panels
+LARGE = [
+    LossCase(negatives, count, dtype, batch=2048, width=512)
+    for negatives, count in (("paired", 8), ("paired", 4), ("paired", 3), ("paired", 2), ("all", 3))
+    for dtype in ("float32", "bfloat16")
+]

@@ -2,7 +2,8 @@
 
 `installed(compiles=True)` compiles what is asked for, for `ARCHITECTURE`, into Triton's cache, as on the GPU itself;
 with compiles=False a launch costs what its binding costs, and `asked` tells what would have been compiled. Tensors are
-those of the CPU, whose addresses are as aligned as a GPU's; what the kernels would have written is uninitialised.
+those of the CPU, whose addresses are as aligned as a GPU's; what the kernels would have written is
+uninitialised, and the matrix products of "paired" are left out.
 """
 
 import contextlib
@@ -89,6 +90,8 @@ def installed(compiles: bool = True) -> Iterator[list[tuple[str, str]]]:
             (checks, "_TRITON_INTERPRETED", True),
             (tuned, "_names", lambda device: tables),
             (triton_paired, "_stack_dtype", as_on_the_card),
+            # torch's own work, which a CPU cannot do in these types
+            (triton_paired, "_product", lambda *arguments, **options: None),
         ):
             stack.enter_context(mock.patch.object(where, name, value))
         _forget_binders()

@@ -1,10 +1,10 @@
 """Block sizes, warps and pipeline stages of the Triton kernels: `default.json`, and what a GPU wants otherwise.
 
-A file maps a kernel to a list of settings, each for sizes up to its "up_to"; the last has none. A file needs to name only
-the kernels for which it differs. Of the files that name a kernel the nearest to the GPU counts: its own, called like it
-in lower case with dashes (`nvidia-h200.json`), then its architecture's (`sm_90.json`, `gfx942.json`), then `hip.json`,
-for AMD, whose warps are twice as wide, then `default.json`. "measured" in a file says where its settings come from;
-`python -m benchmarks.tune` writes a GPU's own.
+A file maps a kernel to a list of settings, each for sizes up to its "up_to"; the last has none. A file needs to name
+only the kernels for which it differs. Of the files that name a kernel the nearest to the GPU counts: its own, called
+like it in lower case with dashes (`nvidia-h200.json`), then its architecture's (`sm_90.json`, `gfx942.json`), then
+`hip.json`, for AMD, whose warps are twice as wide, then `default.json`. "measured" in a file says where its settings
+come from; `python -m benchmarks.tune` writes a GPU's own.
 """
 
 import functools
