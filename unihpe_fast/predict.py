@@ -138,10 +138,10 @@ class Job:
         saved: SavedKeypoints | None,
         left_out: Counter[str],
     ) -> list[Path]:
-        """Every file that can be written, whatever becomes of the others; raises the first OSError at the end."""
+        """Every file that can be written, whatever becomes of the others; an OSError then names those that were not."""
         start = time.perf_counter()
         written: list[Path] = []
-        failed: list[OSError] = []
+        failed: list[str] = []
         stem = self.arguments.out / item.stem
         tasks: dict[str, Callable[[], list[Path]]] = {
             name: partial(write, found, stem, name, pictures) for name in self.arguments.write
@@ -155,7 +155,7 @@ class Job:
                 except OutputError as error:
                     left_out[f"{name}: {error}"] += 1
                 except OSError as error:
-                    failed.append(error)
+                    failed.append(f"{name}: {error}")
         finally:
             for reason, count in left_out.items():
                 self.say(
@@ -165,7 +165,7 @@ class Job:
             files = ", ".join(map(str, written)) or "nothing"
             self.say(f"{item.name}: written in {seconds:.1f} s: {files}")
         if failed:
-            raise failed[0]
+            raise OSError("; ".join(failed))
         return written
 
     def _refuse_old(self, item: Input) -> None:
