@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test dist test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
+.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz lint bench dist hf-kernel docs gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -82,6 +82,14 @@ bench: $(STAMP)
 # what a release is: a wheel and a source archive
 dist: $(STAMP)
 	$(BIN)/uv build --quiet --out-dir dist .
+
+# unihpe_kernels for Hugging Face's `kernels`: kernels.get_local_kernel(Path("build/hf-kernel")) loads it
+hf-kernel: $(STAMP)
+	$(BIN)/python scripts/hf_kernel.py build/hf-kernel
+
+# the pages of docs/ for a browser, in build/docs; a link to nowhere fails
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # on a machine with a GPU, from a bare checkout: uses $(PYTHON) as it is and installs nothing
 gpu:

@@ -61,7 +61,7 @@ class OnHub(
         """
         # the weights are there: nothing is to be fetched
         config = dataclasses.replace(config, image=dataclasses.replace(config.image, pretrained=False))
-        model: Any = cls(config, image_size=image_size)  # type: ignore[call-arg]
+        model: Any = cls(config, image_size=image_size)
         try:
             model.load_state_dict(safetensors.torch.load_file(weights))
         except (OSError, SafetensorError, RuntimeError) as error:
