@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from unihpe_fast.config import ModelConfig
 from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.data.skeleton import NUM_JOINTS, ROOT
-from unihpe_fast.losses import MM_PER_METRE
 from unihpe_fast.models.decoder import PoseDecoder
 from unihpe_fast.models.hub import OnHub
 from unihpe_fast.models.image_encoder import ImageEncoder, ImageFeatures
 from unihpe_fast.models.pose_encoder import PoseEncoder
+from unihpe_fast.units import MM_PER_METRE
 
 
 class Outputs(NamedTuple):
