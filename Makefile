@@ -8,12 +8,13 @@ export PYTHONUNBUFFERED := 1
 .PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz lint bench dist hf-kernel docs gpu clean install
 install: $(STAMP)
 
-# pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
+# uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
+# all comes from its cache, without a network
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python >= 3.11 is wanted, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	command -v uv > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	PATH="$$PATH:$(BIN)" uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
 
 train: $(STAMP)
@@ -79,9 +80,10 @@ bench: $(STAMP)
 	mkdir -p $(dir $(RECORD))
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median --record $(RECORD)
 
-# what a release is: a wheel and a source archive
+# what a release is: a wheel and a source archive; and a wheel of unihpe_kernels alone, without the pipeline and weights
 dist: $(STAMP)
 	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uv build --quiet --wheel --out-dir dist kernels
 
 # unihpe_kernels for Hugging Face's `kernels`: kernels.get_local_kernel(Path("build/hf-kernel")) loads it
 hf-kernel: $(STAMP)
