@@ -1,4 +1,4 @@
-"""`python -m unihpe_fast.export RUN [OUT] --to FORMAT`: a trained run as files for others.
+"""`python -m unihpe_fast.export RUN [OUT] --to onnx`: a trained run as files for others.
 
 `--to safetensors` (and `--data TEXT --licence TEXT`) writes one file with options, data, licence and scores, which
 `load_model`, `Predictor` and the option `--model` of the command `predict` take. `--to onnx`, `--to pt2` (torch.export)
