@@ -1,8 +1,9 @@
 """Block sizes, warps and pipeline stages of the Triton kernels: `default.json`, and what a GPU wants otherwise.
 
 A file maps a kernel to a list of settings, each for sizes up to its "up_to"; the last has none. `hip.json` holds for
-AMD, whose warps are twice as wide; a GPU's own file is called like it, in lower case with dashes, and needs to name
-only the kernels for which it differs: `nvidia-h200.json`.
+AMD, whose warps are twice as wide, `interpreter.json` for Triton's interpreter on a CPU, which pays for an operation
+and not for its lanes; a GPU's own file is called like it, in lower case with dashes, and needs to name only the kernels
+for which it differs: `nvidia-h200.json`.
 """
 
 import functools
@@ -37,6 +38,6 @@ def _table(names: tuple[str, ...]) -> dict[str, list[dict[str, int]]]:
 @functools.cache
 def _names(device: torch.device) -> list[str]:
     if device.type != "cuda":
-        return ["default"]
+        return ["default", "interpreter"]
     own = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower()).strip("-")
     return ["default", "hip", own] if torch.version.hip else ["default", own]
