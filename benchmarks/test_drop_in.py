@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from benchmarks import other_losses
 from benchmarks.harness import DEVICE, OURS, Competitor, Group, measure
 from benchmarks.test_sv_loss import GPU, WIDTH, competitor, compiled
-from unihpe_fast import PairwiseInfoNCE
 from unihpe_kernels import modules
 
 COUNT = 3
@@ -64,7 +63,7 @@ def groups() -> dict[str, Group]:
         "TriangleLoss": group(
             "TriangleLoss", modules.TriangleLoss, other_losses.triangle, largest=2048 if GPU else 512
         ),
-        "PairwiseInfoNCE": group("PairwiseInfoNCE", PairwiseInfoNCE, other_losses.clip_pairs),
+        "PairwiseInfoNCE": group("PairwiseInfoNCE", modules.PairwiseInfoNCE, other_losses.clip_pairs),
         "SigLIPLoss": group("SigLIPLoss", modules.SigLIPLoss, other_losses.siglip_pairs),
         "SymileLoss, n": group("SymileLoss, n", modules.SymileLoss, other_losses.symile_paired_exact, peers=[n]),
         "SymileLoss, n_squared": group(

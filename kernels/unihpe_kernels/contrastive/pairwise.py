@@ -34,8 +34,8 @@ class Pairwise:
         dtype: torch.dtype,
         kept: Tensor | None,
     ) -> None:
-        self._backend, self._units, self._scale, self._dtype = backend, units, scale, dtype
-        self._shift = torch.as_tensor(shift, dtype=dtype, device=units.device)
+        self._backend, self._units, self._dtype = backend, units, dtype
+        self._scale, self._shift = (torch.as_tensor(x, dtype=dtype, device=units.device) for x in (scale, shift))
         count, self._length = units.shape[:2]
         self._pairs = list(combinations(range(count), 2))
         self._inner = backend.inner(units)  # [P, n]
@@ -54,7 +54,7 @@ class Pairwise:
         inner = self._inner.to(self._dtype)
         for i, j in self._tiles():
             products, exps = self._products(i, j), self._table(i, j)
-            torch.add(self._shift, products, alpha=self._scale, out=exps).exp2_()
+            self._exponentials(products, out=exps)
             if i == j:
                 exps.diagonal(dim1=1, dim2=2).zero_()  # the positives are done apart
             sums[:, 0, i] += self._over_second(exps, j)
@@ -67,7 +67,7 @@ class Pairwise:
         sums, moments = sums.flatten(0, 1), moments.flatten(0, 1)
         if self._both is not None:
             sums, moments = sums * self._both, moments * self._both
-        logits = (self._inner.double() * self._scale + self._shift.double()).repeat_interleave(2, 0)
+        logits = (self._inner.double() * self._scale.double() + self._shift.double()).repeat_interleave(2, 0)
         inverse = (sums + logits.exp2()).reciprocal().to(self._dtype)
         shares = torch.stack([inverse, sums * inverse])
         return losses_of(sums, logits).sum(0), (moments * inverse).sum(0), shares
@@ -81,7 +81,7 @@ class Pairwise:
         for i, j in self._tiles():
             exps = self._table(i, j)
             if self._kept is None:
-                torch.add(self._shift, self._products(i, j), alpha=self._scale, out=exps).exp2_()
+                self._exponentials(self._products(i, j), out=exps)
                 if i == j:
                     exps.diagonal(dim1=1, dim2=2).zero_()
             weights = self._weights(factors, i, j).mul_(exps).to(d_units.dtype)
@@ -121,6 +121,9 @@ class Pairwise:
         for p, place, later in self._places():
             self._backend.products(products[place], self._units[p, i], self._units[later, j])
         return products
+
+    def _exponentials(self, products: Tensor, out: Tensor) -> None:
+        torch.addcmul(self._shift, products.to(self._dtype), self._scale, out=out).exp2_()
 
     def _over_second(self, values: Tensor, j: slice) -> Tensor:
         """[P, i]: the sum over the candidates of anchors of the first modality of each pair."""
