@@ -134,8 +134,8 @@ def test_temperatures_of_clip(name: str) -> None:
         )
         torch.testing.assert_close(value.double(), exact, rtol=2e-6, atol=0)
         for gradient, other in zip(gradients, others, strict=True):
-            # scores are off by 1e-7, logits and softmax weights by that / 0.01, gradients of rows 0.5 long by twice that
-            # / 0.01 again, added over a few tuples
+            # scores are off by 1e-7, logits and softmax weights by that / 0.01, gradients of rows 0.5 long by twice
+            # that / 0.01 again, added over a few tuples
             torch.testing.assert_close(gradient.double(), other, rtol=0, atol=4e-3)
 
 

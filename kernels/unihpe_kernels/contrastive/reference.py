@@ -85,7 +85,7 @@ def pairwise_contrastive_loss(
     for m, n in itertools.permutations(range(count), 2):
         both = present[m] & present[n]
         logits = (units[m] @ units[n].T / temperature).masked_fill(~present[n], -torch.inf)
-        total = total + (weights * (logits.logsumexp(1) - logits.diagonal()))[both].sum()
+        total = total + (weights[both] * (logits.logsumexp(1) - logits.diagonal())[both]).sum()
         weight_total = weight_total + weights[both].sum()
     return total / weight_total if weight_total != 0 else total
 
