@@ -1,5 +1,4 @@
-"""The losses of tuples and of pairs as a whole by the Triton blocks, against their definitions in float64 and the numbers
-that the public implementations gave."""
+"""The losses of tuples and of pairs as a whole by the Triton blocks, against float64 and published numbers."""
 
 import pytest
 import torch
