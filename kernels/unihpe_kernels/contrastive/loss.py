@@ -52,6 +52,8 @@ def forward(
     )
     if _at_once(spec):
         pairwise = _pairwise(spec, backend, units, present, temperature, route, kept)
+        if kept is not None and not pairwise.keeps:
+            kept.zero_()  # an output must be the same every time, whatever is used of it
         samples[0], samples[1], shares[:] = pairwise.forward(learns)
         parts: Iterable[Part] = ()
     else:
@@ -307,8 +309,6 @@ def _keep(saved: Tensor, units: Tensor, inverse_norms: Tensor | None, pairwise: 
     """Where the products go, or the exponentials of pairs."""
     count, batch, width = units.shape
     of_units, of_norms, products = saved.split(_sizes(count, batch, width, pairwise))
-    if pairwise:
-        products.zero_()  # an output must be the same every time, whatever is used of it
     of_units.copy_(units.flatten())
     if inverse_norms is None:
         of_norms.zero_()  # an output must be the same every time

@@ -38,7 +38,6 @@ class Pairwise:
         self._scale, self._shift = (torch.as_tensor(x, dtype=dtype, device=units.device) for x in (scale, shift))
         count, self._length = units.shape[:2]
         self._pairs = list(combinations(range(count), 2))
-        self._inner = backend.inner(units)  # [P, n]
         self._kept = kept
         self._both = self._first = self._second = None
         if has is not None:
@@ -46,12 +45,17 @@ class Pairwise:
             self._first, self._second = has[list(first)].to(dtype), has[list(second)].to(dtype)
             self._both = (self._first * self._second).repeat_interleave(2, 0)  # [H, n]: the anchors that there are
 
+    @property
+    def keeps(self) -> bool:
+        return self._kept is not None
+
     def forward(self, learns: bool) -> tuple[Tensor, Tensor, Tensor]:
         """The losses of the samples' anchors [n] in all, their derivatives by 1/temperature [n], which are 0 unless
         `learns`, and `shares` [2, H, n]: 1 / (sum of exponentials), and the part of it that is not the positive's."""
-        new = self._units.new_zeros
-        sums, moments = (new(len(self._pairs), 2, self._length, dtype=self._dtype) for _ in range(2))
-        inner = self._inner.to(self._dtype)
+        shape = 2 if learns else 1, len(self._pairs), 2, self._length
+        totals = self._units.new_zeros(shape, dtype=self._dtype)
+        sums = totals[0]
+        positives = self._backend.inner(self._units).to(self._dtype)  # [P, n]
         for i, j in self._tiles():
             products, exps = self._products(i, j), self._table(i, j)
             self._exponentials(products, out=exps)
@@ -60,17 +64,18 @@ class Pairwise:
             sums[:, 0, i] += self._over_second(exps, j)
             sums[:, 1, j] += self._over_first(exps, i)
             if learns:  # about the positive's score: the sum of weight (s - s_positive) does not cancel
-                relative = torch.sub(products, inner[:, i, None])
-                moments[:, 0, i] += self._over_second(relative.mul_(exps), j)
-                torch.sub(products, inner[:, None, j], out=relative)
-                moments[:, 1, j] += self._over_first(relative.mul_(exps), i)
-        sums, moments = sums.flatten(0, 1), moments.flatten(0, 1)
+                relative = torch.sub(products, positives[:, i, None])
+                totals[1, :, 0, i] += self._over_second(relative.mul_(exps), j)
+                torch.sub(products, positives[:, None, j], out=relative)
+                totals[1, :, 1, j] += self._over_first(relative.mul_(exps), i)
+        totals = totals.flatten(1, 2)
         if self._both is not None:
-            sums, moments = sums * self._both, moments * self._both
-        logits = (self._inner.double() * self._scale.double() + self._shift.double()).repeat_interleave(2, 0)
+            totals = totals * self._both
+        sums = totals[0]
+        logits = torch.addcmul(self._shift.double(), positives.double(), self._scale.double()).repeat_interleave(2, 0)
         inverse = (sums + logits.exp2()).reciprocal().to(self._dtype)
-        shares = torch.stack([inverse, sums * inverse])
-        return losses_of(sums, logits).sum(0), (moments * inverse).sum(0), shares
+        slopes = (totals[1] * inverse).sum(0) if learns else torch.zeros_like(sums[0])
+        return losses_of(sums, logits).sum(0), slopes, torch.stack([inverse, sums * inverse])
 
     def backward(self, d_score: Tensor, shares: Tensor) -> Tensor:
         """Of the units [M, n, D]. d_score [n]: the gradient of the samples' losses, over the temperature."""
