@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test dist test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
+.PHONY: train real-motion predict test dist test-plain test-interpreted test-compiled compile fuzz lint bench bench-losses gpu clean install
 install: $(STAMP)
 
 # pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
@@ -77,7 +77,14 @@ lint: $(STAMP)
 RECORD ?= build/bench.json
 bench: $(STAMP)
 	mkdir -p $(dir $(RECORD))
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median --record $(RECORD)
+	$(BIN)/python -m pytest benchmarks --ignore=benchmarks/test_drop_in.py --benchmark-only --benchmark-columns=median \
+	    --record $(RECORD)
+
+# losses under the names of those who published them against their formulas, on one thread
+bench-losses: RECORD := benchmarks/results/drop_in-cpu.json
+bench-losses: export OMP_NUM_THREADS := 1
+bench-losses: $(STAMP)
+	$(BIN)/python -m pytest benchmarks/test_drop_in.py --benchmark-only --benchmark-columns=median --record $(RECORD)
 
 # what a release is: a wheel and a source archive
 dist: $(STAMP)

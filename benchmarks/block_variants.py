@@ -163,11 +163,12 @@ BLOCKS: list[Variant] = [
         if (score, count, masked, way) != ("singular_value", 4, False, "rows")
     ),
     *(
-        _block(direction, score, count, table="hip", tested=(), masked=masked)
+        _block(direction, score, count, table="hip", tested=None if score == "volume" and count < 8 else (), masked=masked)
         for score, count, masked in (
             ("singular_value", 2, False), ("singular_value", 3, False), ("singular_value", 3, True),
             ("volume", 3, False), ("singular_value", 4, False), ("singular_value", 8, False),
-            ("singular_value", 4, True), ("singular_value", 8, True), ("volume", 8, False),
+            ("singular_value", 4, True), ("singular_value", 8, True), ("volume", 4, False),
+            ("volume", 8, False),
         )
         for direction in ("forward", "backward")
     ),

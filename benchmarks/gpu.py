@@ -34,6 +34,7 @@ _SANITIZED = "tests/kernels/test_triton_sv_gpu.py"
 # part -> its file and its time, seconds
 _TIMED = {
     "loss": ("benchmarks/test_sv_loss.py", 110.0),
+    "drop_in": ("benchmarks/test_drop_in.py", 60.0),
     "alignment": ("benchmarks/test_procrustes.py", 30.0),
     "ceilings": ("benchmarks/test_ceilings.py", 30.0),
     "train_step": ("benchmarks/test_train_step.py", 110.0),

@@ -96,7 +96,7 @@ def _codes(codes, index, inside, MASKED: tl.constexpr):
 
 
 @triton.jit
-def _store_sums(out, parts, k, index, inside, n, A: tl.constexpr, COUNT: tl.constexpr):
+def store_sums(out, parts, k, index, inside, n, A: tl.constexpr, COUNT: tl.constexpr):
     """Sums over the columns of parts, to [COUNT, A, n]."""
     for q in tl.static_range(COUNT):
         tl.store(out + (q * A + k) * n + index, tl.sum(parts[q], 1), mask=inside)
@@ -186,7 +186,7 @@ def both_ways_forward(
                 found = statistics(
                     value, weight, counts, center_i, factor, logit_shift, middle, MOMENTS, TOTALS, SIGMOID
                 )
-                _store_sums(by_row, found, rank(ANCHORS, m), i, inside_i, num_rows, A, COUNT)
+                store_sums(by_row, found, rank(ANCHORS, m), i, inside_i, num_rows, A, COUNT)
                 if BOTH:
                     parts = parts + statistics(
                         value, weight, counts, center_j, factor, logit_shift, middle, MOMENTS, TOTALS, SIGMOID
@@ -206,7 +206,7 @@ def both_ways_forward(
                         found = statistics(
                             value, weight, counts, center_i, factor, logit_shift, middle, MOMENTS, TOTALS, SIGMOID
                         )
-                        _store_sums(
+                        store_sums(
                             by_row + COUNT * A * num_rows, found, rank(ANCHORS, m), i, inside_i, num_rows, A, COUNT
                         )
         updated = ()
