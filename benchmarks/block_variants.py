@@ -122,23 +122,22 @@ def _samples(
     )  # fmt: skip
 
 
+_ROWS = {("singular_value", 3), ("volume", 3), ("volume", 4), ("area", 3), ("cosine", 2)}
+
 BLOCKS: list[Variant] = [
-    # what the driver asks for most often, of every score: all targets, and the row of the table
+    # what the driver asks for most often, of every score; some of them are rows of the table
     *(
-        _block(direction, score, count, tested=None if (score, count) == ("volume", 3) else (), row=True)
+        _block(
+            direction, score, count, row=(score, count) in _ROWS,
+            tested=None if (score, count) in (("volume", 3), ("volume", 4)) else (),
+        )
         for score, known in SCORES.items()
-        for count in (2, 3)
+        for count in (2, 3, 4)
         if count in known.modalities
         for direction in ("forward", "backward")
     ),
-    *(
-        _block(direction, score, 4, tested=None if score == "volume" else (), row=True)
-        for score, known in SCORES.items()
-        if 4 in known.modalities
-        for direction in ("forward", "backward")
-    ),
-    _block("forward", "singular_value", 3, moments=True, tested=(), row=True),
-    _block("forward", "singular_value", 2, moments=True, tested=(), row=True),
+    _block("forward", "singular_value", 3, moments=True, tested=()),
+    _block("forward", "singular_value", 2, moments=True, tested=()),
     # every flag once, of some score
     *(
         _block(direction, score, count, tested=(), **dict.fromkeys(flags.split(), True))
@@ -163,12 +162,12 @@ BLOCKS: list[Variant] = [
         if (score, count, masked, way) != ("singular_value", 4, False, "rows")
     ),
     *(
-        _block(direction, score, count, table="hip", tested=None if score == "volume" and count < 8 else (), masked=masked)
-        for score, count, masked in (
-            ("singular_value", 2, False), ("singular_value", 3, False), ("singular_value", 3, True),
-            ("volume", 3, False), ("singular_value", 4, False), ("singular_value", 8, False),
-            ("singular_value", 4, True), ("singular_value", 8, True), ("volume", 4, False),
-            ("volume", 8, False),
+        _block(direction, score, count, table="hip", tested=tested, masked=masked)
+        for score, count, masked, tested in (
+            ("volume", 3, False, None), ("volume", 4, False, None), ("volume", 8, False, ()),
+            ("singular_value", 2, False, ()), ("singular_value", 3, False, ()), ("singular_value", 3, True, ()),
+            ("singular_value", 4, False, ()), ("singular_value", 8, False, ()), ("singular_value", 4, True, ()),
+            ("singular_value", 8, True, ()),
         )
         for direction in ("forward", "backward")
     ),
