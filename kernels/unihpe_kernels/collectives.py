@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
 
 Header = dict[str, int | float | str]
-_HEADER = 24  # numbers
+HEADER = 24  # numbers
 _WORDS = (
     *map(str, FLOATING), "paired", "all", "auto", "triton", "native", "torch", "a tensor", "True", "False",
     *SCORES, "product", "softmax", "sigmoid", "anchor", "both", "a float", "None",
@@ -163,8 +163,8 @@ def exchange_headers(group: "ProcessGroup", own: tuple[int, ...], shared: Header
         ValueError: on every rank, unless all agree.
     """
     header = [int(shared is None), *own, *(_encode(value) for value in (shared or {}).values())]
-    header += [0] * (_HEADER - len(header))
-    every = torch.empty(dist.get_world_size(group), _HEADER, dtype=torch.int64, device=_header_device(group))
+    header += [0] * (HEADER - len(header))
+    every = torch.empty(dist.get_world_size(group), HEADER, dtype=torch.int64, device=_header_device(group))
     dist.all_gather_into_tensor(every, torch.tensor([header], device=every.device), group=group)
     rows = every.tolist()
     if shared is None:
