@@ -81,26 +81,7 @@ def _more(products: Sequence[Tensor], members: Sequence[Tensor]) -> tuple[Tensor
     alpha, gaps, q = members[0], members[1 : n + 1], members[n + 1 :]
     s = basis.rotate(products, q)
     squares = [x * x for x in s]
-    tiny = torch.finfo(s[0].dtype).tiny ** 0.75
-    # Each pole alone bounds t from below: the root of (t + alpha) (t + g) = s^2.
-    t = torch.full_like(s[0], tiny)
-    for square, gap in zip(squares, gaps, strict=True):
-        root = (4 * square + ((alpha - gap).square() + tiny)).sqrt_()
-        t = torch.maximum(t, (2 * square - 2 * alpha * gap).div_(root.add_(alpha + gap)))
-    # The worst of 10^6 cases, near-degenerate ones among them, comes to 1e-10 in five steps and to 1e-16 in seven.
-    for _ in range(7 if t.dtype == torch.float64 else 5):
-        # (1 + slope) t^2 + linear t = s_1^2
-        others, slope = torch.zeros_like(t), torch.zeros_like(t)
-        for square, gap in zip(squares[1:], gaps[1:], strict=True):
-            shifted = t + gap
-            term = square / shifted
-            others += term
-            slope += term.div_(shifted)
-        linear = alpha - others - slope * t
-        slope += 1
-        root = (linear.square() + 4 * slope * squares[0]).sqrt_()
-        half = (root + linear.abs()).mul_(0.5).clamp_(min=tiny)
-        t = torch.maximum(t, torch.where(linear > 0, squares[0] / half, half / slope))
+    t = arrowhead_root(squares, alpha, gaps)
     sigma = (t + (alpha + 1)).sqrt_()
 
     def gradient(weight: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -120,3 +101,30 @@ def _more(products: Sequence[Tensor], members: Sequence[Tensor]) -> tuple[Tensor
         return basis.rotate_back([first, *rotated], q), sums
 
     return sigma, gradient
+
+
+def arrowhead_root(squares: Sequence[Tensor], alpha: Tensor, gaps: Sequence[Tensor]) -> Tensor:
+    """t, from the squares of s."""
+    tiny = torch.finfo(squares[0].dtype).tiny ** 0.75
+    # Each pole alone bounds t from below: the root of (t + alpha) (t + g) = s^2.
+    t = torch.full_like(squares[0], tiny)
+    for square, gap in zip(squares, gaps, strict=True):
+        root = (4 * square + ((alpha - gap).square() + tiny)).sqrt_()
+        torch.maximum(t, (2 * square - 2 * alpha * gap).div_(root.add_(alpha + gap)), out=t)
+    if len(squares) == 1:
+        return t  # exact
+    # The worst of 10^6 cases, near-degenerate ones among them, comes to 1e-10 in five steps and to 1e-16 in seven.
+    for _ in range(7 if t.dtype == torch.float64 else 5):
+        # (1 + slope) t^2 + linear t = s_1^2
+        others, slope = torch.zeros_like(t), torch.zeros_like(t)
+        for square, gap in zip(squares[1:], gaps[1:], strict=True):
+            shifted = t + gap
+            term = square / shifted
+            others += term
+            slope += term.div_(shifted)
+        linear = alpha - others - slope * t
+        slope += 1
+        root = (linear.square() + 4 * slope * squares[0]).sqrt_()
+        half = (root + linear.abs()).mul_(0.5).clamp_(min=tiny)
+        t = torch.maximum(t, torch.where(linear > 0, squares[0] / half, half / slope))
+    return t
