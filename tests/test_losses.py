@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tests.models.cases import SIZE, make_batch, tiny_config
 from unihpe_fast.config import LossConfig
-from unihpe_fast.losses import Criterion, SingularValueContrastiveLoss, parameter_groups
+from unihpe_fast.engine.parameters import parameter_groups
+from unihpe_fast.losses import Criterion, SingularValueContrastiveLoss
 from unihpe_fast.models.unihpe import Outputs, UniHPE
 from unihpe_kernels import PairwiseInfoNCE, singular_value_contrastive_loss
 from unihpe_kernels.modules import Temperature

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from unihpe_fast.units import MM_PER_METRE
 from unihpe_kernels import PairwiseInfoNCE, SingularValueContrastiveLoss, pa_mpjpe
 from unihpe_kernels.checks import Backend
 from unihpe_kernels.collectives import global_means
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from unihpe_fast.config import LossConfig
     from unihpe_fast.models.unihpe import Outputs
 
-MM_PER_METRE = 1000.0
 TERMS = ("singular_value", "pairwise", "joints_3d", "joints_2d", "pa_mpjpe")
 # a weighted sum and the sum of its weights
 _Sums = tuple[Tensor, Tensor]
@@ -136,18 +136,3 @@ def _distances(pred: Tensor, target: Tensor, weights: Tensor) -> _Sums:
 
 def _weighted(values: Tensor, weights: Tensor) -> _Sums:
     return (values * weights).sum(), weights.sum()
-
-
-def parameter_groups(model: nn.Module, criterion: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups: the weights of linear layers and convolutions decay; norms, biases, learned tokens and
-    temperatures do not. Parameters that need no gradient are left out."""
-    decayed = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and module.weight is not None
-    }
-    trained = [p for p in (*model.parameters(), *criterion.parameters()) if p.requires_grad]
-    return [
-        {"params": [p for p in trained if id(p) in decayed], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
-    ]

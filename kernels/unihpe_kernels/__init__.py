@@ -1,4 +1,9 @@
-"""Fast N-modal contrastive losses and Procrustes alignment: torch and triton, nothing else."""
+"""Fast N-modal contrastive losses and Procrustes alignment: torch and triton, nothing else.
+
+`unihpe_kernels.metrics` has the pose errors as torchmetrics' metrics, and is imported when it is asked for.
+"""
+
+from typing import Any
 
 from unihpe_kernels.contrastive.api import pairwise_contrastive_loss, tuple_contrastive_loss
 from unihpe_kernels.modules import (
@@ -38,3 +43,12 @@ __all__ = [
     "svd3x3",
     "tuple_contrastive_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # it needs torchmetrics, which nothing else here does
+    if name == "metrics":
+        from importlib import import_module
+
+        return import_module(f"{__name__}.metrics")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,7 +29,7 @@ class Score:
 
     @property
     def torch(self) -> ModuleType:
-        return importlib.import_module(f"unihpe_kernels.scores.{self.name}.torch")
+        return importlib.import_module(f".{self.name}.torch", __name__)
 
     @property
     def native(self) -> Source:
@@ -45,7 +45,7 @@ class Score:
 
     @property
     def triton(self) -> ModuleType:
-        return importlib.import_module(f"unihpe_kernels.scores.{self.name}.triton")
+        return importlib.import_module(f".{self.name}.triton", __name__)
 
     def middle(self, num_modalities: int) -> float:
         """The constant shift of the scores: about it exponentials need no running maximum."""
