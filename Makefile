@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz lint bench dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
+.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
 install: $(STAMP)
 
 # uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
@@ -79,7 +79,14 @@ lint: $(STAMP)
 RECORD ?= build/bench.json
 bench: $(STAMP)
 	mkdir -p $(dir $(RECORD))
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median --record $(RECORD)
+	$(BIN)/python -m pytest benchmarks --ignore=benchmarks/test_drop_in.py --benchmark-only --benchmark-columns=median \
+	    --record $(RECORD)
+
+# losses under the names of those who published them against their formulas, on one thread
+bench-losses: RECORD := benchmarks/results/drop_in-cpu.json
+bench-losses: export OMP_NUM_THREADS := 1
+bench-losses: $(STAMP)
+	$(BIN)/python -m pytest benchmarks/test_drop_in.py --benchmark-only --benchmark-columns=median --record $(RECORD)
 
 # what a release is: a wheel and a source archive; and a wheel of unihpe_kernels alone, without the pipeline and weights
 dist: $(STAMP)

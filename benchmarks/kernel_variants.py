@@ -4,73 +4,16 @@ their machine code, tests/kernels/test_compile.py compiles them for four archite
 A new kernel is one more entry of `VARIANTS`; tests/kernels/test_compile.py names the kernels that have none.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, CompiledKernel
-
+from benchmarks.block_variants import BLOCKS
+from benchmarks.variant import TARGETS, Variant, Workload
 from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
 from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows
 from unihpe_kernels.sv_contrastive.kernels_hollow import laguerre_steps
 from unihpe_kernels.sv_contrastive.triton_paired import setting_names
 from unihpe_kernels.tuned import choose
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One launch at a named size."""
-
-    elements: float  # in the variant's unit
-    bytes: float = 0  # read from and written to device memory, once each
-    flops: float = 0  # of matrix products on the matrix units; two a multiply-add
-    matrix: str = "bf16"  # their operand type, a key of static_cost.MATRIX_FLOPS
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A kernel with its argument types and compile-time constants.
-
-    `signature` gives every argument that is not in `constexprs`: "*fp32", "*bf16", "i32", "fp32", ..
-    `per_iteration` is how many elements (of `unit`) a program handles in one iteration of its hot loop, or in all when
-    there is no loop. The hot loop is the innermost loop with the most instructions or, with `trips`, the loop around
-    that one (else the whole kernel); `trips` says how often each of the loops directly inside runs then, in the order
-    of the machine code.
-    """
-
-    name: str
-    kernel: Any
-    signature: Mapping[str, str]
-    constexprs: Mapping[str, Any]
-    unit: str  # "triple", "pair", "pose", ..
-    per_iteration: float
-    max_registers: int  # a thread on NVIDIA; the budget that test_compile.py holds the kernel to
-    workloads: Mapping[str, Workload] = field(default_factory=dict)  # none: compiled in tests, no row in the table
-    num_warps: int = 4
-    num_stages: int = 3  # triton's default, here as in a launch
-    divisible: tuple[str, ...] = ()  # pointers aligned to 16 bytes and integers that are multiples of 16
-    trips: tuple[float, ...] = ()
-    max_vgprs: int = 256  # a lane on AMD; 512 leave room for one wave a SIMD
-    allow_tf32: bool = False
-    targets: tuple[str, ...] = ("sm_80", "sm_90", "sm_100", "gfx942")
-    tested: tuple[str, ...] | None = None  # those of the targets that `make test` compiles for; None: all
-
-    def compile(self, target: GPUTarget) -> CompiledKernel:
-        """Machine code for `target`; needs no GPU. ValueError when the arguments are not the kernel's."""
-        if triton.knobs.runtime.interpret:
-            raise RuntimeError("TRITON_INTERPRET is set: the kernels are interpreted, not compiled; unset it")
-        names = self.kernel.arg_names
-        if wrong := {*self.signature, *self.constexprs} ^ set(names) | {*self.divisible} - {*self.signature}:
-            raise ValueError(f"{self.name}: not in both the kernel's arguments and the variant's: {sorted(wrong)}")
-        signature = {name: self.signature.get(name, "constexpr") for name in names}
-        attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in self.divisible}
-        source = ASTSource(self.kernel, signature, dict(self.constexprs), attributes)
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
-        return triton.compile(source, target=target, options=options)
-
 
 # What keeps a compiler busy for ten seconds and more is compiled for some targets in `make test`, where a smaller
 # variant of the same kernel is for all four; `make compile` leaves nothing out.
@@ -185,7 +128,7 @@ def _sv_paired(
         max_registers=255,
         max_vgprs=512,
         allow_tf32=precision != "ieee",
-        targets=_TARGETS[table],
+        targets=TARGETS[table],
         tested=None if count == 3 and dtype == "bf16" and not (masked or odd or apart) else () if table else ("sm_90",),
     )
 
@@ -222,7 +165,7 @@ def _poses(
         f"{kernel.__name__}{plural}{', weighted' * weighted}, J = {joints}", kernel,
         {**dict.fromkeys(pointers, "*fp32"), "block": "i32", "n": "i32"}, constants,
         "pose", options["lanes"], max_registers, {} if weighted or table else {"10^6 poses": work},
-        num_warps=options["num_warps"], divisible=tuple(pointers), targets=_TARGETS[table],
+        num_warps=options["num_warps"], divisible=tuple(pointers), targets=TARGETS[table],
         tested=() if table and tested is not None else tested, max_vgprs=280,
     )  # fmt: skip
 
@@ -398,4 +341,5 @@ VARIANTS: list[Variant] = [
     _poses(kernels_poses.pa_mpjpe_forward, 14, 1, 255, (True, True), True, tested=()),
     _matrices(svd3x3_kernels.svd3x3_forward, 30),
     _matrices(svd3x3_kernels.svd3x3_backward, 51),
+    *BLOCKS,
 ]  # fmt: skip

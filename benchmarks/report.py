@@ -250,6 +250,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "export": ("export", export_table),
     "cpu": ("cpu", summary_table),
     "cpu-full": ("cpu", full_tables),
+    "drop_in": ("drop_in-cpu", summary_table),
+    "drop_in-full": ("drop_in-cpu", full_tables),
 }
 
 

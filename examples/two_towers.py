@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unihpe_fast import SingularValueContrastiveLoss
-from unihpe_fast.losses import PairwiseInfoNCE
+from unihpe_kernels import PairwiseInfoNCE
 
 
 def recall(a: torch.Tensor, b: torch.Tensor) -> float:

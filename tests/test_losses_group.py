@@ -12,8 +12,9 @@ from benchmarks.ranks import Ranks
 from tests.kernels.sv_group_cases import UNEVEN
 from tests.test_losses import embeddings, make_batch, outputs_for
 from unihpe_fast.config import LossConfig
-from unihpe_fast.losses import TERMS, Criterion, PairwiseInfoNCE
+from unihpe_fast.losses import TERMS, Criterion
 from unihpe_fast.models.unihpe import Outputs
+from unihpe_kernels import PairwiseInfoNCE
 
 MODALITIES = ("image", "pose2d", "pose3d")
 # float32, relative to the largest entry: sums of 17 joints a sample in another order

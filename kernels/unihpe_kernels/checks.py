@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels import native
+from unihpe_kernels.scores import SCORES
 
 Backend = Literal["auto", "triton", "native", "torch"]
 
@@ -19,6 +20,7 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Operations that have Triton kernels, and the dtypes those take; "auto" picks Triton for CUDA tensors of these alone.
 TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
     "singular_value_contrastive_loss": (torch.float32, torch.bfloat16, torch.float16),
+    **dict.fromkeys((score.loss for score in SCORES.values()), (torch.float32, torch.bfloat16, torch.float16)),
     "gram_singular_values": (torch.float32, torch.bfloat16, torch.float16),
     "procrustes": (torch.float32, torch.bfloat16, torch.float16),
     "pa_mpjpe": (torch.float32, torch.bfloat16, torch.float16),
@@ -26,8 +28,9 @@ TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
 }
 
 # Operations that have C++ for a CPU, which takes the same dtypes, and the files that it is in.
-NATIVE_SOURCES: dict[str, tuple[str, ...]] = {
+NATIVE_SOURCES: dict[str, tuple[native.Source | str, ...]] = {
     "singular_value_contrastive_loss": ("sv_contrastive/triples.cpp", "sv_contrastive/pairs.cpp"),
+    **{score.loss: (score.native,) for score in SCORES.values()},
     "procrustes": ("procrustes/poses.cpp",),
     "pa_mpjpe": ("procrustes/poses.cpp",),
     "svd3x3": ("small_linalg/svd3x3.cpp",),

@@ -22,6 +22,18 @@ CASES = {
     "svd3x3": lambda x, e: unihpe_kernels.svd3x3(x[:, :3])[1],
     "gram_singular_values": lambda x, e: unihpe_kernels.gram_singular_values(e),
     "singular_value_contrastive_loss": lambda x, e: unihpe_kernels.singular_value_contrastive_loss(e, temperature=0.01),
+    "pairwise_contrastive_loss": lambda x, e: unihpe_kernels.pairwise_contrastive_loss(e, temperature=0.02),
+    "tuple_contrastive_loss": lambda x, e: sum(
+        unihpe_kernels.tuple_contrastive_loss(e, score=score, temperature=0.05, direction="both")
+        for score in ("singular_value", "volume", "area", "product")
+    ),
+    "SingularValueContrastiveLoss": lambda x, e: unihpe_kernels.SingularValueContrastiveLoss(0.01)(*e),
+    "PairwiseInfoNCE": lambda x, e: unihpe_kernels.PairwiseInfoNCE(0.01)(*e),
+    "GRAMLoss": lambda x, e: unihpe_kernels.GRAMLoss()(*e),
+    "TriangleLoss": lambda x, e: unihpe_kernels.TriangleLoss()(*e),
+    "SymileLoss": lambda x, e: unihpe_kernels.SymileLoss(negative_sampling="n_squared")(*e),
+    "SigLIPLoss": lambda x, e: unihpe_kernels.SigLIPLoss()(*e[:2]),
+    "OpenClipLoss": lambda x, e: unihpe_kernels.OpenClipLoss()(*e[:2], logit_scale=50.0),
 }
 
 

@@ -19,7 +19,7 @@ from unihpe_kernels import checks, native, pa_mpjpe, procrustes, singular_value_
 from unihpe_kernels.procrustes import reference
 
 KERNELS = Path(__file__).parents[2] / "kernels"
-SOURCES = sorted({source for sources in checks.NATIVE_SOURCES.values() for source in sources})
+SOURCES = sorted({source for sources in checks.NATIVE_SOURCES.values() for source in sources}, key=str)
 SAMPLES = 10_000  # several pieces for every thread
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
@@ -129,11 +129,12 @@ def test_on_lesser_cpus(flag, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", SOURCES, ids=str)
 def test_no_warning_of_the_compiler(source, tmp_path):
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fsyntax-only"]
     package = KERNELS / "unihpe_kernels"
-    command = [*native.compiler(), *flags, "-I", package, package / source]
+    file, _, defines = source if isinstance(source, native.Source) else native.Source(source)
+    command = [*native.compiler(), *flags, *(f"-D{name}" for name in defines), "-I", package, package / file]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

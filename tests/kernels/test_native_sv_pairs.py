@@ -8,8 +8,8 @@ import torch
 from tests.kernels.sv_cases import check_against, random_embeddings, value_and_gradients
 from tests.kernels.test_sv_op import LargestTensor
 from tests.kernels.test_sv_scores import KINDS, stacks
-from unihpe_kernels import native, singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import native_backend, native_pairs, scratch
+from unihpe_kernels import native, scratch, singular_value_contrastive_loss
+from unihpe_kernels.sv_contrastive import native_backend, native_pairs
 from unihpe_kernels.sv_contrastive.native_pairs import NativePairs
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +41,22 @@ _without_cache: dict[str, str] = {}  # why sources were compiled for this proces
 _NOT_FOUND = "no C++ compiler is found (the environment's UNIHPE_KERNELS_CXX or CXX may name one)"
 
 
+class Source(NamedTuple):
+    """A library: a file, compiled with definitions that tell it from others of that file by a name."""
+
+    file: str
+    name: str = ""
+    defines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.file} ({self.name})" if self.name else self.file
+
+    @property
+    def stem(self) -> str:
+        """Of the library's file."""
+        return "-".join(filter(None, (Path(self.file).stem, self.name)))
+
+
 def compiler() -> list[str] | None:
     """The command of the C++ compiler, or None where there is none."""
     with contextlib.suppress(ValueError):
@@ -47,7 +64,7 @@ def compiler() -> list[str] | None:
     return None
 
 
-def obstacle(*sources: str) -> str | None:
+def obstacle(*sources: "Source | str") -> str | None:
     """Why the libraries of these sources cannot be used, or None. Compiles what has not been compiled."""
     return _obstacle(sources)
 
@@ -56,7 +73,7 @@ def obstacle(*sources: str) -> str | None:
 obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def call(source: str, name: str, *arguments: Tensor | float | None) -> None:
+def call(source: "Source | str", name: str, *arguments: Tensor | float | None) -> None:
     """Call a function of a source: tensors go by the address of their first element, None as null, integers as int64_t
     and other numbers as double.
 
@@ -80,7 +97,7 @@ def _argument(value: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_int64 
 
 
 @functools.cache
-def _function(source: str, name: str) -> Callable[..., None]:
+def _function(source: "Source | str", name: str) -> Callable[..., None]:
     if reason := obstacle(source):
         raise RuntimeError(f'backend="native": {reason}')
     function = getattr(_library(source), name)
@@ -89,12 +106,12 @@ def _function(source: str, name: str) -> Callable[..., None]:
 
 
 @functools.cache
-def _obstacle(sources: tuple[str, ...]) -> str | None:
+def _obstacle(sources: tuple[Source | str, ...]) -> str | None:
     with ThreadPoolExecutor(len(sources)) as pool:
         reason = next(filter(None, pool.map(_reason, sources)), None)
     if reason not in (None, _NOT_FOUND):
         _warn(f"{reason}; plain torch is slower on a CPU")
-    elif failed := sorted({_without_cache[source] for source in sources if source in _without_cache}):
+    elif failed := sorted({_without_cache[str(source)] for source in sources if str(source) in _without_cache}):
         _warn(
             f"C++ is compiled anew in every process: no cache can be used (XDG_CACHE_HOME, else ~/.cache): {failed[0]}"
         )
@@ -110,7 +127,7 @@ def _warn(message: str) -> None:
 
 
 @functools.cache
-def _reason(source: str) -> str:
+def _reason(source: "Source | str") -> str:
     try:
         _library(source)
     except subprocess.CalledProcessError as error:
@@ -136,21 +153,23 @@ def _command() -> list[str]:
 
 
 @functools.cache
-def _library(source: str) -> ctypes.CDLL:
-    command, path = _command(), Path(_PACKAGE, source)
-    texts = [file.read_bytes() for file in (path, *sorted(_PACKAGE.glob("*/*.h")))]
+def _library(source: "Source | str") -> ctypes.CDLL:
+    source = Source(source) if isinstance(source, str) else source
+    command, path = _command(), Path(_PACKAGE, source.file)
+    texts = [file.read_bytes() for file in (path, *sorted(_PACKAGE.rglob("*.h")))]
     version = _run([*command, "--version"])
-    prefix = f"{path.stem}-{_digest(*texts, version.encode(), repr((command, _FLAGS)).encode(), _cpu().encode())}"
+    settings = repr((command, _FLAGS, source.defines))
+    prefix = f"{source.stem}-{_digest(*texts, version.encode(), settings.encode(), _cpu().encode())}"
     # where there is no home, or nothing can be written, locked or loaded there: for this process alone
     try:
-        return ctypes.CDLL(str(_cached(path, command, prefix)))
+        return ctypes.CDLL(str(_cached(source, command, prefix)))
     except (OSError, RuntimeError, ImportError) as error:
-        _without_cache[source] = str(error)  # this may be a thread of its own, which has no caller to warn
+        _without_cache[str(source)] = str(error)  # this may be a thread of its own, which has no caller to warn
     with tempfile.TemporaryDirectory(prefix="unihpe_kernels-") as own:
-        return ctypes.CDLL(str(_compile(path, command, Path(own), prefix)))
+        return ctypes.CDLL(str(_compile(source, command, Path(own), prefix)))
 
 
-def _cached(source: Path, command: Sequence[str], prefix: str) -> Path:
+def _cached(source: Source, command: Sequence[str], prefix: str) -> Path:
     folder = _cache()
     if found := _find(folder, prefix):
         return found
@@ -173,10 +192,11 @@ def _name(prefix: str, file: Path) -> str:
     return f"{prefix}-{_digest(file.read_bytes())}.so"
 
 
-def _compile(source: Path, command: Sequence[str], folder: Path, prefix: str) -> Path:
+def _compile(source: Source, command: Sequence[str], folder: Path, prefix: str) -> Path:
     """Written beside, then renamed: other processes see the whole file or none."""
     part = folder / f"{source.stem}-{secrets.token_hex(8)}.part"
-    whole = [*command, *_FLAGS, "-I", str(_PACKAGE), "-o", str(part), str(source), "-pthread"]
+    whole = [*command, *_FLAGS, "-I", str(_PACKAGE), "-o", str(part), str(_PACKAGE / source.file), "-pthread"]
+    whole += [f"-D{define}" for define in source.defines]
     try:
         try:
             _run([*whole, _TUNING])

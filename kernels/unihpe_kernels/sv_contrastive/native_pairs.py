@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.native import call
-from unihpe_kernels.sv_contrastive.scratch import scratch
+from unihpe_kernels.scratch import scratch
 
 SOURCE = "sv_contrastive/pairs.cpp"
 

@@ -12,8 +12,8 @@
 #include <type_traits>
 
 #include "native/parallel.h"
-#include "sv_contrastive/members.h"
-#include "sv_contrastive/rows.h"
+#include "native/rows.h"
+#include "scores/singular_value/native.h"
 
 namespace {
 
@@ -207,7 +207,7 @@ void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held,
         for (int row = 0; row < anchors; ++row) {
             Lanes s[COUNT - 1];
             for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
-            const Lanes sigma = Pair<COUNT - 1>(s, members).sigma, power = logit.power(sigma);
+            const Lanes sigma = Score<COUNT - 1>(s, members).value, power = logit.power(sigma);
             totals[row] += inside < LANES ? first_lanes(power, inside) : power;
             const uint64_t place = own.place(i + row, j);
             if (place < (uint64_t)inside) {
@@ -233,8 +233,8 @@ void add_gradients(const Tables& tables, const Tables& d_tables, const Logit& lo
         for (int row = 0; row < until(i, tables.anchors); ++row) {
             Lanes s[COUNT - 1], d_s[COUNT - 1];
             for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
-            const Pair<COUNT - 1> pair(s, members);
-            const Lanes power = logit.power(pair.sigma), score = pair.sigma - logit.middle;
+            const Score<COUNT - 1> pair(s, members);
+            const Lanes power = logit.power(pair.value), score = pair.value - logit.middle;
             Lanes weight = power * factors[all.place(m, i + row)];
             if (inside < LANES) weight = first_lanes(weight, inside);
             const uint64_t place = own.place(i + row, j);
@@ -263,7 +263,7 @@ void finish(const Stack& stack, const Held<COUNT>& held, int64_t j, float* d_uni
     Lanes inner[COUNT][COUNT] = {};
     for (int m = 0; m < COUNT && held.members; ++m) {
         Lanes own[Members<COUNT - 1>::SUMS];
-        held.of(m, j).of_own(held.sums_of(m, j), own);
+        held.of(m, j).own(held.sums_of(m, j), own);
         const Lanes* next = own;
         for (int s = 0; s < COUNT - 2; ++s)
             for (int t = s + 1; t < COUNT - 1; ++t, ++next) {

@@ -3,8 +3,9 @@
 A file maps a kernel to a list of settings, each for sizes up to its "up_to"; the last has none. A file needs to name
 only the kernels for which it differs. Of the files that name a kernel the nearest to the GPU counts: its own, called
 like it in lower case with dashes (`nvidia-h200.json`), then its architecture's (`sm_90.json`, `gfx942.json`), then
-`hip.json`, for AMD, whose warps are twice as wide, then `default.json`. "measured" in a file says where its settings
-come from; `python -m benchmarks.tune` writes a GPU's own.
+`hip.json`, for AMD, whose warps are twice as wide, then `default.json`. `interpreter.json` is for Triton's interpreter
+on a CPU, which pays for an operation and not for its lanes. "measured" in a file says where its settings come from;
+`python -m benchmarks.tune` writes a GPU's own.
 """
 
 import functools
@@ -49,7 +50,7 @@ def file_name(card: str) -> str:
 @functools.cache
 def _names(device: torch.device) -> tuple[str, ...]:
     if device.type != "cuda":
-        return ("default",)
+        return "default", "interpreter"
     own = file_name(torch.cuda.get_device_name(device))
     if torch.version.hip:
         return "default", "hip", torch.cuda.get_device_properties(device).gcnArchName.split(":")[0], own
