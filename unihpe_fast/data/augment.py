@@ -62,7 +62,7 @@ def augment(people: People, config: AugmentConfig, rng: np.random.Generator) -> 
     if config.yaw or config.bone_scale or config.body_scale:
         people = move(people, config, rng)
     if config.refilm:
-        people = refilm(people, rng.random(len(people.bbox)) < config.refilm, rng)
+        people = refilm(people, rng.random(len(people.bbox)) < config.refilm, rng, tumble=config.tumble)
     if config.flip:
         people = flip(people, rng.random(len(people.bbox)) < 0.5)
     if config.rotate:
@@ -114,10 +114,10 @@ def move(people: People, config: AugmentConfig, rng: np.random.Generator) -> Peo
     return result
 
 
-def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator) -> People:
+def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator, *, tumble: float = 0.0) -> People:
     """Film the chosen people [N] bool with other cameras: pinhole, focal length 0.7 to 2.2 times the image's width, the
     camera's elevation over the person 8 +- 12 degrees, rolled by 3 degrees, the person anywhere in the image and from
-    a fifth to nine tenths of it high.
+    a fifth to nine tenths of it high. A share `tumble` of them are turned any way round before they are filmed.
 
     Who may not be moved (see `move`) stays, and who would not fit the image.
     """
@@ -125,6 +125,8 @@ def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator) -> Peop
     focal = _REFILM_SIZE * np.exp(rng.uniform(np.log(0.7), np.log(2.2), count))
     pitch, tilt = np.radians(rng.normal(8, 12, count)).clip(-0.5, 1.0), np.radians(rng.normal(0, 3, count))
     yaw, share, off = rng.uniform(-np.pi, np.pi, count), rng.uniform(0.2, 0.9, count), rng.uniform(-1, 1, (count, 2))
+    turns = _any_rotation(count, rng) if tumble else None
+    tumbled = rng.random(count) < tumble if tumble else np.zeros(count, bool)
     known = (people.joints_3d[..., 3] > 0).all(1)
     rows = np.flatnonzero(chosen & people.free & known)
     if not len(rows):
@@ -137,6 +139,9 @@ def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator) -> Peop
     sine = np.linalg.norm(axis, axis=1)
     axis = np.where(sine[:, None] > 1e-9, axis / np.maximum(sine, 1e-9)[:, None], [1.0, 0.0, 0.0])
     offsets = _turned(offsets, axis, np.arctan2(sine, up @ level))
+    if turns is not None:
+        over = tumbled[rows]
+        offsets[over] = offsets[over] @ turns[rows[over]].transpose(0, 2, 1)
     unit = np.eye(3)[:, None].repeat(len(rows), 1)
     for about, angle in ((1, yaw), (0, pitch), (2, tilt)):
         offsets = _turned(offsets, unit[about], angle[rows])
@@ -175,6 +180,16 @@ def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator) -> Peop
     return result
 
 
+def _any_rotation(count: int, rng: np.random.Generator) -> np.ndarray:
+    """[N, 3, 3] drawn uniformly from all rotations: those of normal quaternions."""
+    quaternions = rng.standard_normal((count, 4))
+    quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+    w, axis = quaternions[:, 0], quaternions[:, 1:]
+    angle = 2 * np.arctan2(np.linalg.norm(axis, axis=1), w)
+    axis = axis / np.maximum(np.linalg.norm(axis, axis=1, keepdims=True), 1e-12)
+    return _turned(np.eye(3)[None].repeat(count, 0), axis, angle).transpose(0, 2, 1)
+
+
 # px, width and height of the images of other labs' cameras
 _REFILM_SIZE = 1000.0
 # how much a detector errs at each joint, mean 1: OKS's standard deviations (Ruggero Ronchi and Perona 2017), of joints
@@ -201,9 +216,14 @@ def detect(people: People, config: AugmentConfig, rng: np.random.Generator) -> P
     own = config.detector * np.exp(rng.normal(-0.125, 0.5, (count, 1)))
     wide = np.where(rng.random((count, NUM_JOINTS)) < 0.05, 3.0, 1.0)
     error = rng.standard_normal((count, NUM_JOINTS, 2)) * (own * JOINT_ERROR * wide)[..., None]
+    if config.sure:
+        exact = rng.random(count) < config.sure
+        error[exact] = 0
     spread = rng.uniform(0.85, 1.15, (count, NUM_JOINTS))
     graded, like_coco, half = (rng.random(count) < share for share in (_GRADED, config.coco, config.halves))
     swapped, lowest = rng.random((count, 2)) < config.swap, rng.random(count) < 0.5
+    if config.sure:
+        swapped, like_coco = swapped & ~exact[:, None], like_coco & ~exact
     gone = rng.random((count, NUM_JOINTS)) < config.missing
 
     points = people.keypoints_2d.copy()
