@@ -117,3 +117,35 @@ def test_trunk_and_head_as_derived_from_coco():
     # the person faces the camera: the nose is nearer to it, so a little farther from the image's middle
     face = given.joints_3d[0, 10, :3] + [0, 0, -95.0]
     np.testing.assert_allclose(points[9], pixels_of(face[None])[0], atol=1e-3)
+
+
+def test_tumbled_people_are_the_same_any_way_up():
+    rng, given = np.random.default_rng(0), people(400)
+    # no flat figure, whose mirror image would pass for itself
+    given.joints_3d[..., :3] += rng.normal(0, 30, (400, 17, 3))
+    result = refilm(given, np.ones(400, bool), rng, tumble=0.5)
+    np.testing.assert_allclose(distances(result.joints_3d), distances(given.joints_3d), atol=1e-6)
+    volumes = [
+        np.linalg.det(each.joints_3d[:, [4, 8, 13], :3] - each.joints_3d[:, [1, 0, 6], :3]) for each in (given, result)
+    ]
+    np.testing.assert_allclose(volumes[1], volumes[0], rtol=1e-6, atol=1)
+    new = (result.camera != given.camera).any(1)
+    assert new.mean() > 0.9
+    pixels = project(torch.from_numpy(result.joints_3d[..., :3]), torch.from_numpy(result.camera)).numpy()
+    np.testing.assert_allclose(pixels[new], result.keypoints_2d[new, :, :2], atol=1e-6)
+    # of an upright crowd a quarter hangs head down: half of those that were turned over
+    trunk = result.joints_3d[new, 8, :3] - result.joints_3d[new, 0, :3]
+    assert 0.18 < (trunk[:, 1] > 0).mean() < 0.32
+
+
+def test_a_detector_that_is_sure_of_some_errs_on_the_others():
+    given = people(2000)
+    config = AugmentConfig(detector=0.02, swap=0.3, coco=0.3, sure=0.4, missing=0.1)
+    found = detect(given, config, np.random.default_rng(0))
+    seen = found.keypoints_2d[..., 2] > 0
+    error = np.linalg.norm(found.keypoints_2d[..., :2] - given.keypoints_2d[..., :2], axis=2)
+    exact = np.array([(of_one[there] == 0).all() for of_one, there in zip(error, seen, strict=True)])
+    assert 0.36 < exact.mean() < 0.44
+    # their joints may be missing all the same, and of nobody else is any exact
+    assert 0.05 < 1 - seen[exact].mean() < 0.15
+    assert (error[~exact][seen[~exact]] > 0).all()
