@@ -142,6 +142,8 @@ class LossConfig:
     """distance of the decoded 3D joints, in metres, mean over joints and the modalities they were read from"""
     joints_2d: float = 1.0
     """distance of the image's 2D head, in half bbox sides"""
+    heatmaps: float = 0.0
+    """cross entropy of that head's heatmaps with a Gaussian of one cell around each joint that lies in the crop"""
     pa_mpjpe: float = 0.0
     """PA-MPJPE of the decoded 3D joints, in metres"""
     temperature: float = 0.07
