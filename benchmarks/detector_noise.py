@@ -3,14 +3,14 @@
     python -m benchmarks.detector_noise LSPET --json benchmarks/results/detector-noise.json
 
 LSPET: folder of Leeds Sports Pose Extended, with joints.mat and images/im00001.jpg .. MoveNet's thunder looks at each
-labelled person in a square around its labels. Errors are shares of the side of the box (data/bbox.py) around the labels;
-only numbers about all photographs are kept, nothing of any one of them. Labels by crowd workers are in error themselves,
-some for the whole person: people of whom less than half of the joints lie within a tenth of the box are left out, and
-counted.
+labelled person in a square around its labels. Errors are shares of the side of the box (data/bbox.py) around those;
+only numbers about all photographs are kept, nothing of any one of them. Labels by crowd workers err themselves, some by
+the whole person: people of whom less than half of the joints lie within a tenth of the box are left out, and counted.
 """
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,11 @@ def statistics(found: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     # a Gaussian's median length is 1.1774 sigma: the median does not see the tail
     sigma = {j: float(np.median(distance[kept[:, j], j]) / 1.1774) for j in LIMBS}
     both = {name: float(np.mean([sigma[j] for j in joints])) for name, joints in _kinds().items()}
-    own = np.array([np.nanmedian(np.where(k, d, np.nan)) / 1.1774 for k, d in zip(kept[sound], distance[sound])])
+    own = np.nanmedian(np.where(kept, distance, np.nan)[sound], axis=1)
     scaled = np.concatenate([distance[kept[:, j], j] / sigma[j] for j in LIMBS])
     confidence, size = found[..., 2][kept], distance[kept]
     levels = []
-    for low, high in zip(LEVELS, LEVELS[1:], strict=False):
+    for low, high in pairwise(LEVELS):
         rows = (confidence >= low) & (confidence < high)
         levels.append({"from": low, "to": min(high, 1.0), "joints": int(rows.sum())})
         if rows.any():

@@ -3,9 +3,9 @@
     python -m benchmarks.real_motion MODEL cmu-val.h5 accad-val.h5 --json benchmarks/results/real-motion.json
 
 MODEL: as `load_model` takes it. The files are those that `make real-motion DATA=..` writes. Three inputs: the exact
-projections; "detector": a standard deviation of 2 % of the box side, by joint as data/augment.JOINT_ERROR, 5 % of limbs
-taken for the other side's, 10 % of joints missing; "quarter": exact, a quarter of the joints missing. Means over
-samples and over families of actions, with the bootstrap's 95 % interval over people.
+projections; "detector": a standard deviation of 2 % of the box side, by joint as OKS has it (data/augment.OKS_ERRORS),
+5 % of limbs taken for the other side's, 10 % of joints missing; "quarter": exact, a quarter of the joints missing.
+Means over samples and over families of actions, with the bootstrap's 95 % interval over people.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.provenance import provenance
 from unihpe_fast import load_model
 from unihpe_fast.config import AugmentConfig
-from unihpe_fast.data.augment import People, camera_up, detect
+from unihpe_fast.data.augment import OKS_ERRORS, People, camera_up, detect
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.collate import collate
 from unihpe_fast.data.records import Batch
@@ -72,7 +72,7 @@ def batch_of(columns: Columns, config: AugmentConfig | None, rng: np.random.Gene
         free=np.ones(count, dtype=bool),
     )
     if config is not None and config.detector:
-        people = detect(people, config, rng)
+        people = detect(people, config, rng, OKS_ERRORS)
     elif config is not None:
         points = people.keypoints_2d.copy()
         points[rng.random(points.shape[:2]) < config.missing] = 0

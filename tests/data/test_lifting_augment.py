@@ -1,11 +1,15 @@
 """Other labs' cameras and simulated detectors: what is changed together, how often, and what stays."""
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
 from tests.data.people import H36M_CAMERA, SIZE, pixels_of, standing_person
 from unihpe_fast.config import AugmentConfig
-from unihpe_fast.data.augment import JOINT_ERROR, People, detect, refilm
+from unihpe_fast.data.augment import OKS_ERRORS, People, detect, refilm
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import project
 
@@ -73,12 +77,12 @@ def test_who_may_not_be_moved_stays():
 
 def test_detectors_err_by_joint_and_say_so():
     given = people()
-    result = detect(given, AugmentConfig(detector=0.02), np.random.default_rng(0))
+    result = detect(given, AugmentConfig(detector=0.02), np.random.default_rng(0), OKS_ERRORS)
     error = np.linalg.norm(result.keypoints_2d[..., :2] - given.keypoints_2d[..., :2], axis=2) / given.bbox[0, 2]
     # a standard deviation a coordinate, of which the error is the length in two
     spread = np.sqrt((error**2).mean(0) / 2)
     assert 0.02 < spread.mean() < 0.032
-    np.testing.assert_allclose(spread / spread.mean(), JOINT_ERROR, atol=0.12)
+    np.testing.assert_allclose(spread / spread.mean(), OKS_ERRORS.joint, atol=0.12)
     confidence = result.keypoints_2d[..., 2]
     graded = (confidence < 1).any(1)
     assert 0.45 < graded.mean() < 0.55
@@ -149,3 +153,18 @@ def test_a_detector_that_is_sure_of_some_errs_on_the_others():
     # their joints may be missing all the same, and of nobody else is any exact
     assert 0.05 < 1 - seen[exact].mean() < 0.15
     assert (error[~exact][seen[~exact]] > 0).all()
+
+
+def test_training_errs_as_movenet_was_measured_to():
+    measured = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "detector-noise.json").read_text())
+    given = people(4000)
+    found = detect(given, AugmentConfig(detector=0.02), np.random.default_rng(0))
+    error = np.linalg.norm(found.keypoints_2d[..., :2] - given.keypoints_2d[..., :2], axis=2) / given.bbox[:, 2:]
+    limbs = {"hip": (1, 4), "knee": (2, 5), "ankle": (3, 6), "shoulder": (14, 11), "elbow": (15, 12), "wrist": (16, 13)}
+    sigma = {name: np.median(error[:, joints]) / 1.1774 for name, joints in limbs.items()}
+    mean = np.mean(list(sigma.values()))
+    for name, value in measured["sigma"].items():
+        assert sigma[name] / mean == pytest.approx(value / measured["sigma_mean"], rel=0.06), name
+    scaled = np.concatenate([error[:, joints].ravel() / sigma[name] for name, joints in limbs.items()])
+    for quantile, value in measured["errors_in_sigma"].items():
+        assert np.quantile(scaled, float(quantile)) == pytest.approx(value, rel=0.12), quantile
