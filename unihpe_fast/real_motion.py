@@ -1,4 +1,4 @@
-"""`real-motion`: a lifter's errors on unseen people in motion of many kinds, with exact 2D, a detector's, and with gaps.
+"""`real-motion`: a lifter's errors on unseen people in motion of many kinds, by exact 2D, a detector's, or with gaps.
 
 Three inputs: "exact", the true projections; "detector": a standard deviation of 2 % of the box side, by joint as OKS
 has it (data/augment.OKS_ERRORS), 5 % of limbs taken for the other side's, 10 % of joints missing; "quarter": exact, a
