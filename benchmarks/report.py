@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.cost_table import columns, time_columns
 from benchmarks.speed_plots import breakdown_plot, growth_plot, roofline_plot
 from benchmarks.speed_tables import full_tables, gpu_extras, origin, summary_table, table
+from unihpe_fast.real_motion import TITLES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -117,9 +118,8 @@ def export_table(record: dict[str, Any]) -> str:
 
 def real_motion_table(record: dict[str, Any]) -> str:
     """Errors by input, with their intervals, and by family of actions."""
-    titles = {"exact": "exact 2D", "detector": "a detector's 2D", "quarter": "a quarter of the joints missing"}
     inputs = record["inputs"]
-    head = ["", *(titles[name] for name in inputs), "mean pose"]
+    head = ["", *(TITLES[name] for name in inputs), "mean pose"]
 
     def interval(scores: dict[str, Any], key: str) -> str:
         low, high = scores[f"{key}_interval"]
@@ -140,7 +140,7 @@ def real_motion_table(record: dict[str, Any]) -> str:
         rows.append([f"{name} ({group['samples']})", *cells, f"{group['mean']:.1f} / {group['mean_pa']:.1f}"])
     worse = {
         title: [who for who, scores in inputs[name]["people"].items() if scores["mpjpe"] > scores["mean"]]
-        for name, title in titles.items()
+        for name, title in TITLES.items()
     }
     said = [f"worse than the mean pose with {title}: {', '.join(who)}" for title, who in worse.items() if who]
     notes = [

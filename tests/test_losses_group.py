@@ -60,6 +60,7 @@ def criterion(group: Any, rank: int, sizes: tuple[int, ...], masked: bool) -> Re
         _own(outputs.embeddings, sizes, rank, 1),
         _own(outputs.pred_joints_3d, sizes, rank, 1),
         _own(outputs.pred_keypoints_2d, sizes, rank, 0),
+        _own(outputs.log_heatmaps, sizes, rank, 0),
     )
     loss = Criterion(LossConfig(**{term: 0.5 + number for number, term in enumerate(TERMS)}), MODALITIES, group=group)
     mine = {name: _own(x, sizes, rank, 1 if name == "present" else 0).detach() for name, x in target.items()}

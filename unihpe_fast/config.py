@@ -36,6 +36,8 @@ class AugmentConfig:
     """simulated 2D detector: chance that a joint is missing"""
     refilm: float = 0.0
     """samples without an image: share filmed by cameras of other labs (focal length, height, pitch, roll, distance)"""
+    tumble: float = 0.0
+    """share of those who are turned any way round before, as people who lie, crawl or turn over are seen"""
     detector: float = 0.0
     """samples without an image: error of a 2D detector, standard deviation as a share of the bbox side, mean over
     joints; it differs by joint and person, has a heavy tail, and shows in the confidence of half of the people"""
@@ -45,6 +47,8 @@ class AugmentConfig:
     """of that detector: chance that it sees the upper half of a person only"""
     coco: float = 0.0
     """of that detector: share of people whose head and trunk are derived from COCO's nose, eyes, shoulders and hips"""
+    sure: float = 0.0
+    """of that detector: share of people whose joints it finds exactly where they are (`missing` and `halves` apart)"""
     unknown_focal: float = 0.0
     """share of samples whose focal length the model is not told"""
 
@@ -138,6 +142,8 @@ class LossConfig:
     """distance of the decoded 3D joints, in metres, mean over joints and the modalities they were read from"""
     joints_2d: float = 1.0
     """distance of the image's 2D head, in half bbox sides"""
+    heatmaps: float = 0.0
+    """cross entropy of that head's heatmaps with a Gaussian of one cell around each joint that lies in the crop"""
     pa_mpjpe: float = 0.0
     """PA-MPJPE of the decoded 3D joints, in metres"""
     temperature: float = 0.07

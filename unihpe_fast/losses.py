@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unihpe_fast.config import LossConfig
     from unihpe_fast.models.unihpe import Outputs
 
-TERMS = ("singular_value", "pairwise", "joints_3d", "joints_2d", "pa_mpjpe")
+TERMS = ("singular_value", "pairwise", "joints_3d", "joints_2d", "heatmaps", "pa_mpjpe")
 # a weighted sum and the sum of its weights
 _Sums = tuple[Tensor, Tensor]
 
@@ -54,7 +54,7 @@ class Criterion(SharesGroup, nn.Module):
         if len(self.rows) < 2:
             self.weights.update(singular_value=0, pairwise=0)
         if self.image_row not in self.rows:
-            self.weights.update(joints_2d=0)
+            self.weights.update(joints_2d=0, heatmaps=0)
         if self.weights["singular_value"]:
             self.singular_value = SingularValueContrastiveLoss(
                 config.temperature, config.learnable_temperature, config.negatives, backend=backend, group=group
@@ -119,11 +119,25 @@ class Criterion(SharesGroup, nn.Module):
         assert outputs.pred_keypoints_2d is not None
         return _distances(outputs.pred_keypoints_2d, truth[..., :2], weights)
 
+    def _heatmaps(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
+        present, truth = target["present"], target["target_2d"]
+        samples = present[self.image_row] & present[self.pose2d_row]
+        seen = samples[:, None] & (truth[..., 2] > 0) & (truth[..., :2].abs() < 1).all(-1)
+        weights = torch.where(seen, truth[..., 2] * target["weights"][:, None], 0)
+        assert outputs.log_heatmaps is not None
+        place = torch.where(seen[..., None], truth[..., :2], 0)
+        height, width = outputs.log_heatmaps.shape[-2:]
+        rows, columns = _bell(place[..., 1], height), _bell(place[..., 0], width)
+        # the Gaussian is a product of one over rows and one over columns
+        entropy = -((outputs.log_heatmaps * columns[..., None, :]).sum(-1) * rows).sum(-1)
+        return _weighted(torch.where(seen, entropy, 0), weights)
+
 
 # of which the terms are means
 _MEANS: dict[str, Callable[[Any, Any, dict[str, Tensor]], _Sums]] = {
     "joints_3d": Criterion._joints_3d,
     "joints_2d": Criterion._joints_2d,
+    "heatmaps": Criterion._heatmaps,
     "pa_mpjpe": Criterion._pa_mpjpe,
 }
 
@@ -132,6 +146,12 @@ def _distances(pred: Tensor, target: Tensor, weights: Tensor) -> _Sums:
     """Weighted Euclidean distances of [..., C]; coordinates of weight 0 are not read. weights: [...]."""
     offset = torch.where(weights[..., None] > 0, pred - target, 0)
     return _weighted(torch.linalg.vector_norm(offset, dim=-1), weights)
+
+
+def _bell(place: Tensor, cells: int) -> Tensor:
+    """[..] in crop units -> [.., cells] that add up to 1: a Gaussian around it whose standard deviation is one cell."""
+    middle = (torch.arange(cells, device=place.device, dtype=place.dtype) * 2 + 1) / cells - 1
+    return (-((place[..., None] - middle) * cells / 2).square() / 2).softmax(-1)
 
 
 def _weighted(values: Tensor, weights: Tensor) -> _Sums:

@@ -22,13 +22,14 @@ class Outputs(NamedTuple):
 
     embeddings: [M, B, D], not normalised. pred_joints_3d: [M, B, 17, 3] root-relative camera-space mm, the root
     exactly 0. pred_keypoints_2d: [B, 17, 2] of the image's 2D head in crop units (it spans [-1, 1]); None without
-    such a head.
+    such a head. log_heatmaps: [B, 17, H, W] of that head, logarithms of probabilities; None likewise.
     Entries of a modality that a sample lacks are finite and mean nothing.
     """
 
     embeddings: Tensor
     pred_joints_3d: Tensor
     pred_keypoints_2d: Tensor | None
+    log_heatmaps: Tensor | None = None
 
 
 class UniHPE(nn.Module, OnHub):
@@ -149,13 +150,14 @@ class UniHPE(nn.Module, OnHub):
         has = dict(zip(MODALITIES, present[..., None], strict=True))  # [B, 1] each
         embeddings: dict[str, Tensor] = {}
         keypoints: Tensor | None = None
+        log_heatmaps: Tensor | None = None
         if "image" in self.modalities:
             given, shown = _given("image", image, batch), has["image"]
             # in evaluation BatchNorm's statistics stand, and a blank image will do
             blank = torch.where(shown[..., None, None], given, 0)
             lent = fill_missing_images(given, shown[:, 0]) if self.training else blank
             features = self._features(lent, torch.where(shown, box, 0))
-            embeddings["image"], keypoints = features
+            embeddings["image"], keypoints, log_heatmaps = features
         if "pose2d" in self.modalities:
             seen = torch.where(has["pose2d"][..., None], _given("keypoints_2d", keypoints_2d, batch), 0)
             embeddings["pose2d"] = self.encode_pose2d(seen, torch.where(has["pose2d"], box, 0))
@@ -164,7 +166,7 @@ class UniHPE(nn.Module, OnHub):
             embeddings["pose3d"] = self.encode_pose3d(known)
         stacked = torch.stack([embeddings[modality] for modality in self.modalities])
         sourced = stacked if self.source_tokens is None else stacked + self.source_tokens[:, None]
-        return Outputs(stacked, self._pose(sourced), keypoints)
+        return Outputs(stacked, self._pose(sourced), keypoints, log_heatmaps)
 
     def _features(self, image: Tensor, box: Tensor) -> ImageFeatures:
         encoder = self._encoder("image")
