@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from unihpe_fast.collectives import Group, Rows, global_means
 from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
-from unihpe_kernels.autocast import without_autocast
+from unihpe_kernels.autocast import exact_product, without_autocast
 from unihpe_kernels.checks import Backend, check_backend_name, check_weights
 from unihpe_kernels.scaling import inverse_power
 
@@ -169,8 +169,10 @@ class PairwiseInfoNCE(_SharesGroup, nn.Module):
         inverse_temperature = 1 / self.temperature()
         total, count = unit[0].new_zeros(()), unit[0].new_zeros(())
         for a, b in combinations(range(len(unit)), 2):
-            logits = unit[a] @ everyone[b].T * inverse_temperature
-            turned = logits.T if self.group is None else unit[b] @ everyone[a].T * inverse_temperature
+            logits = exact_product(unit[a], everyone[b].T) * inverse_temperature
+            turned = logits.T
+            if self.group is not None:
+                turned = exact_product(unit[b], everyone[a].T) * inverse_temperature
             anchors = weights * (present[a] & present[b])
             for rows, candidates in ((logits, seen[b]), (turned, seen[a])):
                 positives = rows.diagonal(start)[:batch]

@@ -2,17 +2,21 @@
 
 Gram matrices A[i, j] = x_i.y_j, B[i, k] = x_i.z_k, C[j, k] = y_j.z_k lie one after the other, [3, ld, ld] with ld the
 batch rounded up to whole tiles. Where `slab` is given, i are so many samples alone, of their own, and A and B have
-`slab` rows; where it is None, they are all.
+`slab` rows, the sample of the first i being j and k = `first_own`; where it is None, they are all.
 
 A program owns a tile of C in registers and walks over i: it reads one row piece of A and of B a step, and every triple
 costs arithmetic alone.
 
 exp2 of the shifted logits needs no running maximum: scores lie in [1, sqrt(3)], the shift is their middle.
+
+A sample's own triple is in no sum: near convergence all others together are less than rounding of it, so its part of
+the softmax and of the gradients is taken from theirs.
 """
 
 import triton
 import triton.language as tl
 
+from unihpe_kernels.sv_contrastive.kernels_rows import softplus2
 from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu, triple_sigma
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
@@ -31,6 +35,15 @@ def _in_use(complete, index, n, MASKED: tl.constexpr):
 
 
 @triton.jit
+def _without_own(weight, own, j, k, start_j, start_k):
+    """A tile of weights, zero at j = k = own: a branch that all but a few steps of few programs pass by."""
+    beyond = tl.minimum(start_j + j.shape[0], start_k + k.shape[0])
+    if (own >= tl.maximum(start_j, start_k)) & (own < beyond):
+        weight = tl.where((j == own)[:, None] & (k == own)[None, :], 0.0, weight)
+    return weight
+
+
+@triton.jit
 def sv_all_forward(
     grams,  # float32 [3, ld, ld]
     complete,
@@ -39,6 +52,7 @@ def sv_all_forward(
     sums_j,  # out, float32 [tiles of k x splits, ld]
     sums_k,  # out, float32 [tiles of j x splits, ld]
     slab,
+    first_own,
     n,
     ld,
     rows,  # of i that a program walks over
@@ -46,7 +60,7 @@ def sv_all_forward(
     TILE_J: tl.constexpr,
     TILE_K: tl.constexpr,
 ):
-    """Sums of exp2 of shifted logits over the tuples of every anchor, in pieces. Grid (j, k, splits of i)."""
+    """Sums of exp2 of shifted logits over the other tuples of every anchor, in pieces. Grid (j, k, splits of i)."""
     part_j, part_k, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     j = part_j * TILE_J + tl.arange(0, TILE_J)
     k = part_k * TILE_K + tl.arange(0, TILE_K)
@@ -70,6 +84,8 @@ def sv_all_forward(
         if MASKED:
             shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
         weight = tl.exp2(triple_sigma(a, b, c) * scale_k + shift_ij)
+        own = i if slab is None else i + first_own
+        weight = _without_own(weight, own, j, k, part_j * TILE_J, part_k * TILE_K)
         sums += weight
         tl.store(sums_i + i, tl.sum(weight))
 
@@ -101,7 +117,7 @@ def sv_all_finish(
     normalisers,  # out, float32 [3, n]: log2 of every anchor's normaliser
     sample_loss,  # out, float32 [n]
     factors,  # out, float32 [4, ld]: of i, j, k, what exp2 of shifted logits is multiplied with in the backward pass;
-    #           the weight over the temperature. 0 for unused samples
+    #           then what the weights of the other tuples of its anchors come to, times that. 0 for unused samples
     n,
     ld,
     parts_i,  # rows of sums_i, sums_j, sums_k
@@ -124,16 +140,16 @@ def sv_all_finish(
     # Out of float32's range at so small a temperature: no number, rather than a wrong one.
     reach = scale * _HALF_RANGE + 2 * tl.log2(tl.cast(n, tl.float32))
     shift = tl.where(reach < 110, shift, float("nan"))
-    log_i = tl.log2(of_i) + shift
-    log_j = tl.log2(of_j) + shift
-    log_k = tl.log2(of_k) + shift
     a, b, c = _diagonal(grams, i, ld, inside)
     positive = triple_sigma(a, b, c) * scale
+    loss_i, share_i = _own_loss(of_i, shift - positive)
+    loss_j, share_j = _own_loss(of_j, shift - positive)
+    loss_k, share_k = _own_loss(of_k, shift - positive)
+    log_i, log_j, log_k = positive + loss_i, positive + loss_j, positive + loss_k
     tl.store(normalisers + i, log_i, mask=used)
     tl.store(normalisers + n + i, log_j, mask=used)
     tl.store(normalisers + 2 * n + i, log_k, mask=used)
-    loss = (log_i - positive) + (log_j - positive) + (log_k - positive)
-    tl.store(sample_loss + i, loss / _LOG2_E, mask=used)
+    tl.store(sample_loss + i, (loss_i + loss_j + loss_k) / _LOG2_E, mask=used)
 
     weight = tl.where(used, 1 / tl.load(temperature), 0.0)
     if WEIGHTED:
@@ -142,7 +158,15 @@ def sv_all_finish(
     tl.store(factors + i, tl.where(used, weight * tl.exp2(shift - log_i), 0.0), mask=padded)
     tl.store(factors + ld + i, tl.where(used, weight * tl.exp2(shift - log_j), 0.0), mask=padded)
     tl.store(factors + 2 * ld + i, tl.where(used, weight * tl.exp2(shift - log_k), 0.0), mask=padded)
-    tl.store(factors + 3 * ld + i, weight, mask=padded)
+    tl.store(factors + 3 * ld + i, tl.where(used, weight * (share_i + share_j + share_k), 0.0), mask=padded)
+
+
+@triton.jit
+def _own_loss(others, shift):
+    """An anchor's loss to base 2, and what its softmax weights come to without the own tuple's, from the sum of
+    exponentials of its other tuples, shift off their logarithms relative to the own one's."""
+    none = others == 0
+    return softplus2(tl.where(none, float("-inf"), tl.log2(tl.where(none, 1.0, others)) + shift))
 
 
 @triton.jit
@@ -166,6 +190,7 @@ def sv_all_backward(
     d_c,  # out, float32 [splits, ld, ld]
     d_scale,  # out, float32 [programs]: sum of scores times their gradient, but for the mean over anchors
     slab,
+    first_own,
     n,
     ld,
     begin,  # the i of this launch
@@ -211,6 +236,8 @@ def sv_all_backward(
         mu, m, f = triple_mu(a, b, c)
         sigma = tl.sqrt(mu + 1)
         weight = tl.exp2(sigma * scale_k + shift_ij) * ((of_j + tl.load(factors + i)) + of_k)
+        own = i if slab is None else i + first_own
+        weight = _without_own(weight, own, j, k, part_j * TILE_J, part_k * TILE_K)
         sum_scale += weight * sigma
         n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
         weight = weight * h
@@ -292,5 +319,5 @@ def _own_tuple(grams, factors, i, ld):
     mu, m, f = triple_mu(a, b, c)
     sigma = tl.sqrt(mu + 1)
     n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
-    d_score = -3 * tl.load(factors + 3 * ld + i)
+    d_score = -tl.load(factors + 3 * ld + i)
     return d_score * (n_a * h), d_score * (n_b * h), d_score * (n_c * h), d_score * sigma

@@ -1,0 +1,16 @@
+"""Warnings that point to the line outside of this package that called it."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+_OWN = str(Path(__file__).parent) + os.sep
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn of something that the first caller outside of this package is to know, however deep the call lies."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_code.co_filename.startswith(_OWN):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
