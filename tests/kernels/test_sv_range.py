@@ -33,7 +33,7 @@ def check_relative(value: Tensor, exact: Tensor, tolerance: float) -> None:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("negatives", "count"), KINDS)
 def test_near_convergence_the_loss_is_not_negative_and_its_slope_has_the_right_sign(negatives, count, masked):
-    """The sum of p (s - s_positive) does not cancel: it was -0.033 for +0.003, and the loss -6e-7. Errors are relative to
+    """The sum of p (s - s_positive) does not cancel: it was -0.033 for +0.003, the loss -6e-7. Errors are relative to
     the loss and to the gradients themselves, however small those are."""
     embeddings = converged(count)
     present = None

@@ -35,12 +35,14 @@ def _in_use(complete, index, n, MASKED: tl.constexpr):
 
 
 @triton.jit
-def _without_own(weight, own, j, k, start_j, start_k):
-    """A tile of weights, zero at j = k = own: a branch that all but a few steps of few programs pass by."""
-    beyond = tl.minimum(start_j + j.shape[0], start_k + k.shape[0])
-    if (own >= tl.maximum(start_j, start_k)) & (own < beyond):
-        weight = tl.where((j == own)[:, None] & (k == own)[None, :], 0.0, weight)
-    return weight
+def _turns(first, last, start_j, start_k, TILE_J: tl.constexpr, TILE_K: tl.constexpr, slab, first_own):
+    """i from first to last as three turns' bounds, of which the second alone may meet own triples in a tile of j, k: a
+    comparison in every step would take the registers of a whole program."""
+    shift = 0 if slab is None else first_own
+    low = tl.maximum(start_j, start_k) - shift
+    high = tl.minimum(start_j + TILE_J, start_k + TILE_K) - shift
+    low = tl.minimum(tl.maximum(low, first), last)
+    return first, low, tl.minimum(tl.maximum(high, low), last), last
 
 
 @triton.jit
@@ -76,18 +78,21 @@ def sv_all_forward(
     sums = tl.zeros([TILE_J, TILE_K], tl.float32)
     first = split * rows
     row = grams + tl.cast(first, tl.int64) * ld
-    for i in range(first, min(first + rows, end)):
-        a = tl.load(row + j)[:, None]
-        b = tl.load(row + plane + k)[None, :]
-        row += ld
-        shift_ij = shift_j
-        if MASKED:
-            shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
-        weight = tl.exp2(triple_sigma(a, b, c) * scale_k + shift_ij)
-        own = i if slab is None else i + first_own
-        weight = _without_own(weight, own, j, k, part_j * TILE_J, part_k * TILE_K)
-        sums += weight
-        tl.store(sums_i + i, tl.sum(weight))
+    bounds = _turns(first, min(first + rows, end), part_j * TILE_J, part_k * TILE_K, TILE_J, TILE_K, slab, first_own)
+    for turn in tl.static_range(3):
+        for i in range(bounds[turn], bounds[turn + 1]):
+            a = tl.load(row + j)[:, None]
+            b = tl.load(row + plane + k)[None, :]
+            row += ld
+            shift_ij = shift_j
+            if MASKED:
+                shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
+            weight = tl.exp2(triple_sigma(a, b, c) * scale_k + shift_ij)
+            if turn == 1:
+                own = i if slab is None else i + first_own
+                weight = tl.where((j == own)[:, None] & (k == own)[None, :], 0.0, weight)
+            sums += weight
+            tl.store(sums_i + i, tl.sum(weight))
 
     splits = tl.num_programs(2)
     tl.store(sums_j + tl.cast(part_k * splits + split, tl.int64) * ld + j, tl.sum(sums, 1))
@@ -226,26 +231,29 @@ def sv_all_backward(
     row = grams + tl.cast(first, tl.int64) * ld
     sum_c = tl.zeros([TILE_J, TILE_K], tl.float32)
     sum_scale = tl.zeros([TILE_J, TILE_K], tl.float32)
-    for i in range(first, min(first + rows, end)):
-        a = tl.load(row + j)[:, None]
-        b = tl.load(row + plane + k)[None, :]
-        row += ld
-        shift_ij = shift_j
-        if MASKED:
-            shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
-        mu, m, f = triple_mu(a, b, c)
-        sigma = tl.sqrt(mu + 1)
-        weight = tl.exp2(sigma * scale_k + shift_ij) * ((of_j + tl.load(factors + i)) + of_k)
-        own = i if slab is None else i + first_own
-        weight = _without_own(weight, own, j, k, part_j * TILE_J, part_k * TILE_K)
-        sum_scale += weight * sigma
-        n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
-        weight = weight * h
-        sum_c += weight * n_c
-        tl.store(d_a + j, tl.sum(weight * n_a, 1))
-        tl.store(d_b + k, tl.sum(weight * n_b, 0))
-        d_a += ld
-        d_b += ld
+    bounds = _turns(first, min(first + rows, end), part_j * TILE_J, part_k * TILE_K, TILE_J, TILE_K, slab, first_own)
+    for turn in tl.static_range(3):
+        for i in range(bounds[turn], bounds[turn + 1]):
+            a = tl.load(row + j)[:, None]
+            b = tl.load(row + plane + k)[None, :]
+            row += ld
+            shift_ij = shift_j
+            if MASKED:
+                shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
+            mu, m, f = triple_mu(a, b, c)
+            sigma = tl.sqrt(mu + 1)
+            weight = tl.exp2(sigma * scale_k + shift_ij) * ((of_j + tl.load(factors + i)) + of_k)
+            if turn == 1:
+                own = i if slab is None else i + first_own
+                weight = tl.where((j == own)[:, None] & (k == own)[None, :], 0.0, weight)
+            sum_scale += weight * sigma
+            n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
+            weight = weight * h
+            sum_c += weight * n_c
+            tl.store(d_a + j, tl.sum(weight * n_a, 1))
+            tl.store(d_b + k, tl.sum(weight * n_b, 0))
+            d_a += ld
+            d_b += ld
 
     pointers = d_c + tl.cast(ld, tl.int64) * ld * split + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :])
     if not FIRST:
