@@ -2,8 +2,8 @@
 
 A file of records, only ever added to: which person on which photograph (the path, size and time of the photograph's
 file, the bbox, and the size of the picture that was annotated), then the JPEG and its checksum. What the records mean
-stands in the first line: after a change of the crop's size or of the program's versions they are not used. A record that
-was cut short by the kill is cut off.
+stands in the first line: after a change of the crop's size or of the program's versions they are not used. A record
+that was cut short by the kill is cut off.
 """
 
 import fcntl
