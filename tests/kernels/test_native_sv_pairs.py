@@ -146,7 +146,7 @@ def test_memory_is_linear(monkeypatch, count):
     with LargestTensor() as largest:
         saved = native_backend.forward(embeddings, temperature, None, None, "paired", True)
         native_backend.backward(torch.ones(()), embeddings, temperature, None, None, *saved, "paired", True)
-    assert saved[3].numel() == 0
+    assert saved[3].numel() == count * 1024  # the shares; no table
     # two tables at once; the embeddings are B M D = 32,768; B^2 would be 1,048,576
     assert 2**14 <= largest.elements <= 4 * 2**14
 
