@@ -5,15 +5,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test dist test-plain test-interpreted test-compiled compile fuzz lint bench gpu clean install
+.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz lint bench dist hf-kernel docs gpu clean install
 install: $(STAMP)
 
-# pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
+# uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
+# all comes from its cache, without a network; for that, a uv that pip brought is brought once more
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python >= 3.11 is wanted, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@export PATH="$$PATH:$(CURDIR)/$(BIN)"; command -v uv > /dev/null || { again="--reinstall-package uv"; \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv; }; \
+	uv pip install --quiet --python $(BIN)/python -c constraints.txt $$again -e '.[dev]'
 	@touch $@
 
 train: $(STAMP)
@@ -79,9 +81,18 @@ bench: $(STAMP)
 	mkdir -p $(dir $(RECORD))
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median --record $(RECORD)
 
-# what a release is: a wheel and a source archive
+# what a release is: a wheel and a source archive; and a wheel of unihpe_kernels alone, without the pipeline and weights
 dist: $(STAMP)
 	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uv build --quiet --wheel --out-dir dist kernels
+
+# unihpe_kernels for Hugging Face's `kernels`: kernels.get_local_kernel(Path("build/hf-kernel")) loads it
+hf-kernel: $(STAMP)
+	$(BIN)/python scripts/hf_kernel.py build/hf-kernel
+
+# the pages of docs/ for a browser, in build/docs; a link to nowhere fails
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # on a machine with a GPU, from a bare checkout: uses $(PYTHON) as it is and installs nothing
 gpu:

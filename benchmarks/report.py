@@ -97,6 +97,24 @@ def predict_table(record: dict[str, Any]) -> str:
     return f"{table(['what', 'median', 'best'], rows)}\n\nLifter: `{record['model']}`. {load} {origin(record)}"
 
 
+def export_table(record: dict[str, Any]) -> str:
+    """The exported lifter beside eager mode: a row a form, a column a batch."""
+    names = {"eager": "eager", "pt2": "torch.export", "onnx": "ONNX, onnxruntime", "aoti": "AOTInductor"}
+    rows = []
+    for name, title in names.items():
+        cells = []
+        for found in record["batches"].values():
+            ratio = found["eager"]["least_s"] / found[name]["least_s"]
+            cells.append(f"{found[name]['least_s'] * 1e3:.2f} ms, {ratio:.2f}×")
+        error = "" if name == "eager" else f"{record['errors_mm'][name]:.1e}"
+        rows.append([title, *cells, error])
+    head = ["", *(f"batch of {int(size):,}" for size in record["batches"]), "largest difference, mm"]
+    load = f"Load of the machine before: {record['load_before']:.1f}; above 1, others used its cores too."
+    # the best, since a median of calls this short is that of the other processes' turns where a core is shared
+    note = f"The best of {record['rounds']} rounds taken in turn, and how many times as fast as eager mode's best"
+    return f"{table(head, rows)}\n\n{note}. Model: `{record['model']}`. {load} {origin(record)}"
+
+
 def real_motion_table(record: dict[str, Any]) -> str:
     """Errors by input, with their intervals, and by family of actions."""
     titles = {"exact": "exact 2D", "detector": "a detector's 2D", "quarter": "a quarter of the joints missing"}
@@ -229,6 +247,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "soak": ("soak", soak_line),
     "pose2sim": ("pose2sim", pose2sim_table),
     "predict": ("predict", predict_table),
+    "export": ("export", export_table),
     "cpu": ("cpu", summary_table),
     "cpu-full": ("cpu", full_tables),
 }

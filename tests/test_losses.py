@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from tests.models.cases import SIZE, make_batch, tiny_config
 from unihpe_fast.config import LossConfig
+from unihpe_fast.engine.parameters import parameter_groups
 from unihpe_fast.losses import (
     Criterion,
     PairwiseInfoNCE,
     SingularValueContrastiveLoss,
     Temperature,
-    parameter_groups,
 )
 from unihpe_fast.models.unihpe import Outputs, UniHPE
 from unihpe_kernels import singular_value_contrastive_loss

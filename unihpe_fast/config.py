@@ -236,6 +236,16 @@ def config_of(text: str, where: str) -> Config:
         raise ConfigError(f"{where}: {error}") from error
 
 
+def model_config_of(said: object, where: str) -> ModelConfig:
+    """The options of a model from plain mappings, lists and numbers, as JSON has them; ConfigError for others."""
+    import cattrs
+
+    try:
+        return _converter().structure(said, ModelConfig)
+    except cattrs.BaseValidationError as error:
+        raise ConfigError(f"{where}: {'; '.join(cattrs.transform_error(error))}") from error
+
+
 def _converter() -> "cattrs.Converter":
     import cattrs
 

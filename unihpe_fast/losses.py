@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unihpe_fast.collectives import Group, Rows, global_means
+from unihpe_fast.units import MM_PER_METRE
 from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
 from unihpe_kernels.autocast import exact_product, without_autocast
 from unihpe_kernels.checks import Backend, check_backend_name, check_weights
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
 # finite, so that a row without any candidate gives a gradient of 0 and not NaN
 MASKED_LOGIT = -1e9
-MM_PER_METRE = 1000.0
 TERMS = ("singular_value", "pairwise", "joints_3d", "joints_2d", "pa_mpjpe")
 # a weighted sum and the sum of its weights
 _Sums = tuple[Tensor, Tensor]
@@ -300,18 +300,3 @@ def _distances(pred: Tensor, target: Tensor, weights: Tensor) -> _Sums:
 
 def _weighted(values: Tensor, weights: Tensor) -> _Sums:
     return (values * weights).sum(), weights.sum()
-
-
-def parameter_groups(model: nn.Module, criterion: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups: the weights of linear layers and convolutions decay; norms, biases, learned tokens and
-    temperatures do not. Parameters that need no gradient are left out."""
-    decayed = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and module.weight is not None
-    }
-    trained = [p for p in (*model.parameters(), *criterion.parameters()) if p.requires_grad]
-    return [
-        {"params": [p for p in trained if id(p) in decayed], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
-    ]

@@ -173,13 +173,22 @@ def n_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root
 
     Args, Returns, Raises: as for `mpjpe`.
     """
+    x, y, w, size = scaled_poses(pred, target, weights, root)
+    return _mean_distance(x, y, w) / size[..., 0, 0]
+
+
+def scaled_poses(
+    pred: Tensor, target: Tensor, weights: Tensor | None, root: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The poses [..., J, 3] whose distances `n_mpjpe` takes the mean of, their weights [..., J], and the size
+    [..., 1, 1] by which both were multiplied."""
     x, y, w = _centred(pred, target, weights, root)
     size = inverse_power(y, (-2, -1))
     # of a size of about 1, so that neither squares nor products leave the range; the result does not depend on x's
     x, y = x * inverse_power(x, (-2, -1)), y * size
     over, under = (w * (x * y).sum(-1)).sum(-1), (w * (x * x).sum(-1)).sum(-1)
     empty = (under == 0).to(under.dtype)
-    return _mean_distance(x * ((over + empty) / (under + empty))[..., None, None], y, w) / size[..., 0, 0]
+    return x * ((over + empty) / (under + empty))[..., None, None], y, w, size
 
 
 @without_autocast
