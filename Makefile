@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz lint bench dist hf-kernel docs gpu clean install
+.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz lint bench dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
 install: $(STAMP)
 
 # uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
@@ -94,6 +94,28 @@ hf-kernel: $(STAMP)
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+# the kernels compiled for sm_90 on any machine, for a GPU run that has this folder: some tens of minutes of a core
+gpu-cache: CACHE ?= build/triton-cache
+gpu-cache:
+	PYTHONPATH=.:kernels OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.gpu_cache $(CACHE)
+
+# the whole GPU run on a CPU, at small sizes, on a clock that runs CLOCK times as slow: shows that every part works
+gpu-rehearsal: CLOCK ?= 1
+gpu-rehearsal:
+	PYTHONPATH=.:kernels $(PYTHON) -m benchmarks.gpu $(or $(OUT),build/gpu-rehearsal) --rehearse --clock $(CLOCK)
+
+# the oldest versions that are supported, in an environment of their own: kernels compile, import and are interpreted
+OLD := .venv-old
+test-old: export OMP_NUM_THREADS := 1
+test-old: $(STAMP)
+	test -d $(OLD) || $(BIN)/uv venv --quiet --python $(PYTHON) $(OLD)
+	$(BIN)/uv pip install --quiet --python $(OLD)/bin/python torch==2.11.0 triton==3.6.0 'numpy<2.4' pytest pytest-benchmark \
+	    hypothesis scipy h5py timm safetensors opencv-python-headless rich tqdm matplotlib
+	PYTHONPATH=.:kernels $(OLD)/bin/python -m pytest -q tests/kernels/test_without_driver.py tests/kernels/test_tuned.py \
+	    tests/benchmarks/test_gpu.py
+	TRITON_INTERPRET=1 PYTHONPATH=.:kernels $(OLD)/bin/python -m pytest -q tests/kernels/test_triton_gram.py \
+	    tests/kernels/test_triton_svd3x3.py tests/kernels/test_triton_sv_op.py
+
 # on a machine with a GPU, from a bare checkout: uses $(PYTHON) as it is and installs nothing
 gpu:
 	@test -n "$(OUT)" || { echo "make gpu OUT=dir: say where the results go"; exit 2; }
@@ -101,5 +123,5 @@ gpu:
 	PYTHONPATH=.:kernels $(PYTHON) -m benchmarks.gpu $(OUT)
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*
+	rm -rf $(VENV) $(OLD) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
 from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows
 from unihpe_kernels.sv_contrastive.kernels_hollow import laguerre_steps
-from unihpe_kernels.sv_contrastive.triton_paired import how_many
+from unihpe_kernels.sv_contrastive.triton_paired import setting_names
 from unihpe_kernels.tuned import choose
 
 
@@ -76,7 +76,7 @@ class Variant:
 # variant of the same kernel is for all four; `make compile` leaves nothing out.
 _SLOW = ("sm_90", "gfx942")
 # file of settings -> the targets that it is for
-_TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "nvidia-h200": ("sm_90",), "hip": ("gfx942",)}
+_TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "sm_90": ("sm_90",), "hip": ("gfx942",)}
 
 
 def _sv_all(
@@ -138,7 +138,7 @@ def _sv_paired(
     """
     width = 512
     kind = "half" if dtype == "bf16" else "float"
-    options = choose(("default", table), f"sv_paired_{direction}_{how_many(count, masked)}_{kind}", batch)
+    options = choose(("default", table), setting_names(direction, count, masked, kind), batch)
     tile_i, tile_j, depth = options["tile_i"], options["tile_j"], options["depth"]
     kernel = {"forward": kernels_paired.paired_forward, "backward": kernels_paired.paired_backward}[direction]
     constants: dict[str, Any] = {"COUNT": count, "MASKED": masked, "PRECISION": precision}
@@ -160,7 +160,9 @@ def _sv_paired(
         2 * pairs * width * (count - 1),
     )
     return Variant(
-        name=f"paired_{direction} {tile_i}x{tile_j}, M = {count}, {dtype}"
+        name=f"paired_{direction} {tile_i}x{tile_j}"
+        + f" ({options['num_warps']} warps)" * (table == "sm_90")
+        + f", M = {count}, {dtype}"
         + ", masked" * masked
         + ", odd" * odd
         + ", apart" * apart
@@ -172,7 +174,7 @@ def _sv_paired(
         per_iteration=tile_i * tile_j,
         # named sizes are those of the type that is meant for them
         workloads={f"B = {batch}, D = {width}": work}
-        if "h200" in table or (count > 3 and not table and not odd and not masked)
+        if table == "sm_90" or (count > 4 and not table and not odd and not masked)
         else {},
         num_warps=options["num_warps"],
         num_stages=options["num_stages"],
@@ -264,7 +266,7 @@ VARIANTS: list[Variant] = [
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 216, masked=True),
     _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, slab=True),
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184, slab=True),
-    *(_sv_paired(direction, 3, table="nvidia-h200") for direction in ("forward", "backward")),
+    *(_sv_paired(direction, count, table="sm_90") for count in (2, 3, 4) for direction in ("forward", "backward")),
     *(
         _sv_paired(direction, count, dtype, table=table)
         for table in ("", "hip")

@@ -328,10 +328,10 @@ def check(config: Config) -> Config:
 
 def augment_of(data: DataConfig, name: str) -> AugmentConfig:
     """The augmentation of one training source; ConfigError for overrides that cannot be used."""
-    import cattrs
-
     if name not in data.augment_for:
         return data.augment
+    import cattrs  # not above: a step can be timed where it is not installed
+
     text = data.augment_for[name]
     try:
         overrides = yaml.safe_load(text)

@@ -221,8 +221,13 @@ def _stack_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 def _options(direction: str, stack: Tensor, codes: Codes | None) -> dict[str, int]:
     kind = "float" if stack.dtype == torch.float32 else "half"
-    name = f"sv_paired_{direction}_{how_many(stack.shape[0], codes is not None)}_{kind}"
-    return settings(name, stack.shape[1], stack.device)
+    return settings(setting_names(direction, stack.shape[0], codes is not None, kind), stack.shape[1], stack.device)
+
+
+def setting_names(direction: str, count: int, masked: bool, kind: str) -> tuple[str, str]:
+    """The tuned settings of so many modalities, and those of some such number; kind: "half" or "float"."""
+    own = f"{count}_masked" if masked else str(count)
+    return f"sv_paired_{direction}_{own}_{kind}", f"sv_paired_{direction}_{how_many(count, masked)}_{kind}"
 
 
 def how_many(count: int, masked: bool) -> str:
