@@ -40,9 +40,9 @@ def _sv_all(
     integers = dict.fromkeys(scalars.split(), "i32")
     constants = {"MASKED": masked, "TILE_J": tile_j, "TILE_K": tile_k} | ({} if masked else {"complete": None})
     if slab:
-        integers["slab"] = "i32"
+        integers |= dict.fromkeys(("slab", "first_own"), "i32")
     else:
-        constants["slab"] = None
+        constants |= dict.fromkeys(("slab", "first_own"))
     if kernel is kernels_all.sv_all_backward:
         constants["FIRST"] = not masked
     pointers = {name: "*fp32" for name in kernel.arg_names if name not in constants and name not in integers}
@@ -89,8 +89,9 @@ def _sv_paired(
     if direction == "backward":
         constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
     types = {"stack": f"*{dtype}", "panel": f"*{dtype}"}
+    types["own"] = "*i64"
     types |= dict.fromkeys(("anchors", "n", "width", "columns", "begin", "end", "rows"), "i32")
-    constants |= {} if apart else {"anchors": None}
+    constants |= {} if apart else {"anchors": None, "own": None}
     codes = dict.fromkeys(("anchor_codes", "pool_codes"), "*i32" if masked else None)
     constants |= {} if masked else codes
     types |= codes if masked else {}
@@ -261,19 +262,20 @@ VARIANTS: list[Variant] = [
             f"paired_prepare, M = {count}" + ", masked" * masked,
             kernels_paired.paired_prepare,
             {
-                "embeddings": ("*bf16",) * count, "stack": "*bf16", "inverse_norms": "*fp32", "inner": "*fp32",
+                "embeddings": ("*bf16",) * count, "stack": "*bf16",
+                **dict.fromkeys(("powers", "inverse_norms", "inner"), "*fp32"),
                 "n": "i32", "width": "i32", **({"used": "*u8"} if masked else {}),
             },
             {"COUNT": count, "MASKED": masked, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128}
             | ({} if masked else {"used": None}),
-            "entry", 4 * 128, max_registers=255, divisible=("stack", "inverse_norms", "inner", "width"),
+            "entry", 4 * 128, max_registers=255, divisible=("stack", "powers", "inverse_norms", "inner", "width"),
         )
         for count, masked in ((3, True), (8, False))
     ),
     *(
         _small(
             kernels_paired.paired_finish, "n splits",
-            {**_BARE, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
+            {**_BARE, "OTHERS": False, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
         )
         for count in (3, 8)
     ),
@@ -297,11 +299,12 @@ VARIANTS: list[Variant] = [
             f"paired_embedding_gradient, M = {count}",
             kernels_paired.paired_embedding_gradient,
             {
-                **dict.fromkeys(("inverse_norms", "d_stack", "d_own"), "*fp32"), "stack": "*bf16",
+                **dict.fromkeys(("powers", "inverse_norms", "d_stack", "d_own"), "*fp32"), "stack": "*bf16",
                 "outs": ("*bf16",) * count, "n": "i32", "width": "i32",
             },
             {"COUNT": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
-            "entry", 4 * 128, max_registers=128, divisible=("stack", "inverse_norms", "d_stack", "d_own", "width"),
+            "entry", 4 * 128, max_registers=128,
+            divisible=("stack", "powers", "inverse_norms", "d_stack", "d_own", "width"),
         )
         for count in (3, 5)
     ),

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.kernels.pose_cases import pose_pairs
-from unihpe_kernels import checks, native, pa_mpjpe, procrustes, singular_value_contrastive_loss, svd3x3
+from unihpe_kernels import caller, checks, native, pa_mpjpe, procrustes, singular_value_contrastive_loss, svd3x3
 from unihpe_kernels.procrustes import reference
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -71,6 +71,14 @@ def test_a_compiler_that_fails_is_named_with_what_it_said(tmp_path):
     # it points to the line that called, which is line 7 of what is run
     assert "<string>:7: RuntimeWarning" in done.stderr
     assert not [path for path in tmp_path.glob("*/*") if path.suffix != ".lock"]
+
+
+def test_warnings_point_to_the_caller_and_not_to_torch_that_dispatches():
+    scope = {"warn": caller.warn}
+    exec(compile("def dispatch():\n    warn('slow', RuntimeWarning)", torch.__file__, "exec"), scope)
+    with pytest.warns(RuntimeWarning, match="slow") as caught:
+        scope["dispatch"]()
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 @needs_compiler

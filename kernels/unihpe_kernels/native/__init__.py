@@ -17,10 +17,8 @@ import secrets
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,8 +27,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unihpe_kernels.caller import warn
+
 _PACKAGE = Path(__file__).parent.parent
-_OWN = str(_PACKAGE) + os.sep  # of the files that no warning points to
 # Not -ffast-math: NaN and infinity must stay what they are. The two flags in its place say that nobody reads errno or
 # the floating point exceptions, without which comparisons and square roots are not done in vectors.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
@@ -110,20 +109,13 @@ def _obstacle(sources: tuple[Source | str, ...]) -> str | None:
     with ThreadPoolExecutor(len(sources)) as pool:
         reason = next(filter(None, pool.map(_reason, sources)), None)
     if reason not in (None, _NOT_FOUND):
-        _warn(f"{reason}; plain torch is slower on a CPU")
+        warn(f"{reason}; plain torch is slower on a CPU", RuntimeWarning)
     elif failed := sorted({_without_cache[str(source)] for source in sources if str(source) in _without_cache}):
-        _warn(
-            f"C++ is compiled anew in every process: no cache can be used (XDG_CACHE_HOME, else ~/.cache): {failed[0]}"
+        warn(
+            f"C++ is compiled anew in every process: no cache can be used (XDG_CACHE_HOME, else ~/.cache): {failed[0]}",
+            RuntimeWarning,
         )
     return reason
-
-
-def _warn(message: str) -> None:
-    """Points to the line outside of this package that called it."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_code.co_filename.startswith(_OWN):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 @functools.cache

@@ -146,7 +146,8 @@ def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, bac
 
     The (weighted) mean over joints of |s R X_j + t - Y_j|, with the similarity of `procrustes`. All weights 0 give 0,
     with a gradient of 0: leave such poses out of the mean over a data set. A single joint, or a target without
-    variance, gives 0 to rounding; a prediction without variance gives the target's mean distance from its centre.
+    variance, gives 0 to rounding; a prediction without variance gives the target's mean distance from its centre. In
+    float32 the spread of a pose should lie between 1e-15 and 1e15, as there; `mpjpe` and `n_mpjpe` have no such bounds.
 
     Differentiable in pred and target, not in weights, through the alignment too (it minimises squares, this is a mean
     of norms), finite everywhere as described there. A residual below 16 eps of the target's size and distance from the

@@ -2,13 +2,13 @@
 
 import functools
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from unihpe_kernels.caller import warn
 from unihpe_kernels.checks import Backend, check_backend, check_tensor, check_weights, is_readable
 
 MAX_MODALITIES = 8
@@ -91,10 +91,10 @@ def check_arguments(
 def warn_of_many_triples(anchors: int, batch: int) -> None:
     """anchors: the first samples of the triples that this process visits; batch: those of all processes."""
     if anchors * batch**2 > MANY_TRIPLES and not torch.compiler.is_compiling():
-        warnings.warn(
+        warn(
             f'negatives="all" visits more than {MANY_TRIPLES:.2g} triples in this process in every step: work grows '
             'with the batch cubed; take negatives="paired" or smaller batches',
-            stacklevel=3,
+            UserWarning,
         )
 
 

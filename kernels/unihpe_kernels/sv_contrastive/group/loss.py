@@ -222,7 +222,7 @@ class _GroupLoss(torch.autograd.Function):
         parts = _parts(call, own, codes)
         d_positives = []  # gradients of the own tuples' scores, by part
         for part in parts:
-            d_positive = pieces.own_gradients(d_score[part.anchors], len(part.modalities))
+            d_positive = pieces.own_gradients(d_score[part.anchors], log_sums[part.modalities][:, part.anchors])
             d_scores += torch.dot(d_positive, pieces.positives(part.of(own, part.anchors)))
             d_positives.append(d_positive)
 
