@@ -18,8 +18,6 @@ from unihpe_kernels.tuned import choose
 # What keeps a compiler busy for ten seconds and more is compiled for some targets in `make test`, where a smaller
 # variant of the same kernel is for all four; `make compile` leaves nothing out.
 _SLOW = ("sm_90", "gfx942")
-# file of settings -> the targets that it is for
-_TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "sm_90": ("sm_90",), "hip": ("gfx942",)}
 
 
 def _sv_all(

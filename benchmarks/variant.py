@@ -9,7 +9,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 # file of settings -> the targets that it is for
-TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "nvidia-h200": ("sm_90",), "hip": ("gfx942",)}
+TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "sm_90": ("sm_90",), "hip": ("gfx942",)}
 
 
 @dataclass(frozen=True)
