@@ -5,15 +5,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test dist test-plain test-interpreted test-compiled compile fuzz fuzz-datasets fuzz-others lint bench gpu clean install
+.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
 install: $(STAMP)
 
-# pip brings uv, uv brings the rest: 25 seconds instead of minutes for torch
+# uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
+# all comes from its cache, without a network; for that, a uv that pip brought is brought once more
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python >= 3.11 is wanted, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@export PATH="$$PATH:$(CURDIR)/$(BIN)"; command -v uv > /dev/null || { again="--reinstall-package uv"; \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv; }; \
+	uv pip install --quiet --python $(BIN)/python -c constraints.txt $$again -e '.[dev]'
 	@touch $@
 
 train: $(STAMP)
@@ -85,11 +87,49 @@ lint: $(STAMP)
 RECORD ?= build/bench.json
 bench: $(STAMP)
 	mkdir -p $(dir $(RECORD))
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median --record $(RECORD)
+	$(BIN)/python -m pytest benchmarks --ignore=benchmarks/test_drop_in.py --benchmark-only --benchmark-columns=median \
+	    --record $(RECORD)
 
-# what a release is: a wheel and a source archive
+# losses under the names of those who published them against their formulas, on one thread
+bench-losses: RECORD := benchmarks/results/drop_in-cpu.json
+bench-losses: export OMP_NUM_THREADS := 1
+bench-losses: $(STAMP)
+	$(BIN)/python -m pytest benchmarks/test_drop_in.py --benchmark-only --benchmark-columns=median --record $(RECORD)
+
+# what a release is: a wheel and a source archive; and a wheel of unihpe_kernels alone, without the pipeline and weights
 dist: $(STAMP)
 	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uv build --quiet --wheel --out-dir dist kernels
+
+# unihpe_kernels for Hugging Face's `kernels`: kernels.get_local_kernel(Path("build/hf-kernel")) loads it
+hf-kernel: $(STAMP)
+	$(BIN)/python scripts/hf_kernel.py build/hf-kernel
+
+# the pages of docs/ for a browser, in build/docs; a link to nowhere fails
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# the kernels compiled for sm_90 on any machine, for a GPU run that has this folder: some tens of minutes of a core
+gpu-cache: CACHE ?= build/triton-cache
+gpu-cache:
+	PYTHONPATH=.:kernels OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.gpu_cache $(CACHE)
+
+# the whole GPU run on a CPU, at small sizes, on a clock that runs CLOCK times as slow: shows that every part works
+gpu-rehearsal: CLOCK ?= 1
+gpu-rehearsal:
+	PYTHONPATH=.:kernels $(PYTHON) -m benchmarks.gpu $(or $(OUT),build/gpu-rehearsal) --rehearse --clock $(CLOCK)
+
+# the oldest versions that are supported, in an environment of their own: kernels compile, import and are interpreted
+OLD := .venv-old
+test-old: export OMP_NUM_THREADS := 1
+test-old: $(STAMP)
+	test -d $(OLD) || $(BIN)/uv venv --quiet --python $(PYTHON) $(OLD)
+	$(BIN)/uv pip install --quiet --python $(OLD)/bin/python torch==2.11.0 triton==3.6.0 'numpy<2.4' pytest pytest-benchmark \
+	    hypothesis scipy h5py timm safetensors opencv-python-headless rich tqdm matplotlib
+	PYTHONPATH=.:kernels $(OLD)/bin/python -m pytest -q tests/kernels/test_without_driver.py tests/kernels/test_tuned.py \
+	    tests/benchmarks/test_gpu.py
+	TRITON_INTERPRET=1 PYTHONPATH=.:kernels $(OLD)/bin/python -m pytest -q tests/kernels/test_triton_gram.py \
+	    tests/kernels/test_triton_svd3x3.py tests/kernels/test_triton_sv_op.py
 
 # on a machine with a GPU, from a bare checkout: uses $(PYTHON) as it is and installs nothing
 gpu:
@@ -98,5 +138,5 @@ gpu:
 	PYTHONPATH=.:kernels $(PYTHON) -m benchmarks.gpu $(OUT)
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*
+	rm -rf $(VENV) $(OLD) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -54,6 +54,30 @@ class Person:
     next_region: Region
 
 
+@dataclass(frozen=True)
+class Face:
+    """The box of a face, middle [2] and width, height [2] px, and the region of the person it is of.
+
+    Faces tell people apart: the hips of two who stand one before the other are nearly in one place.
+    """
+
+    middle: np.ndarray
+    size: np.ndarray
+    region: Region
+
+    def overlap(self, other: "Face") -> float:
+        """Intersection over union."""
+        apart = np.abs(self.middle - other.middle)
+        both = np.maximum((self.size + other.size) / 2 - apart, 0)
+        # no side of what they share is longer than either's
+        both = np.minimum(both, np.minimum(self.size, other.size)).prod()
+        return float(both / max(self.size.prod() + other.size.prod() - both, 1e-9))
+
+    def holds(self, person: Person) -> bool:
+        """Whether the person's nose is in the box."""
+        return bool((np.abs(person.keypoints_2d[0] - self.middle) <= self.size / 2).all())
+
+
 class BlazePose:
     """folder: has the npm package's files. Raises ValueError for files that are others."""
 
@@ -63,27 +87,25 @@ class BlazePose:
                 raise ValueError(f"{folder / name}: SHA-256 must be {wanted}, got another")
         self._boxes = Graph(folder / "blazepose-detector.json")
         self._landmarks = Graph(folder / "blazepose-heavy.json")
-        self._regions: list[Region] = []
+        self._people: list[Person] = []
 
     def reset(self) -> None:
         """Forget the people of the video so far."""
-        self._regions = []
+        self._people = []
 
     def __call__(self, image: np.ndarray) -> list[Person]:
         """The people of the next frame, uint8 [H, W, 3] RGB: where they were, and where the box detector sees more."""
-        regions = list(self._regions)
-        for new in self._detect(image):
-            if all(np.linalg.norm(new.center - old.center) > _OVERLAP * old.side for old in regions):
-                regions.append(new)
+        regions = [person.next_region for person in self._people]
+        regions += [face.region for face in self._detect(image) if not any(map(face.holds, self._people))]
         people: list[Person] = []
         for region in regions:
             person = self._look(image, region)
             if person and all(_apart(person, other) for other in people):
                 people.append(person)
-        self._regions = [person.next_region for person in people]
+        self._people = people
         return people
 
-    def _detect(self, image: np.ndarray) -> list[Region]:
+    def _detect(self, image: np.ndarray) -> list[Face]:
         height, width = image.shape[:2]
         longest = max(height, width)
         scale = _BOX / longest
@@ -95,15 +117,16 @@ class BlazePose:
         raw = self._boxes(torch.from_numpy(pixels / 127.5 - 1)[None])["person"][0].numpy()
         score = 1 / (1 + np.exp(-np.clip(raw[:, 0].astype(np.float64), -100, 100)))
         points = raw[:, 5:].reshape(-1, 4, 2) / _BOX + _ANCHORS[:, None]
-        regions: list[Region] = []
+        faces: list[Face] = []
         for index in np.argsort(-score):
             if score[index] < _MIN_BOX:
                 break
             hip, reach = (points[index, :2] * _BOX - [left, top]) / scale
-            found = _region(hip, reach)
-            if all(np.linalg.norm(found.center - other.center) > _OVERLAP * other.side for other in regions):
-                regions.append(found)
-        return regions
+            middle = (raw[index, 1:3] + _ANCHORS[index] * _BOX - [left, top]) / scale
+            face = Face(middle, raw[index, 3:5] / scale, _region(hip, reach))
+            if all(face.overlap(other) <= _OVERLAP for other in faces):
+                faces.append(face)
+        return faces
 
     def _look(self, image: np.ndarray, region: Region) -> Person | None:
         matrix = region.to_crop()

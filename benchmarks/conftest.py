@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import harness
 from benchmarks.provenance import provenance
 from benchmarks.records import growth, write_records
 
@@ -12,10 +13,19 @@ _FOUND = pytest.StashKey[list]()
 
 def pytest_addoption(parser):
     parser.addoption("--record", type=Path, help="write the records, with commit, versions and device, to this file")
+    parser.addoption("--smallest", action="store_true", help="run each benchmark at its first size alone")
+    parser.addoption("--peers", choices=("all", *harness.KINDS), default="all", help="measure these beside ours alone")
 
 
 def pytest_configure(config):
     config.stash[_FOUND] = []
+    harness.PEERS = config.getoption("--peers", "all")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--smallest"):
+        first = {item.function: item for item in reversed(items)}
+        items[:] = [item for item in items if first[item.function] is item]
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):

@@ -21,6 +21,9 @@ from benchmarks.memory import peak_bytes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS = "ours"
+# which competitors are measured beside ours: "all", or of one `kind`, so that what is wanted first is measured first
+PEERS = "all"
+KINDS = ("ours", "eager", "compiled")
 # together larger than the caches of any GPU: inputs are taken in turn, so none is read from a cache that it was left in
 CACHE_BYTES = 256 << 20
 # a peer that takes longer a round, and four times as long as ours, is left out, saying so; what takes long gets fewer
@@ -39,6 +42,7 @@ class Competitor:
     prepare: of a size, makes the function that does one round on the k-th copy of the inputs. check: raises
     AssertionError where the answer is not that of float64. largest, smallest: sizes beyond which it is not tried. same:
     it computes the same numbers; otherwise what it computes instead stands in its name. absent: why it cannot run here.
+    needs: of a size, bytes without which it is not tried on a GPU.
     """
 
     name: str
@@ -48,6 +52,13 @@ class Competitor:
     smallest: float = 0
     same: bool = True
     absent: str = ""
+    needs: Callable[[int], float] | None = None
+
+    @property
+    def kind(self) -> str:
+        if self.name.startswith(OURS):
+            return "ours"
+        return "compiled" if "compile" in self.name else "eager"
 
     @cached_property
     def verdict(self) -> str:
@@ -150,11 +161,15 @@ def measure(benchmark: Any, group: Group, size: int, *, rounds: int) -> None:
     shares: dict[str, int] = {}
     for competitor in group.competitors:
         name = competitor.name
+        if name != OURS and PEERS not in ("all", competitor.kind):
+            continue
         entry = entries[name] = {"same": competitor.same}
         if size > competitor.largest:
             entry["not_run"] = f"too large, above {group.variable} = {competitor.largest:g}"
         elif size < competitor.smallest:
             entry["not_run"] = f"left out below {group.variable} = {competitor.smallest:g}"
+        elif lack := _lack_of_memory(competitor, size):
+            entry["not_run"] = lack
         elif competitor.verdict:
             assert name != OURS, competitor.verdict
             entry["not_run"] = competitor.verdict
@@ -228,7 +243,29 @@ def _first_calls(call: Callable[[int], Any], entry: dict[str, Any], patience: fl
     entry["peak_bytes"] = peak_bytes(lambda: call(2))
     # the profiler takes far longer than the work of what launches 10^5 kernels
     entry["launches"] = launches(lambda: call(3)) if once <= SLOWEST / 4 else None
+    if DEVICE == "cuda":
+        entry["host_s"] = _until_returned(lambda: call(1))
     return once
+
+
+def _until_returned(work: Callable[[], Any]) -> float:
+    """Seconds until the call is back, whatever it gave the GPU to do: the least of five."""
+    found = []
+    for _ in range(5):
+        _wait()
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def _lack_of_memory(competitor: Competitor, size: int) -> str:
+    """Why a competitor is not tried at a size, by the memory that it needs and that is free; others may use the GPU,
+    and what fails to get memory takes from them before."""
+    if competitor.needs is None or DEVICE == "cpu":
+        return ""
+    needed, free = competitor.needs(size), torch.cuda.mem_get_info()[0]
+    return f"needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free" if needed > free else ""
 
 
 def _once(work: Callable[[], Any]) -> float:

@@ -4,79 +4,20 @@ their machine code, tests/kernels/test_compile.py compiles them for four archite
 A new kernel is one more entry of `VARIANTS`; tests/kernels/test_compile.py names the kernels that have none.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, CompiledKernel
-
+from benchmarks.block_variants import BLOCKS
+from benchmarks.variant import TARGETS, Variant, Workload
 from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
 from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows
 from unihpe_kernels.sv_contrastive.kernels_hollow import laguerre_steps
-from unihpe_kernels.sv_contrastive.triton_paired import how_many
+from unihpe_kernels.sv_contrastive.triton_paired import setting_names
 from unihpe_kernels.tuned import choose
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One launch at a named size."""
-
-    elements: float  # in the variant's unit
-    bytes: float = 0  # read from and written to device memory, once each
-    flops: float = 0  # of matrix products on the matrix units; two a multiply-add
-    matrix: str = "bf16"  # their operand type, a key of static_cost.MATRIX_FLOPS
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A kernel with its argument types and compile-time constants.
-
-    `signature` gives every argument that is not in `constexprs`: "*fp32", "*bf16", "i32", "fp32", ..
-    `per_iteration` is how many elements (of `unit`) a program handles in one iteration of its hot loop, or in all when
-    there is no loop. The hot loop is the innermost loop with the most instructions or, with `trips`, the loop around
-    that one (else the whole kernel); `trips` says how often each of the loops directly inside runs then, in the order
-    of the machine code.
-    """
-
-    name: str
-    kernel: Any
-    signature: Mapping[str, str]
-    constexprs: Mapping[str, Any]
-    unit: str  # "triple", "pair", "pose", ..
-    per_iteration: float
-    max_registers: int  # a thread on NVIDIA; the budget that test_compile.py holds the kernel to
-    workloads: Mapping[str, Workload] = field(default_factory=dict)  # none: compiled in tests, no row in the table
-    num_warps: int = 4
-    num_stages: int = 3  # triton's default, here as in a launch
-    divisible: tuple[str, ...] = ()  # pointers aligned to 16 bytes and integers that are multiples of 16
-    trips: tuple[float, ...] = ()
-    max_vgprs: int = 256  # a lane on AMD; 512 leave room for one wave a SIMD
-    allow_tf32: bool = False
-    targets: tuple[str, ...] = ("sm_80", "sm_90", "sm_100", "gfx942")
-    tested: tuple[str, ...] | None = None  # those of the targets that `make test` compiles for; None: all
-
-    def compile(self, target: GPUTarget) -> CompiledKernel:
-        """Machine code for `target`; needs no GPU. ValueError when the arguments are not the kernel's."""
-        if triton.knobs.runtime.interpret:
-            raise RuntimeError("TRITON_INTERPRET is set: the kernels are interpreted, not compiled; unset it")
-        names = self.kernel.arg_names
-        if wrong := {*self.signature, *self.constexprs} ^ set(names) | {*self.divisible} - {*self.signature}:
-            raise ValueError(f"{self.name}: not in both the kernel's arguments and the variant's: {sorted(wrong)}")
-        signature = {name: self.signature.get(name, "constexpr") for name in names}
-        attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in self.divisible}
-        source = ASTSource(self.kernel, signature, dict(self.constexprs), attributes)
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
-        return triton.compile(source, target=target, options=options)
-
 
 # What keeps a compiler busy for ten seconds and more is compiled for some targets in `make test`, where a smaller
 # variant of the same kernel is for all four; `make compile` leaves nothing out.
 _SLOW = ("sm_90", "gfx942")
-# file of settings -> the targets that it is for
-_TARGETS = {"": ("sm_80", "sm_90", "sm_100"), "nvidia-h200": ("sm_90",), "hip": ("gfx942",)}
 
 
 def _sv_all(
@@ -97,9 +38,9 @@ def _sv_all(
     integers = dict.fromkeys(scalars.split(), "i32")
     constants = {"MASKED": masked, "TILE_J": tile_j, "TILE_K": tile_k} | ({} if masked else {"complete": None})
     if slab:
-        integers["slab"] = "i32"
+        integers |= dict.fromkeys(("slab", "first_own"), "i32")
     else:
-        constants["slab"] = None
+        constants |= dict.fromkeys(("slab", "first_own"))
     if kernel is kernels_all.sv_all_backward:
         constants["FIRST"] = not masked
     pointers = {name: "*fp32" for name in kernel.arg_names if name not in constants and name not in integers}
@@ -138,7 +79,7 @@ def _sv_paired(
     """
     width = 512
     kind = "half" if dtype == "bf16" else "float"
-    options = choose(("default", table), f"sv_paired_{direction}_{how_many(count, masked)}_{kind}", batch)
+    options = choose(("default", table), setting_names(direction, count, masked, kind), batch)
     tile_i, tile_j, depth = options["tile_i"], options["tile_j"], options["depth"]
     kernel = {"forward": kernels_paired.paired_forward, "backward": kernels_paired.paired_backward}[direction]
     constants: dict[str, Any] = {"COUNT": count, "MASKED": masked, "PRECISION": precision}
@@ -146,8 +87,9 @@ def _sv_paired(
     if direction == "backward":
         constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
     types = {"stack": f"*{dtype}", "panel": f"*{dtype}"}
+    types["own"] = "*i64"
     types |= dict.fromkeys(("anchors", "n", "width", "columns", "begin", "end", "rows"), "i32")
-    constants |= {} if apart else {"anchors": None}
+    constants |= {} if apart else {"anchors": None, "own": None}
     codes = dict.fromkeys(("anchor_codes", "pool_codes"), "*i32" if masked else None)
     constants |= {} if masked else codes
     types |= codes if masked else {}
@@ -159,7 +101,9 @@ def _sv_paired(
         2 * pairs * width * (count - 1),
     )
     return Variant(
-        name=f"paired_{direction} {tile_i}x{tile_j}, M = {count}, {dtype}"
+        name=f"paired_{direction} {tile_i}x{tile_j}"
+        + f" ({options['num_warps']} warps)" * (table == "sm_90")
+        + f", M = {count}, {dtype}"
         + ", masked" * masked
         + ", odd" * odd
         + ", apart" * apart
@@ -171,7 +115,7 @@ def _sv_paired(
         per_iteration=tile_i * tile_j,
         # named sizes are those of the type that is meant for them
         workloads={f"B = {batch}, D = {width}": work}
-        if "h200" in table or (count > 3 and not table and not odd and not masked)
+        if table == "sm_90" or (count > 4 and not table and not odd and not masked)
         else {},
         num_warps=options["num_warps"],
         num_stages=options["num_stages"],
@@ -183,7 +127,7 @@ def _sv_paired(
         max_registers=255,
         max_vgprs=512,
         allow_tf32=precision != "ieee",
-        targets=_TARGETS[table],
+        targets=TARGETS[table],
         tested=None if count == 3 and dtype == "bf16" and not (masked or odd or apart) else () if table else ("sm_90",),
     )
 
@@ -220,7 +164,7 @@ def _poses(
         f"{kernel.__name__}{plural}{', weighted' * weighted}, J = {joints}", kernel,
         {**dict.fromkeys(pointers, "*fp32"), "block": "i32", "n": "i32"}, constants,
         "pose", options["lanes"], max_registers, {} if weighted or table else {"10^6 poses": work},
-        num_warps=options["num_warps"], divisible=tuple(pointers), targets=_TARGETS[table],
+        num_warps=options["num_warps"], divisible=tuple(pointers), targets=TARGETS[table],
         tested=() if table and tested is not None else tested, max_vgprs=280,
     )  # fmt: skip
 
@@ -263,7 +207,7 @@ VARIANTS: list[Variant] = [
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 216, masked=True),
     _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, slab=True),
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184, slab=True),
-    *(_sv_paired(direction, 3, table="nvidia-h200") for direction in ("forward", "backward")),
+    *(_sv_paired(direction, count, table="sm_90") for count in (2, 3, 4) for direction in ("forward", "backward")),
     *(
         _sv_paired(direction, count, dtype, table=table)
         for table in ("", "hip")
@@ -316,19 +260,20 @@ VARIANTS: list[Variant] = [
             f"paired_prepare, M = {count}" + ", masked" * masked,
             kernels_paired.paired_prepare,
             {
-                "embeddings": ("*bf16",) * count, "stack": "*bf16", "inverse_norms": "*fp32", "inner": "*fp32",
+                "embeddings": ("*bf16",) * count, "stack": "*bf16",
+                **dict.fromkeys(("powers", "inverse_norms", "inner"), "*fp32"),
                 "n": "i32", "width": "i32", **({"used": "*u8"} if masked else {}),
             },
             {"COUNT": count, "MASKED": masked, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128}
             | ({} if masked else {"used": None}),
-            "entry", 4 * 128, max_registers=255, divisible=("stack", "inverse_norms", "inner", "width"),
+            "entry", 4 * 128, max_registers=255, divisible=("stack", "powers", "inverse_norms", "inner", "width"),
         )
         for count, masked in ((3, True), (8, False))
     ),
     *(
         _small(
             kernels_paired.paired_finish, "n splits",
-            {**_BARE, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
+            {**_BARE, "OTHERS": False, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
         )
         for count in (3, 8)
     ),
@@ -352,11 +297,12 @@ VARIANTS: list[Variant] = [
             f"paired_embedding_gradient, M = {count}",
             kernels_paired.paired_embedding_gradient,
             {
-                **dict.fromkeys(("inverse_norms", "d_stack", "d_own"), "*fp32"), "stack": "*bf16",
+                **dict.fromkeys(("powers", "inverse_norms", "d_stack", "d_own"), "*fp32"), "stack": "*bf16",
                 "outs": ("*bf16",) * count, "n": "i32", "width": "i32",
             },
             {"COUNT": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
-            "entry", 4 * 128, max_registers=128, divisible=("stack", "inverse_norms", "d_stack", "d_own", "width"),
+            "entry", 4 * 128, max_registers=128,
+            divisible=("stack", "powers", "inverse_norms", "d_stack", "d_own", "width"),
         )
         for count in (3, 5)
     ),
@@ -396,4 +342,5 @@ VARIANTS: list[Variant] = [
     _poses(kernels_poses.pa_mpjpe_forward, 14, 1, 255, (True, True), True, tested=()),
     _matrices(svd3x3_kernels.svd3x3_forward, 30),
     _matrices(svd3x3_kernels.svd3x3_backward, 51),
+    *BLOCKS,
 ]  # fmt: skip

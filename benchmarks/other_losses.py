@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -83,3 +84,47 @@ def symile_paired_exact(embeddings: Sequence[Tensor], temperature: float) -> Ten
         logits = torch.diagonal_scatter(logits, positive.sum(1)) / temperature
         losses.append(F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device)))
     return torch.stack(losses).mean()
+
+
+# The formulas of losses that are published as code and not as a package. As there, every B x B score is kept.
+
+
+def gram(embeddings: Sequence[Tensor], temperature: float) -> Tensor:
+    """GRAM (Cicchetti et al. 2025): determinants of B^2 Gram matrices."""
+    units = [F.normalize(e, dim=1) for e in embeddings]
+    anchor, members = units[0], units[1:]
+    batch = len(anchor)
+
+    def of_members(y: Tensor, z: Tensor) -> Tensor:
+        return (y * z).sum(1).expand(batch, batch)
+
+    crosses = [anchor @ z.T for z in members]
+    rows = [[(anchor * anchor).sum(1)[:, None].expand(batch, batch), *crosses]]
+    rows += [[cross, *(of_members(y, z) for z in members)] for cross, y in zip(crosses, members, strict=True)]
+    grams = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)  # [B, B, M, M]
+    return _both_ways(-torch.linalg.det(grams).abs().sqrt() / temperature)
+
+
+def triangle(embeddings: Sequence[Tensor], temperature: float) -> Tensor:
+    """TRIANGLE (Grassucci et al. 2025): B^2 differences of D numbers."""
+    x, y, z = (F.normalize(e, dim=1) for e in embeddings)
+    u, v = x[:, None] - y, x[:, None] - z  # [B, B, D]
+    return _both_ways(-((u**2).sum(2) * (v**2).sum(2) - (u * v).sum(2) ** 2) / 2 / temperature)
+
+
+def clip_pairs(embeddings: Sequence[Tensor], temperature: float) -> Tensor:
+    """CLIP's loss over every two."""
+    units = [F.normalize(e, dim=1) for e in embeddings]
+    losses = [_both_ways(x @ y.T / temperature, smoothing=0.0) for x, y in combinations(units, 2)]
+    return torch.stack(losses).mean()
+
+
+def siglip_pairs(embeddings: Sequence[Tensor], temperature: float) -> Tensor:
+    """SigLIP's loss over every two."""
+    return torch.stack([siglip_exact(pair, temperature) for pair in combinations(embeddings, 2)]).mean()
+
+
+def _both_ways(logits: Tensor, smoothing: float = 0.1) -> Tensor:
+    target = torch.arange(len(logits), device=logits.device)
+    ways = [F.cross_entropy(matrix, target, label_smoothing=smoothing) for matrix in (logits, logits.T)]
+    return (ways[0] + ways[1]) / 2

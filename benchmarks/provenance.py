@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -11,11 +12,31 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).parent.parent
+
 
 def _git(*arguments: str) -> str:
-    root = Path(__file__).parent.parent
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    """What git says of this checkout; nothing where there is no git, or no history."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
     return done.stdout.strip()
+
+
+def commit() -> str:
+    """The commit that is measured, with "+" when the tree differs from it.
+
+    Where git does not know: the environment's UNIHPE_COMMIT, else the first line of build/commit, else "unknown".
+    """
+    if found := _git("rev-parse", "HEAD"):
+        # the results themselves are not what is measured
+        return found + "+" * bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results"))
+    if given := os.environ.get("UNIHPE_COMMIT", "").strip():
+        return given
+    with contextlib.suppress(OSError, IndexError):
+        return (ROOT / "build" / "commit").read_text(encoding="utf-8").splitlines()[0].strip()
+    return "unknown"
 
 
 def _cpu() -> str:
@@ -52,10 +73,8 @@ def clocks() -> dict[str, str]:
 def provenance() -> dict[str, Any]:
     """commit (with "+" when the tree differs from it), versions, device, clocks and UTC date of a measurement."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    # the results themselves are not what is measured
-    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {
-        "commit": (_git("rev-parse", "HEAD") or "unknown") + ("+" if changed else ""),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **_optional_versions()},
         "device": gpu or f"{_cpu()}, {torch.get_num_threads()} threads",

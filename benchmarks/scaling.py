@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from benchmarks.ranks import Ranks
 from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels.collectives import HEADER
 from unihpe_kernels.sv_contrastive import torch_backend
 from unihpe_kernels.sv_contrastive.arguments import MANY_TRIPLES
 from unihpe_kernels.sv_contrastive.closed_form import TripleTile
@@ -56,7 +57,7 @@ class Step:
             # a ring keeps nothing: the backward pass sends them around again
             "embeddings": numbers * self.dtype.itemsize * (2 if self.kind == "ring" else 1),
             "gradients": numbers * compute,
-            "header and scalars": others * (16 * 8 + 2 * 2 * 8),
+            "header and scalars": others * (8 * HEADER + 2 * 2 * 8),
         }
         if self.kind == "all":
             # every sample's weight; sums of exponentials, and of those times score, by j and by k, in float64

@@ -171,7 +171,9 @@ def test_options_that_are_mentioned_alone_are_options() -> None:
 def test_a_validation_file_is_not_marked_as_one_to_train_on() -> None:
     for name, module, *words in LINES:
         if module == "unihpe_fast.prepare" and any(re.search(r"(val|test)[^/]*\.h5$", word) for word in words):
-            assert "--split" in words, f"{name}: {' '.join(words)}"
+            line = f"{name}: {' '.join(words)}"
+            assert "--split" in words, line
+            assert words[words.index("--split") + 1] != "train", line
 
 
 def test_make_has_the_targets_that_are_named() -> None:

@@ -12,9 +12,9 @@ from rich.console import Console
 from tests.engine.tiny import tiny
 from tests.models.cases import make_batch
 from tests.test_losses import NONE, outputs_for
-from unihpe_fast import losses
 from unihpe_fast.engine.loop import train
 from unihpe_fast.losses import Criterion
+from unihpe_kernels import modules as losses
 
 ALL = ("image", "pose2d", "pose3d")
 

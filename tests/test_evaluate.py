@@ -150,3 +150,38 @@ def test_what_cannot_be_read_is_named_with_a_failing_exit(
     assert main([str(run), "--data", str(prepared), "--no-plots"]) == 2
     assert WEIGHTS in capsys.readouterr().err
     assert not list(run.rglob("summary.json"))
+
+
+def test_real_motion_scores_every_input_and_draws_it(
+    run: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = tmp_path / "other.h5", tmp_path / "scores.json"
+    shutil.copy(prepared, other)
+    command = [str(run), "--data", f"{prepared},{other}", "--protocol", "real-motion", "--device", "cpu"]
+    assert main([*command, "--step", "2", "--training", str(prepared), "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert list(found["inputs"]) == ["exact", "detector", "quarter"]
+    for scores in found["inputs"].values():
+        assert scores["samples"] == 30
+        assert scores["mpjpe"] > 0
+        assert len(scores["joints"]) == 17
+    folder = run / "evaluations" / "real-motion"
+    assert json.loads((folder / "summary.json").read_text()) == found
+    names = {"errors.png", "worst-exact.png", "worst-detector.png", "worst-quarter.png"}
+    assert {path.name for path in (folder / "plots").iterdir()} == names
+    assert "exact 2D: MPJPE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--step", "2"], "--step: wanted --protocol real-motion beside it"),
+        (["--protocol", "real-motion", "--step", "0"], "--step 0: must be at least 1"),
+        (["--protocol", "real-motion", "--flip-test"], "--flip-test: must be off with --protocol real-motion"),
+    ],
+)
+def test_options_of_real_motion(
+    run: Path, prepared: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run), "--data", str(prepared), *options]) == 2
+    assert message in capsys.readouterr().err

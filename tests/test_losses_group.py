@@ -12,8 +12,9 @@ from benchmarks.ranks import Ranks
 from tests.kernels.sv_group_cases import UNEVEN
 from tests.test_losses import embeddings, make_batch, outputs_for
 from unihpe_fast.config import LossConfig
-from unihpe_fast.losses import TERMS, Criterion, PairwiseInfoNCE
+from unihpe_fast.losses import TERMS, Criterion
 from unihpe_fast.models.unihpe import Outputs
+from unihpe_kernels import PairwiseInfoNCE
 
 MODALITIES = ("image", "pose2d", "pose3d")
 # float32, relative to the largest entry: sums of 17 joints a sample in another order
@@ -59,6 +60,7 @@ def criterion(group: Any, rank: int, sizes: tuple[int, ...], masked: bool) -> Re
         _own(outputs.embeddings, sizes, rank, 1),
         _own(outputs.pred_joints_3d, sizes, rank, 1),
         _own(outputs.pred_keypoints_2d, sizes, rank, 0),
+        _own(outputs.log_heatmaps, sizes, rank, 0),
     )
     loss = Criterion(LossConfig(**{term: 0.5 + number for number, term in enumerate(TERMS)}), MODALITIES, group=group)
     mine = {name: _own(x, sizes, rank, 1 if name == "present" else 0).detach() for name, x in target.items()}

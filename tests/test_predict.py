@@ -38,7 +38,8 @@ def test_keypoints_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     out = tmp_path / "results of ü"
     assert main([str(clip(tmp_path)), "--out", str(out), "--fps", "25", "--size", "1280,720", *FAST]) == 0
     said = capsys.readouterr().out
-    assert "5 poses of 1 people in 5 frames" in said
+    assert "5 poses of 1 person in 5 frames" in said
+    assert "written in " in said
     assert "frames/s" in said
     assert sorted(path.name for path in out.iterdir()) == ["my clip ü.csv", "my clip ü.npz"]
     got = npz.read(out / "my clip ü.npz")
@@ -66,6 +67,38 @@ def test_results_are_not_replaced_unasked(tmp_path: Path, capsys: pytest.Capture
     assert main([*arguments, "--overwrite"]) == 0
 
 
+def test_saved_keypoints_are_not_replaced_unasked(
+    tmp_path: Path, told: Found, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = photographs(tmp_path / "photos"), tmp_path / "out"
+    out.mkdir()
+    (out / "photos_keypoints.json").write_text("corrected by hand")
+    assert main([str(folder), "--out", str(out), "--save-keypoints", *FAST]) == 1
+    assert "photos_keypoints.json: is there already; --overwrite replaces it" in capsys.readouterr().err
+    assert [path.read_text() for path in out.iterdir()] == ["corrected by hand"]
+
+
+def test_where_nothing_can_be_written_nothing_is_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file/deep/out"):
+        assert main(["x.json", "--out", str(out), "--device", "cpu"]) == 2
+        assert f"--out: must be a folder, got the file {tmp_path / 'file'}" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_does_not_keep_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unihpe_fast.outputs.npz.write", full)
+    assert main([str(clip(tmp_path)), "--out", str(tmp_path / "out"), "--fps", "25", *FAST]) == 1
+    printed = capsys.readouterr()
+    assert "No space left on device" in printed.err
+    assert f"written in 0.0 s: {tmp_path / 'out/my clip ü.csv'}" in printed.out.replace("0.1 s", "0.0 s")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["my clip ü.csv"]
+
+
 def test_one_bad_input_does_not_keep_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text('{"people": [')
@@ -88,6 +121,7 @@ def test_one_bad_input_does_not_keep_the_others(tmp_path: Path, capsys: pytest.C
     (["--joints", "a"], "--joints: must be THEIRS=OURS"),
     (["--model", "nothing"], "nothing: must be a run folder"),
     (["--run", "nothing"], "--run: must be a run folder"),
+    (["--device", "abacus"], "device: must be auto or a device of torch, got 'abacus'"),
 ])  # fmt: skip
 def test_options_that_cannot_be_used(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["x.json", *options]) == 2
@@ -126,7 +160,7 @@ def test_photographs(tmp_path: Path, told: Found, capsys: pytest.CaptureFixture[
     arguments = [str(folder), "--out", str(tmp_path / "out"), "--save-keypoints", *FAST]
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert "6 poses of 6 people in 4 frames" in said
+    assert "6 people in 4 pictures" in said
     assert "p 3.jpg" in said
     assert "left out" in said
     got = npz.read(tmp_path / "out/photos.npz")
@@ -167,10 +201,32 @@ def test_a_webcam(tmp_path: Path, told: Found, monkeypatch: pytest.MonkeyPatch) 
     window = SimpleNamespace(show=lambda picture: shown.append(picture) is None and len(shown) < 4, close=lambda: None)
     monkeypatch.setattr("unihpe_fast.live.open_video", lambda number: frames)
     monkeypatch.setattr("unihpe_fast.live.open_window", lambda title: (window, ""))
-    assert main(["0", "--out", str(tmp_path / "out"), *FAST]) == 0
+    assert main(["0", "--out", str(tmp_path / "out"), "--save-keypoints", *FAST]) == 0
+    assert len(read_keypoints(tmp_path / "out/webcam0_keypoints.json")) == 8
     got = npz.read(tmp_path / "out/webcam0.npz")
     assert (len(got), got.fps, got.source[0]) == (8, 24.5, "webcam 0")
     assert shown[0].shape[1] > SIZE[0]
+
+
+def test_a_photograph_by_the_real_detector(tmp_path: Path, movenet_weights: Path) -> None:
+    """All of it: MoveNet and the model that comes along, on scikit-image's astronaut, who stands upright."""
+    from skimage.data import astronaut
+
+    path = tmp_path / "astronaut.png"
+    cv2.imwrite(str(path), astronaut()[..., ::-1])
+    options = ["--detector", f"movenet={movenet_weights}", "--write", "npz", "overlay", "--device", "cpu"]
+    assert main([str(path), "--out", str(tmp_path / "out"), *options]) == 0
+    got = npz.read(tmp_path / "out/astronaut.npz")
+    assert len(got) == 1
+    joints = dict(zip(got.joint_names, got.joints_3d[0], strict=True))
+    assert joints["neck"][1] < joints["thorax"][1] < joints["pelvis"][1]
+    # she faces the camera: her left is on the right of the picture
+    across = joints["left_shoulder"] - joints["right_shoulder"]
+    assert across[0] > 0
+    assert 200 < np.linalg.norm(across) < 500
+    # legs are not in the picture
+    assert np.isnan(got.joints_2d[0, [3, 6]]).all()
+    assert cv2.imread(str(tmp_path / "out/astronaut_overlay.png")) is not None
 
 
 def test_a_detector_without_weights_says_what_to_do(
@@ -195,6 +251,11 @@ def test_inputs_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="must have photographs or keypoint files"):
         find(str(tmp_path / "empty"))
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(InputError, match=r"list\.json: must be keypoints in one of the formats openpose"):
+        find(str(tmp_path / "list.json"))
+    (tmp_path / "photos/._p 1.png").write_bytes(b"of a Mac")
+    assert find(str(tmp_path / "photos")).paths[0].name == "p 1.png"
     video = tmp_path / "a.b.MP4"
     video.write_bytes(b"")
     assert (find(str(video)).kind, find(str(video)).stem) == ("video", "a.b")

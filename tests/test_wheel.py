@@ -4,10 +4,13 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from unihpe_kernels.version import __version__
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,6 +20,28 @@ def _uv() -> str:
     if found is None:
         pytest.skip("uv is not installed: the [dev] extra brings it")
     return found
+
+
+def test_the_kernels_alone_are_a_small_wheel(tmp_path: Path) -> None:
+    command = [_uv(), "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(ROOT / "kernels")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("unihpe_kernels-*.whl")
+    assert wheel.stat().st_size < 1e6
+    packed = zipfile.ZipFile(wheel)
+    names = packed.namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"unihpe_kernels"}
+    inside = {path.relative_to(ROOT / "kernels").as_posix() for path in (ROOT / "kernels/unihpe_kernels").rglob("*.*")}
+    # C++ and block sizes too
+    assert {name for name in inside if not name.endswith(".pyc")} <= set(names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    about = next(packed.read(name).decode() for name in names if name.endswith("METADATA"))
+    both = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    alone = tomllib.loads((ROOT / "kernels/pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"Version: {__version__}" in about
+    for name in ("dependencies", "requires-python", "license"):
+        assert alone[name] == both[name], name
+    assert alone["optional-dependencies"]["metrics"] == both["optional-dependencies"]["metrics"]
 
 
 @pytest.mark.slow

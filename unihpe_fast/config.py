@@ -37,6 +37,8 @@ class AugmentConfig:
     """simulated 2D detector: chance that a joint is missing"""
     refilm: float = 0.0
     """samples without an image: share filmed by cameras of other labs (focal length, height, pitch, roll, distance)"""
+    tumble: float = 0.0
+    """share of those who are turned any way round before, as people who lie, crawl or turn over are seen"""
     detector: float = 0.0
     """samples without an image: error of a 2D detector, standard deviation as a share of the bbox side, mean over
     joints; it differs by joint and person, has a heavy tail, and shows in the confidence of half of the people"""
@@ -46,6 +48,8 @@ class AugmentConfig:
     """of that detector: chance that it sees the upper half of a person only"""
     coco: float = 0.0
     """of that detector: share of people whose head and trunk are derived from COCO's nose, eyes, shoulders and hips"""
+    sure: float = 0.0
+    """of that detector: share of people whose joints it finds exactly where they are (`missing` and `halves` apart)"""
     unknown_focal: float = 0.0
     """share of samples whose focal length the model is not told"""
 
@@ -139,6 +143,8 @@ class LossConfig:
     """distance of the decoded 3D joints, in metres, mean over joints and the modalities they were read from"""
     joints_2d: float = 1.0
     """distance of the image's 2D head, in half bbox sides"""
+    heatmaps: float = 0.0
+    """cross entropy of that head's heatmaps with a Gaussian of one cell around each joint that lies in the crop"""
     pa_mpjpe: float = 0.0
     """PA-MPJPE of the decoded 3D joints, in metres"""
     temperature: float = 0.07
@@ -266,6 +272,16 @@ def parse_yaml(text: str, where: str) -> Any:
     return found
 
 
+def model_config_of(said: object, where: str) -> ModelConfig:
+    """The options of a model from plain mappings, lists and numbers, as JSON has them; ConfigError for others."""
+    import cattrs
+
+    try:
+        return _converter().structure(said, ModelConfig)
+    except cattrs.BaseValidationError as error:
+        raise ConfigError(f"{where}: {'; '.join(cattrs.transform_error(error))}") from error
+
+
 def _converter() -> "cattrs.Converter":
     import cattrs
 
@@ -356,10 +372,10 @@ def check(config: Config) -> Config:
 
 def augment_of(data: DataConfig, name: str) -> AugmentConfig:
     """The augmentation of one training source; ConfigError for overrides that cannot be used."""
-    import cattrs
-
     if name not in data.augment_for:
         return data.augment
+    import cattrs  # not above: a step can be timed where it is not installed
+
     text = data.augment_for[name]
     try:
         overrides = parse_yaml(text, f"--data.augment-for {name} {text!r:.80}")

@@ -13,6 +13,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from unihpe_fast import real_motion
 from unihpe_fast.config import Config, ConfigError
 from unihpe_fast.data.describe import caveat_section, source_line
 from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
@@ -26,6 +27,7 @@ from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.fileio import write_text
 from unihpe_fast.plots import MetricsError
 from unihpe_fast.protocols import PROTOCOLS, ProtocolError, protocol_scores, select
+from unihpe_fast.real_motion import INPUTS
 from unihpe_fast.terminal import Terminal
 
 
@@ -39,9 +41,14 @@ class Arguments:
     run: tyro.conf.Positional[Path]
     """run folder, with config.yaml and model.safetensors"""
     data: str
-    """prepared HDF5 file, or "synthetic" """
-    protocol: Literal["", "h36m-lifting", "h36m-p1", "h36m-p2", "3dpw", "3dhp"] = ""
-    """a published protocol: only its samples are scored, and its own errors and means are given too"""
+    """prepared HDF5 file, or "synthetic"; with real-motion one or several files with commas between them"""
+    protocol: Literal["", "h36m-lifting", "h36m-p1", "h36m-p2", "3dpw", "3dhp", "real-motion"] = ""
+    """a published protocol: only its samples are scored, and its own errors and means are given too; real-motion:
+    lifting alone, with exact 2D, a detector's and with gaps, by family of actions, person and joint"""
+    step: int = 1
+    """with real-motion: score every so many samples"""
+    training: Path | None = None
+    """with real-motion: the prepared file that was trained on, to plot the error by the distance from its poses"""
     flip_test: bool = False
     """average the poses of each sample and of its mirror image"""
     drop_bad_s9: bool = False
@@ -54,6 +61,7 @@ class Arguments:
     """where to run"""
 
 
+REAL_MOTION = "real-motion"
 # in a folder of scores: whose they are
 DATA = "data.txt"
 
@@ -89,6 +97,12 @@ def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None)
         raise ConfigError("--drop-bad-s9: wanted one of the Human3.6M protocols beside it")
     if protocol and arguments.data == SYNTHETIC:
         raise ConfigError(f"--protocol {protocol.name}: wanted a prepared file as --data")
+    if arguments.protocol == REAL_MOTION:
+        if ranks.first:
+            evaluate_real_motion(arguments, console)
+        return
+    if arguments.step != 1 or arguments.training is not None:
+        raise ConfigError(f"--{'step' if arguments.step != 1 else 'training'}: wanted --protocol real-motion beside it")
     model, config = load_model(arguments.run)
     folder = scores_folder(arguments, config)
     data = dataclasses.replace(config.data, val=(arguments.data,))
@@ -133,6 +147,49 @@ def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None)
         metrics = arguments.run / METRICS if folder == arguments.run else None
         written += draw_plots(folder / "plots", config, model, runtime, metrics=metrics)
     print_report(scores, console=console, rows=scorable(predictions))
+    console.print("\nwritten: " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
+
+
+def evaluate_real_motion(arguments: Arguments, console: Console) -> None:
+    """Raises as `evaluate` does; it runs in one process, and whatever has a 2D encoder can be scored."""
+    if arguments.flip_test:
+        raise ConfigError("--flip-test: must be off with --protocol real-motion, got on")
+    if arguments.step < 1:
+        raise ConfigError(f"--step {arguments.step}: must be at least 1")
+    if arguments.data == SYNTHETIC:
+        raise ConfigError("--protocol real-motion: wanted prepared files as --data")
+    model, config = load_model(arguments.run)
+    if "pose2d" not in model.modalities:
+        raise ConfigError(f"--protocol real-motion: the model must read 2D poses, got {', '.join(model.modalities)}")
+    try:
+        device = choose_runtime(dataclasses.replace(config.run, device=arguments.device)).device
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"--device {arguments.device}: {error}") from error
+    files = [Path(name) for name in arguments.data.split(",")]
+    for path in files:
+        complete = Store(path).present[1:].all()
+        if not complete:
+            raise StoreError(f"{path}: present: wanted 2D and 3D poses of all samples for --protocol real-motion")
+    model.to(device)
+    found = {name: real_motion.errors(model, files, of, arguments.step, device=device) for name, of in INPUTS.items()}
+    inputs = {name: real_motion.scores(of) for name, of in found.items()}
+    folder = arguments.run / "evaluations" / REAL_MOTION
+    result = {"protocol": REAL_MOTION, "files": [path.name for path in files], "step": arguments.step, "inputs": inputs}
+    written = [folder / SUMMARY, *([arguments.json] if arguments.json else [])]
+    for path in written:
+        write_summary(path, result)
+    if arguments.plots:
+        from unihpe_fast.real_motion_plots import plot_errors, plot_worst
+
+        distance = None
+        if arguments.training is not None:
+            known = real_motion.training_poses(arguments.training)
+            distance = real_motion.distance_to(found["exact"].target, known)
+        written.append(plot_errors(inputs, found["exact"], distance, folder / "plots" / "errors.png"))
+        written += [plot_worst(of, folder / "plots" / f"worst-{name}.png") for name, of in found.items()]
+    for name, scored in inputs.items():
+        for line in real_motion.lines(name, scored):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print("\nwritten: " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unihpe_fast.data.formats.keypoints import recognise
+from unihpe_fast.data.formats.keypoints import FORMATS, recognise
 from unihpe_fast.data.formats.keypoints.found import PICTURES
 from unihpe_fast.data.formats.keypoints.record import natural
 
@@ -25,6 +25,8 @@ VIDEOS = (
     ".ogv",
     ".gif",
 )
+# of files that are keypoints or nothing
+KEYPOINTS = (".json", ".csv", ".tsv", ".h5", ".hdf5", ".slp", ".npz", ".trc", ".mat", ".txt")
 
 
 class InputError(ValueError):
@@ -59,10 +61,17 @@ def find(name: str, *, keypoints: bool = False) -> Input:
     if recognise(path) is not None:
         return Input(name, "keypoints", (path,), stem)
     if path.is_dir():
-        photos = natural(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in PICTURES)
+        # hidden files are no photographs: other systems leave some beside each
+        shown = (p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        photos = natural(p for p in shown if p.suffix.lower() in PICTURES)
         if not photos:
             raise InputError(f"{name}: folder must have photographs or keypoint files, got none that are known")
         return Input(name, "photos", tuple(photos), stem)
+    if path.suffix.lower() in KEYPOINTS:
+        wanted = ", ".join(FORMATS)
+        raise InputError(
+            f"{name}: must be keypoints in one of the formats {wanted}, got none of them; --format says which"
+        )
     # whatever else it is, the video reader knows, or says what is wrong
     return Input(name, "video", (path,), stem)
 

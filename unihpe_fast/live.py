@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unihpe_fast.prediction import Prediction, concatenate
-from unihpe_fast.predictor import Predictor
+from unihpe_fast.predictor import Keep, Predictor
 from unihpe_fast.video import OneEuro, Rate, Tracker, open_video, open_window
 
 
@@ -19,11 +19,13 @@ def live(
     camera: Any = None,
     smooth: bool = True,
     draw: Callable[[np.ndarray, Prediction], np.ndarray] | None = None,
+    keep: Keep | None = None,
     most_frames: int | None = None,
 ) -> Prediction | None:
     """Follow a webcam until its window is closed, it ends or Ctrl-C; the poses of all frames, None where none was seen.
 
-    smooth: a One-Euro filter a person. draw: picture and poses to the picture that is shown. Raises VideoError where
+    smooth: a One-Euro filter a person. draw: picture and poses to the picture that is shown. keep: is
+    told of every frame, as by `Predictor.video`. Raises VideoError where
     there is no such webcam.
     """
     tracker, rate = Tracker(), Rate()
@@ -36,6 +38,8 @@ def live(
             for frame in video:
                 found = predictor.detect(frame.image)
                 people = tracker.update(found, frame.index)
+                if keep:
+                    keep(frame.index, found, people, predictor.detector.keypoint_names)
                 posed = predictor.placed(frame, found, people, camera=camera)
                 for row in np.flatnonzero(np.isfinite(posed.joints_3d).all((1, 2))).tolist() if smooth else ():
                     steady = filters.setdefault(int(people[row]), OneEuro())

@@ -1,15 +1,18 @@
 """`python -m unihpe_fast.predict INPUT.. [--out DIR]`: photographs, videos and files of 2D keypoints to 3D poses."""
 
+import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import tyro
-from rich.console import Console
 
 from unihpe_fast.data.formats.keypoints import FORMATS as KEYPOINT_FORMATS
 from unihpe_fast.data.formats.keypoints import Keypoints, ReadOptions, read_keypoints
@@ -25,7 +28,10 @@ from unihpe_fast.outputs.overlay import draw_overlay
 from unihpe_fast.outputs.pictures import Photos, VideoFrames
 from unihpe_fast.prediction import Prediction
 from unihpe_fast.predictor import ASSUMED_FPS, DEFAULT_MODEL, Predictor
+from unihpe_fast.terminal import Terminal
 from unihpe_fast.video import open_video
+
+KEYPOINTS_SUFFIX = "_keypoints.json"
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Arguments:
 class Job:
     """The command's options in the units of `Predictor`, and what it says on the way."""
 
-    def __init__(self, arguments: Arguments, console: Console) -> None:
+    def __init__(self, arguments: Arguments, console: Terminal) -> None:
         """Raises CheckpointError or ValueError for options that cannot be used."""
         a = arguments
         if a.run is not None and a.model is not None:
@@ -89,6 +95,8 @@ class Job:
             raise ValueError(f"--smooth: must be Hz above 0 or off, got {a.smooth}")
         if a.max_gap < 0:
             raise ValueError(f"--max-gap: must be 0 or more, got {a.max_gap}")
+        if trouble := unwritable(a.out):
+            raise ValueError(f"--out: {trouble}")
         if a.fps is not None and not 0 < a.fps < 1e5:
             raise ValueError(f"--fps: must be above 0, got {a.fps}")
         self.arguments, self.console = arguments, console
@@ -114,20 +122,50 @@ class Job:
         start = time.perf_counter()
         found, frames, pictures, saved = self._predict(item, left_out)
         seconds = time.perf_counter() - start
-        people = len(np.unique(found.person)) if found.is_sequence else len(found)
-        rate = f"{frames / seconds:.1f} frames/s" if seconds > 0 else ""
-        self.say(f"{item.name}: {len(found)} poses of {people} people in {frames} frames, {seconds:.1f} s, {rate}")
+        if found.is_sequence:
+            people = number(len(np.unique(found.person)), "person", "people")
+            what = f"{number(len(found), 'pose')} of {people} in {number(frames, 'frame')}"
+        else:
+            what = f"{number(len(found), 'person', 'people')} in {number(frames, 'picture')}"
+        self.say(f"{item.name}: {what}, {seconds:.1f} s, {frames / max(seconds, 1e-6):.1f} frames/s; writing")
+        return self._write(item, found, pictures, saved, left_out)
+
+    def _write(
+        self,
+        item: Input,
+        found: Prediction,
+        pictures: Pictures | None,
+        saved: SavedKeypoints | None,
+        left_out: Counter[str],
+    ) -> list[Path]:
+        """Every file that can be written, whatever becomes of the others; an OSError then names those that were not."""
+        start = time.perf_counter()
         written: list[Path] = []
-        if saved is not None and self.arguments.save_keypoints:
-            written += saved.write(self.arguments.out / f"{item.stem}_keypoints.json")
-        for name in dict.fromkeys(self.arguments.write):
-            try:
-                written += write(found, self.arguments.out / item.stem, name, pictures)
-            except OutputError as error:
-                left_out[f"{name}: {error}"] += 1
-        for reason, count in left_out.items():
-            self.say(f"{item.name}: left out: {count} {reason}" if count > 1 else f"{item.name}: left out: {reason}")
-        self.say(f"{item.name}: written: {', '.join(map(str, written))}")
+        failed: list[str] = []
+        stem = self.arguments.out / item.stem
+        tasks: dict[str, Callable[[], list[Path]]] = {
+            name: partial(write, found, stem, name, pictures) for name in self.arguments.write
+        }
+        if saved is not None:
+            tasks = {"keypoints": lambda: saved.write(stem.with_name(stem.name + KEYPOINTS_SUFFIX)), **tasks}
+        try:
+            for name, task in tasks.items():
+                try:
+                    written += task()
+                except OutputError as error:
+                    left_out[f"{name}: {error}"] += 1
+                except OSError as error:
+                    failed.append(f"{name}: {error}")
+        finally:
+            for reason, count in left_out.items():
+                self.say(
+                    f"{item.name}: left out: {count} {reason}" if count > 1 else f"{item.name}: left out: {reason}"
+                )
+            seconds = time.perf_counter() - start
+            files = ", ".join(map(str, written)) or "nothing"
+            self.say(f"{item.name}: written in {seconds:.1f} s: {files}")
+        if failed:
+            raise OSError("; ".join(failed))
         return written
 
     def _refuse_old(self, item: Input) -> None:
@@ -135,6 +173,8 @@ class Job:
         if self.arguments.overwrite:
             return
         suffixes = [FORMATS[name].suffix for name in self.arguments.write]
+        if self.arguments.save_keypoints and item.kind != "keypoints":
+            suffixes.append(KEYPOINTS_SUFFIX)
         names = [path.name for path in self.arguments.out.iterdir()] if self.arguments.out.is_dir() else []
         for name in names:
             rest = name.removeprefix(item.stem)
@@ -159,6 +199,8 @@ class Job:
                 )
             return found, len(item.paths), Photos(item.paths), saved
         if item.kind == "webcam":
+            if a.level:
+                raise ValueError(f"--level: must be for pictures that are recorded, got webcam {item.name}")
             seen = live(
                 self.predictor,
                 int(item.name),
@@ -166,10 +208,11 @@ class Job:
                 camera=self.camera,
                 smooth=self.cutoff is not None,
                 draw=_drawn,
+                keep=saved.add if saved else None,
             )
             if seen is None:
                 raise ValueError(f"{item.name}: people must be at least one, got none")
-            return seen, len(np.unique(seen.frame)), None, None
+            return seen, len(np.unique(seen.frame)), None, saved
         with open_video(item.paths[0]) as video, Counting(item.name, video.num_frames, self.console) as counting:
             frames = Counter[str]()
 
@@ -222,7 +265,9 @@ class Job:
             return None
         unknown = ~(found.size > 0).all(1)
         joints = found.keypoints_2d[unknown]
-        width, height = guess_size(np.where(joints[..., 2:] > 0, joints[..., :2], np.nan))
+        # keypoints that are hardly seen are often thought to lie beyond the picture
+        sure = joints[..., 2] >= max(self.arguments.min_confidence, 1e-12)
+        width, height = guess_size(joints[sure if sure.any() else joints[..., 2] > 0][:, :2])
         self.say(
             f"{item.name}: note: the file does not say the pictures' size, {width} x {height} px is taken as the "
             "smallest usual one that holds the keypoints; --size W,H"
@@ -233,6 +278,20 @@ class Job:
 def _drawn(image: np.ndarray, posed: Prediction) -> np.ndarray:
     size = (image.shape[1], image.shape[0])
     return draw_overlay(image, posed.joints_2d, posed.confidence, posed.joints_3d, size=size)
+
+
+def number(count: int, one: str, many: str = "") -> str:
+    """A count with its noun in English: 1 frame, 2 frames."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def unwritable(folder: Path) -> str:
+    """Why nothing can be written into a folder that may not be there yet; "" where something can."""
+    # a file in the way may be far up
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path())
+    if not there.is_dir():
+        return f"must be a folder, got the file {there}"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"must be a folder that can be written to, got {there}"
 
 
 def _numbers(option: str, text: str, counts: tuple[int, ...]) -> tuple[float, ...] | None:
@@ -261,7 +320,9 @@ def main(arguments: list[str] | None = None) -> int:
     One input that cannot be used does not keep the others from being predicted.
     """
     parsed = tyro.cli(Arguments, args=arguments, prog="python -m unihpe_fast.predict")
-    console, errors = Console(), Console(stderr=True)
+    console, errors = Terminal(), Terminal(stderr=True)
+    # what OpenCV cannot read or write is said in our words
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
     def complain(error: object) -> None:
         errors.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
@@ -285,7 +346,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             job.run(item)
         except KeyboardInterrupt:
-            errors.print(f"interrupted; nothing of {item.name} was written", markup=False, highlight=False)
+            errors.print(f"interrupted at {item.name}; files that are there are whole", markup=False, highlight=False)
             return 130
         except DetectorError as error:
             complain(error)

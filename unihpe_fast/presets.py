@@ -41,35 +41,37 @@ PRESETS: dict[str, Config] = {
         optim=OptimConfig(steps=9000),
     ),
     # lifting that lives with 2D detectors, other labs' cameras and other people's proportions. Widths: a 2D encoder and
-    # decoder of 0.63 M multiply-adds a pose, so that one core lifts tens of thousands a second
+    # decoder of 0.93 M multiply-adds a pose, so that one core lifts tens of thousands a second
     "lifting": Config(
         data=DataConfig(
             train=("cmu-train.h5",),
             val=("cmu-val.h5",),
             image_size=0,
-            batch_size=256,
+            batch_size=1024,
             val_batch_size=1024,
             val_samples=0,
             augment=AugmentConfig(
                 rotate=5,
                 yaw=True,
-                bone_scale=0.15,
+                bone_scale=0.12,
                 body_scale=0.05,
-                refilm=0.6,
+                refilm=0.4,
+                tumble=0.2,
                 detector=0.015,
-                swap=0.04,
+                swap=0.03,
                 missing=0.07,
-                halves=0.08,
+                halves=0.06,
                 coco=0.3,
-                unknown_focal=0.3,
+                sure=0.25,
+                unknown_focal=0.2,
             ),
         ),
         model=ModelConfig(
             modalities=("pose2d", "pose3d"),
-            pose2d=PoseEncoderConfig(width=288, depth=2),
+            pose2d=PoseEncoderConfig(width=384, depth=2),
             decoder=DecoderConfig(width=256, depth=1),
         ),
-        optim=OptimConfig(steps=13_500, ema=0.999),
+        optim=OptimConfig(steps=4500, lr=2e-3, warmup=200, ema=0.998),
     ),
     "cmu-images": Config(
         data=DataConfig(

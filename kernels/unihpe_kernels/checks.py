@@ -3,13 +3,15 @@
 import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from types import EllipsisType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from unihpe_kernels import native
+from unihpe_kernels.scores import SCORES
 
 Backend = Literal["auto", "triton", "native", "torch"]
 
@@ -18,6 +20,7 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Operations that have Triton kernels, and the dtypes those take; "auto" picks Triton for CUDA tensors of these alone.
 TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
     "singular_value_contrastive_loss": (torch.float32, torch.bfloat16, torch.float16),
+    **dict.fromkeys((score.loss for score in SCORES.values()), (torch.float32, torch.bfloat16, torch.float16)),
     "gram_singular_values": (torch.float32, torch.bfloat16, torch.float16),
     "procrustes": (torch.float32, torch.bfloat16, torch.float16),
     "pa_mpjpe": (torch.float32, torch.bfloat16, torch.float16),
@@ -25,8 +28,9 @@ TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
 }
 
 # Operations that have C++ for a CPU, which takes the same dtypes, and the files that it is in.
-NATIVE_SOURCES: dict[str, tuple[str, ...]] = {
+NATIVE_SOURCES: dict[str, tuple[native.Source | str, ...]] = {
     "singular_value_contrastive_loss": ("sv_contrastive/triples.cpp", "sv_contrastive/pairs.cpp"),
+    **{score.loss: (score.native,) for score in SCORES.values()},
     "procrustes": ("procrustes/poses.cpp",),
     "pa_mpjpe": ("procrustes/poses.cpp",),
     "svd3x3": ("small_linalg/svd3x3.cpp",),
@@ -131,8 +135,35 @@ def check_backend_name(backend: str) -> None:
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Triton launches on the current device: make it the tensor's."""
-    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else contextlib.nullcontext()
+    """Triton launches on the current device: make it the tensor's.
+
+    While a CUDA graph is captured a kernel that is not compiled yet is refused: loading it would end the capture with
+    an error of the driver that names neither.
+    """
+    if tensor.device.type != "cuda":
+        return contextlib.nullcontext()
+    if torch.cuda.is_current_stream_capturing():
+        return _compiled_before(torch.cuda.device(tensor.device))
+    return torch.cuda.device(tensor.device)
+
+
+@contextlib.contextmanager
+def _compiled_before(device: contextlib.AbstractContextManager[object]) -> Iterator[None]:
+    """Within it a kernel that Triton would have to compile, or to load from its cache, raises RuntimeError."""
+    from triton import knobs  # not above: triton may be missing
+
+    def refuse(*, fn: Any, **_: Any) -> bool:
+        raise RuntimeError(
+            f"a CUDA graph must capture kernels that are compiled already, got {fn.name} for the first time with "
+            "arguments of these types and sizes: run the step once before the capture"
+        )
+
+    former, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, refuse
+    try:
+        with device:
+            yield
+    finally:
+        knobs.runtime.jit_cache_hook = former
 
 
 def _triton_obstacle(tensor: Tensor, op: str) -> str | None:

@@ -1,9 +1,5 @@
 import json
-import math
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +10,6 @@ from benchmarks.memory import peak_bytes
 from benchmarks.records import exponent, growth, write_records
 from tests.benchmarks.stand_in import Benchmark
 from unihpe_kernels.sv_contrastive import reference
-
-ROOT = Path(__file__).parents[2]
-# what the GPU machine that `make gpu` is for does not have
-MISSING = ("cattrs", "tyro", "roma", "symile", "inf_cl", "siglip_kernel")
 
 
 def busy(milliseconds):
@@ -235,45 +227,6 @@ def test_symile_is_what_its_formula_says():
     torch.testing.assert_close(found, other_losses.symile_paired_exact(drawn, 0.2), rtol=0, atol=1e-6)
 
 
-def test_gpu_benchmarks_import_where_only_the_listed_packages_are():
-    """`make gpu` installs nothing, and its machine lacks some of what `make bench` has."""
-    code = f"""
-import sys
-for name in {MISSING}:
-    sys.modules[name] = None
-import benchmarks.gpu, benchmarks.profile_step, benchmarks.test_ceilings, benchmarks.test_procrustes
-import benchmarks.test_train_step, unihpe_fast.env
-from benchmarks.test_sv_loss import all_group, paired_group
-from benchmarks.test_procrustes import pose_group
-groups = all_group(), paired_group(2), pose_group(False)
-print(sorted(c.name for g in groups for c in g.competitors if "not installed" in c.absent))
-"""
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT}/kernels", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    for package in ("inf_cl", "siglip-kernel", "roma", "symile, n"):
-        assert package in done.stdout
-
-
-def test_parts_of_a_gpu_run_carry_on(tmp_path):
-    from benchmarks.gpu import run
-
-    slept = run("slow", [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"], 5, tmp_path)
-    assert (slept.status, slept.last_line) == ("out of time after 5 s", "begun")
-    failed = run("bad", [sys.executable, "-c", "print('x'); raise SystemExit(3)"], 30, tmp_path)
-    assert (failed.status, failed.last_line) == ("failed, status 3", "x")
-    assert (tmp_path / "bad.log").read_text() == "x\n"
-
-
-def test_every_gpu_test_file_is_dealt_once():
-    from benchmarks.gpu import test_files as deal
-
-    dealt = [file for group in deal(3) for file in group]
-    assert len(dealt) == len(set(dealt))
-    assert "tests/kernels/test_triton_sv_gpu.py" in dealt
-    assert math.isclose(max(map(len, deal(3))), len(dealt) / 3, abs_tol=1)
-
-
 def test_floors_of_the_paper():
     from benchmarks import paper_limit
 
@@ -283,3 +236,21 @@ def test_floors_of_the_paper():
     assert paper_limit.paired(65_536, 3, 512, "bf16") > paper_limit.paired(32_768, 3, 512, "bf16")
     assert paper_limit.paired(65_536, 3, 256, "bf16") is None
     assert paper_limit.poses("no such kernel", 10, 1) is None
+
+
+def test_competitors_of_one_kind_are_measured_beside_ours(monkeypatch):
+    monkeypatch.setattr(harness, "PEERS", "compiled")
+    names = [OURS, "ours, replayed", "closed form", "closed form, torch.compile"]
+    benchmark = Benchmark()
+    measure(benchmark, Group("g", "B", [Competitor(name, busy(1)) for name in names]), 8, rounds=1)
+    assert list(benchmark.extra_info["side_by_side"]["competitors"]) == [OURS, "closed form, torch.compile"]
+
+
+def test_what_has_not_the_memory_is_not_tried(monkeypatch):
+    peer = Competitor("peer", busy(1), needs=lambda size: 4 * size**3)
+    monkeypatch.setattr(harness, "DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**34, 2**36))
+    assert harness._lack_of_memory(peer, 2048) == "needs 32.0 GiB, 16.0 are free"
+    assert harness._lack_of_memory(peer, 1024) == ""
+    monkeypatch.setattr(harness, "DEVICE", "cpu")
+    assert harness._lack_of_memory(peer, 2048) == ""

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import real_motion
 from benchmarks.report import real_motion_table
 from tests.data.people import H36M_CAMERA, SIZE, pixels_of, sample, standing_person
+from unihpe_fast import real_motion
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.store import write_store
@@ -97,11 +97,45 @@ def test_scores_are_means_over_samples_families_and_people(tmp_path: Path) -> No
     for key in ("mpjpe", "mpjpe_families"):
         assert scores[key] == pytest.approx(10, rel=1e-4)
     assert scores["pa"] > 2
+    # the wrist that is off, by 170 mm, and no other
+    assert scores["joints"]["left_wrist"] == pytest.approx(170, rel=1e-4)
+    assert sum(scores["joints"].values()) == pytest.approx(170, rel=1e-3)
+    # one of each person and action
+    assert {(one["person"], one["action"]) for one in scores["worst"]} == {
+        ("toy 01", "walk"), ("toy 01", "run"), ("toy 02", "walk")
+    }  # fmt: skip
     assert scores["mpjpe_interval"] == pytest.approx([10, 10], rel=1e-4)
     text = real_motion_table(record)
     assert "10.0 (10 to 10)" in text
     assert "walking (40)" in text
     assert "no person is worse than the mean pose" in text
+
+
+def test_intervals_are_over_people_not_frames() -> None:
+    # two people, one with ten times the error of the other; frames of a person are all alike
+    errors = np.repeat([10.0, 100.0], 500)
+    names = np.repeat(["a", "b"], 500)
+    blank = np.zeros(1000)
+    found = real_motion.Found(
+        errors, errors, errors, errors, np.repeat(errors[:, None], 17, 1), names, names, names,
+        blank.astype(int), np.arange(1000), *(np.zeros((1000, 17, 3)) for _ in range(3)),
+    )  # fmt: skip
+    scores = real_motion.scores(found)
+    # of draws of two people a quarter has one of them alone
+    assert scores["mpjpe_interval"] == [10, 100]
+    assert scores["mpjpe"] == 55
+
+
+def test_distance_from_training_ignores_place_and_facing() -> None:
+    rng = np.random.default_rng(0)
+    training, (turn, _) = rng.normal(0, 300, (50, 17, 3)), np.linalg.qr(rng.normal(size=(3, 3)))
+    poses = training[[7, 3]] @ turn.T + 1000
+    poses[1] *= 1.1
+    far = real_motion.distance_to(poses, training)
+    assert far[0] < 0.05
+    pairs = np.triu_indices(17, 1)
+    spans = np.linalg.norm(training[3, pairs[0]] - training[3, pairs[1]], axis=1)
+    assert far[1] == pytest.approx(0.1 * np.sqrt((spans**2).mean()), rel=1e-3)
 
 
 def test_the_splits_keep_their_people_apart() -> None:

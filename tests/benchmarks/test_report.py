@@ -104,7 +104,14 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(json.dumps({**ORIGIN, **data}))
     soak = {"steps": 2000, "workers": 4, "slope": 0.0734, "files": [9, 9, 10], "readings": {"rss": [100.4, 101.6]}}
     (tmp_path / "soak.json").write_text(json.dumps({**ORIGIN, **soak}))
-    names = ("synthetic", "ablation", "lifting", "data", "soak")
+    forms = {
+        name: {"least_s": seconds} for name, seconds in (("eager", 4e-3), ("pt2", 5e-3), ("onnx", 2e-3), ("aoti", 1e-3))
+    }
+    exported = {"batches": {"4096": forms}, "errors_mm": {"pt2": 0.0, "onnx": 6.5e-4, "aoti": 5e-4}}
+    (tmp_path / "export.json").write_text(
+        json.dumps({**ORIGIN, **exported, "load_before": 0.2, "rounds": 3, "model": "lifting"})
+    )
+    names = ("synthetic", "ablation", "lifting", "data", "soak", "export")
     text = "".join(f"<!-- results:{name} -->stale<!-- end -->\n" for name in names)
     got = report.render(text, tmp_path)
     assert "stale" not in got
@@ -121,6 +128,7 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
         "500, 501 MB with 2 workers. 2 cores.",
         "from 100 to 102 MiB, slope fitted to the last three quarters +0.073 MiB a 100 steps; open",
         "files at most 9, 9, 10 in the second",
+        "| AOTInductor | 1.00 ms, 4.00× | 5.0e-04 |",
     ):
         assert part in got, part
     assert got.index("| none | 2 |") < got.index("| both | 1 | 60.0 |")

@@ -304,6 +304,7 @@ IMAGE = {"id": 7, "file_name": "a.jpg", "width": 640, "height": 480}
         (dataset(person(1, category_id=3)), r"annotations\[0\]: category_id: found 3, which no category has"),
         (dataset(person(1), categories=[{"id": 1, "keypoints": "nose"}]), r"categories\[0\]: keypoints: found nose"),
         (dataset(person(1), categories=[{"keypoints": ["nose"]}]), r"categories\[0\]: id: found nothing"),
+        (dataset(person(1), categories=[CATEGORY, CATEGORY]), r"categories\[1\]: id: found 1 a second time"),
         (dataset(person(1, keypoints=[1, 2, 2]), categories=[]), r"\[0\]: keypoints: found 3 values, wanted 51"),
         (dataset(lacking("image_id")), r"annotations\[0\]: image_id: found nothing, wanted int or str"),
         (dataset(person(1), 5), r"annotations\[1\]: found int, wanted an object"),

@@ -383,6 +383,19 @@ def test_a_changed_photograph_box_or_size_is_cut_again(tmp_path: Path, people) -
         same(list(crop_photos(people, 24, cache=partial)), list(crop_photos(people, 24)))
 
 
+def test_another_annotated_size_is_looked_at_again(tmp_path: Path) -> None:
+    """What a job has made for a picture as stored is neither one annotated upright nor one of another size."""
+    path, out = tmp_path / "a.jpg", tmp_path / "out.h5"
+    path.write_bytes(tagged(jpeg(np.random.default_rng(2).integers(0, 255, (60, 90, 3), dtype=np.uint8)), 6))
+    interrupted(out, [person(path, camera=camera_of(90, 60))], 1)
+    upright = [person(path, camera=camera_of(60, 90))]
+    with CropCache(out, 16) as partial:
+        same(list(crop_photos(upright, 16, cache=partial)), list(crop_photos(upright, 16)))
+    interrupted(out, [person(path, camera=camera_of(90, 60))], 1)
+    with CropCache(out, 16) as partial, pytest.raises(PhotoError, match="another size than annotated"):
+        list(crop_photos([person(path, camera=camera_of(90, 61))], 16, cache=partial))
+
+
 def test_damaged_crops_are_cut_again(tmp_path: Path, people) -> None:
     out, kept = tmp_path / "out.h5", tmp_path / "out.h5.crops"
     interrupted(out, people, 4)

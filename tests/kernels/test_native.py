@@ -20,12 +20,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tests.kernels.pose_cases import pose_pairs
-from unihpe_kernels import checks, native, pa_mpjpe, procrustes, singular_value_contrastive_loss, svd3x3
+from unihpe_kernels import caller, checks, native, pa_mpjpe, procrustes, singular_value_contrastive_loss, svd3x3
 from unihpe_kernels.native import compiling, folders
 from unihpe_kernels.procrustes import reference
 
 KERNELS = Path(__file__).parents[2] / "kernels"
-SOURCES = sorted({source for sources in checks.NATIVE_SOURCES.values() for source in sources})
+SOURCES = sorted({source for sources in checks.NATIVE_SOURCES.values() for source in sources}, key=str)
 SAMPLES = 10_000  # several pieces for every thread
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
@@ -77,6 +77,14 @@ def test_a_compiler_that_fails_is_named_with_what_it_said(tmp_path):
     # it points to the line that called, which is line 7 of what is run
     assert "<string>:7: RuntimeWarning" in done.stderr
     assert {path.suffix for path in tmp_path.glob("*/*")} == {".lock", ".failed"}
+
+
+def test_warnings_point_to_the_caller_and_not_to_torch_that_dispatches():
+    scope = {"warn": caller.warn}
+    exec(compile("def dispatch():\n    warn('slow', RuntimeWarning)", torch.__file__, "exec"), scope)
+    with pytest.warns(RuntimeWarning, match="slow") as caught:
+        scope["dispatch"]()
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 @needs_compiler
@@ -135,11 +143,12 @@ def test_on_lesser_cpus(flag, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", SOURCES, ids=str)
 def test_no_warning_of_the_compiler(source, tmp_path):
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fsyntax-only"]
     package = KERNELS / "unihpe_kernels"
-    command = [*native.compiler(), *flags, "-I", package, package / source]
+    file, _, defines = source if isinstance(source, native.Source) else native.Source(source)
+    command = [*native.compiler(), *flags, *(f"-D{name}" for name in defines), "-I", package, package / file]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -317,8 +317,9 @@ def test_many_triples_are_warned_of(monkeypatch):
     singular_value_contrastive_loss(embeddings, negatives="all")
     embeddings = [torch.cat([e, e]) for e in embeddings]
     singular_value_contrastive_loss(embeddings, negatives="paired")
-    with pytest.warns(UserWarning, match="work grows with the batch cubed"):
+    with pytest.warns(UserWarning, match="work grows with the batch cubed") as warned:
         singular_value_contrastive_loss(embeddings, negatives="all")
+    assert [warning.filename for warning in warned] == [__file__]
 
 
 def test_splits_are_of_all_kinds():

@@ -9,8 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.memory import peak_bytes
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
-from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive import scratch
+from unihpe_kernels import scratch, singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
 
 pytestmark = pytest.mark.usefixtures("cpu_backend")
@@ -134,7 +133,7 @@ def largest_tensor(count: int, batch: int, negatives: str) -> int:
 def test_memory_of_all_is_quadratic(monkeypatch):
     monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 16384)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr("unihpe_kernels.sv_contrastive.scratch._held", threading.local())  # of earlier tests, larger
+    monkeypatch.setattr("unihpe_kernels.scratch._held", threading.local())  # of earlier tests, larger
     # five tile buffers in one store, beside the B^2 = 65,536 of a Gram matrix; B^3 would be 16.8 million
     assert 256 * 256 <= largest_tensor(3, 256, "all") <= 5 * 256 * 256
 

@@ -15,6 +15,7 @@ from tests.kernels.sv_cases import (
     value_and_gradients,
 )
 from tests.kernels.test_sv_loss import CASES, KINDS
+from tests.kernels.test_sv_range import SIZES, check_relative, converged, moved
 from tests.kernels.triton_device import DEVICE, needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, triton_loss  # noqa: F401
 from unihpe_kernels import singular_value_contrastive_loss
@@ -264,6 +265,37 @@ def test_mixed_dtypes_are_promoted():
     assert gradients[0].dtype == torch.bfloat16
     assert torch.equal(gradients[0], wanted[0].bfloat16())
     assert torch.equal(gradients[1], wanted[1])
+
+
+@WITHOUT_WARNING  # of rows beyond the batch
+@pytest.mark.parametrize(
+    ("negatives", "count", "masked"), [("all", 3, False), ("paired", 3, True), ("paired", 8, False)]
+)
+def test_near_convergence_nothing_cancels(negatives, count, masked):
+    """Errors are relative to the loss and to the gradients themselves, as in `test_sv_range`."""
+    present = torch.rand(count, 12, generator=torch.Generator().manual_seed(1)) > 0.2 if masked else None
+    tau = 0.01
+    options = {"temperature": torch.tensor(tau), "negatives": negatives, "present": present}
+    value, gradients = value_and_gradients(triton_loss, converged(count), **options)
+    options["temperature"] = torch.tensor(tau).double()
+    doubles = [e.double() for e in converged(count)]
+    exact, exact_gradients = value_and_gradients(singular_value_contrastive_loss, doubles, **options)
+    check_relative(value, exact, 1e-6 / tau)
+    for gradient, wanted in zip(gradients, exact_gradients, strict=True):
+        check_relative(gradient, wanted, 1e-6 / tau)
+
+
+@pytest.mark.parametrize(("negatives", "count", "dtype"), [
+    ("all", 3, torch.float32), ("paired", 2, torch.bfloat16), ("paired", 4, torch.float32),
+])  # fmt: skip
+def test_the_size_of_a_row_does_not_matter(negatives, count, dtype):
+    embeddings = [e.detach() for e in random_embeddings(count, 6, 5, dtype)]
+    value, gradients = value_and_gradients(triton_loss, embeddings, negatives=negatives)
+    for powers in SIZES:
+        got, got_gradients = value_and_gradients(triton_loss, moved(embeddings, powers), negatives=negatives)
+        torch.testing.assert_close(got, value, rtol=1e-6, atol=0)
+        for gradient, wanted, power in zip(got_gradients, gradients, (*powers, *[0] * (count - 2)), strict=True):
+            torch.testing.assert_close(gradient * 2.0**power, wanted, rtol=1e-4, atol=1e-7)
 
 
 @WITHOUT_WARNING

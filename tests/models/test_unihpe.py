@@ -7,7 +7,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.models.cases import SIZE, TINY_MLP, TINY_TRANSFORMER, make_batch, model_inputs, poisoned, tiny_config
 from unihpe_fast.config import LossConfig, ModelConfig
-from unihpe_fast.losses import Criterion, parameter_groups
+from unihpe_fast.engine.parameters import parameter_groups
+from unihpe_fast.losses import Criterion
 from unihpe_fast.models.unihpe import UniHPE, fill_missing_images
 
 ALL_TERMS = LossConfig(singular_value=0.3, pairwise=0.2, joints_3d=1.0, joints_2d=0.7, pa_mpjpe=0.5)

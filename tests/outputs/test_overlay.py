@@ -1,5 +1,6 @@
 """Overlays are read back: where lines must be, there are lines; videos have their frames, their rate and their size."""
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,41 @@ def test_without_pictures_keypoints_stand_on_an_empty_ground(tmp_path: Path, kno
     image = cv2.imread(str(path))[..., ::-1]
     for colour in COLOURS.values():
         assert (np.abs(image.astype(int) - colour).max(-1) < 40).sum() > 100
+
+
+def test_two_hundred_people_fit_beside_the_picture(tmp_path: Path) -> None:
+    crowd = walkers(2, people=200)
+    (path,) = write(crowd, tmp_path / "crowd", "overlay")
+    video = cv2.VideoCapture(str(path))
+    _, image = video.read()
+    assert image.shape[1] <= SIZE[0] + 3 * SIZE[1]
+    view = image[:, SIZE[0] :, ::-1].astype(int)
+    # a place of 36 by 6 each: the first is taken, the last of the last row is not
+    place = view.shape[0] // 6, view.shape[1] // 36
+    left = np.abs(view - COLOURS["left"]).max(-1) < 60
+    assert left[: place[0], : place[1]].any()
+    assert left[-place[0] :, 19 * place[1] : 20 * place[1]].any()
+    assert not left[-place[0] :, 21 * place[1] :].any()
+
+
+def test_a_disk_that_is_full_leaves_the_old_video(tmp_path: Path) -> None:
+    with OverlayVideo(tmp_path / "clip.mp4", 25) as video:
+        video.add(np.zeros((64, 96, 3), np.uint8))
+    before = (tmp_path / "clip.mp4").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    rng = np.random.default_rng(0)
+    video = OverlayVideo(tmp_path / "clip.mp4", 25)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        # OpenCV says nothing of what it cannot write
+        for _ in range(30):
+            video.add(rng.integers(0, 255, (64, 96, 3), np.uint8))
+        with pytest.raises(OSError, match=r"clip\.mp4: 30 frames must be written, got"):
+            video.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+    assert (tmp_path / "clip.mp4").read_bytes() == before
 
 
 def test_a_video_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ projects the augmented joints onto the augmented pixels exactly, lens distortion
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def augment(people: People, config: AugmentConfig, rng: np.random.Generator) -> 
     if config.yaw or config.bone_scale or config.body_scale:
         people = move(people, config, rng)
     if config.refilm:
-        people = refilm(people, rng.random(len(people.bbox)) < config.refilm, rng)
+        people = refilm(people, rng.random(len(people.bbox)) < config.refilm, rng, tumble=config.tumble)
     if config.flip:
         people = flip(people, rng.random(len(people.bbox)) < 0.5)
     if config.rotate:
@@ -114,10 +115,10 @@ def move(people: People, config: AugmentConfig, rng: np.random.Generator) -> Peo
     return result
 
 
-def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator) -> People:
+def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator, *, tumble: float = 0.0) -> People:
     """Film the chosen people [N] bool with other cameras: pinhole, focal length 0.7 to 2.2 times the image's width, the
     camera's elevation over the person 8 +- 12 degrees, rolled by 3 degrees, the person anywhere in the image and from
-    a fifth to nine tenths of it high.
+    a fifth to nine tenths of it high. A share `tumble` of them are turned any way round before they are filmed.
 
     Who may not be moved (see `move`) stays, and who would not fit the image.
     """
@@ -125,6 +126,8 @@ def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator) -> Peop
     focal = _REFILM_SIZE * np.exp(rng.uniform(np.log(0.7), np.log(2.2), count))
     pitch, tilt = np.radians(rng.normal(8, 12, count)).clip(-0.5, 1.0), np.radians(rng.normal(0, 3, count))
     yaw, share, off = rng.uniform(-np.pi, np.pi, count), rng.uniform(0.2, 0.9, count), rng.uniform(-1, 1, (count, 2))
+    turns = _any_rotation(count, rng) if tumble else None
+    tumbled = rng.random(count) < tumble if tumble else np.zeros(count, bool)
     known = (people.joints_3d[..., 3] > 0).all(1)
     rows = np.flatnonzero(chosen & people.free & known)
     if not len(rows):
@@ -137,6 +140,9 @@ def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator) -> Peop
     sine = np.linalg.norm(axis, axis=1)
     axis = np.where(sine[:, None] > 1e-9, axis / np.maximum(sine, 1e-9)[:, None], [1.0, 0.0, 0.0])
     offsets = _turned(offsets, axis, np.arctan2(sine, up @ level))
+    if turns is not None:
+        over = tumbled[rows]
+        offsets[over] = offsets[over] @ turns[rows[over]].transpose(0, 2, 1)
     unit = np.eye(3)[:, None].repeat(len(rows), 1)
     for about, angle in ((1, yaw), (0, pitch), (2, tilt)):
         offsets = _turned(offsets, unit[about], angle[rows])
@@ -175,14 +181,42 @@ def refilm(people: People, chosen: np.ndarray, rng: np.random.Generator) -> Peop
     return result
 
 
+def _any_rotation(count: int, rng: np.random.Generator) -> np.ndarray:
+    """[N, 3, 3] drawn uniformly from all rotations: those of normal quaternions."""
+    quaternions = rng.standard_normal((count, 4))
+    quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+    w, axis = quaternions[:, 0], quaternions[:, 1:]
+    angle = 2 * np.arctan2(np.linalg.norm(axis, axis=1), w)
+    axis = axis / np.maximum(np.linalg.norm(axis, axis=1, keepdims=True), 1e-12)
+    return _turned(np.eye(3)[None].repeat(count, 0), axis, angle).transpose(0, 2, 1)
+
+
 # px, width and height of the images of other labs' cameras
 _REFILM_SIZE = 1000.0
-# how much a detector errs at each joint, mean 1: OKS's standard deviations (Ruggero Ronchi and Perona 2017), of joints
-# that are derived from others those of their sources
-_OKS = np.array(
-    [.107, .107, .087, .089, .107, .087, .089, .093, .079, .035, .035, .079, .072, .062, .079, .072, .062]
-)  # fmt: skip
-JOINT_ERROR = _OKS / _OKS.mean()
+
+
+class ErrorShape(NamedTuple):
+    """How a detector errs, whatever the size. joint: [17] relative to the mean over joints. tail, factor: the share of
+    joints that err so many times as much. sureness: standard deviation of a confidence's logarithm."""
+
+    joint: np.ndarray
+    tail: float
+    factor: float
+    sureness: float
+
+
+def _relative(hip: float, knee: float, ankle: float, shoulder: float, elbow: float, wrist: float) -> np.ndarray:
+    """[17] of mean 1. Trunk joints as the hips, the shoulders and between; nose and eyes as OKS has them."""
+    nose, leg, arm = 0.035 / 0.079 * shoulder, (hip, knee, ankle), (shoulder, elbow, wrist)
+    sigma = np.array([hip, *leg, *leg, (hip + shoulder) / 2, shoulder, nose, nose, *arm, *arm])
+    return sigma / sigma.mean()
+
+
+# OKS's standard deviations (Ruggero Ronchi and Perona 2017) and a light tail
+OKS_ERRORS = ErrorShape(_relative(0.107, 0.087, 0.089, 0.079, 0.072, 0.062), 0.05, 3.0, 0.1)
+# MoveNet's errors against the labels of 500 people of lspet (benchmarks/detector_noise.py), photographs of sports whose
+# labels err too: this tail and people's own spread give their quantiles to within a tenth
+MOVENET_ERRORS = ErrorShape(_relative(0.0393, 0.0278, 0.0299, 0.0243, 0.0204, 0.0189), 0.12, 7.0, 0.3)
 # of the pairs that a detector confuses: right leg and left leg, right arm and left arm
 _LIMBS = (((1, 2, 3), (4, 5, 6)), ((14, 15, 16), (11, 12, 13)))
 _LOWER = (2, 3, 5, 6)
@@ -190,20 +224,27 @@ _LOWER = (2, 3, 5, 6)
 _GRADED = 0.5
 
 
-def detect(people: People, config: AugmentConfig, rng: np.random.Generator) -> People:
+def detect(
+    people: People, config: AugmentConfig, rng: np.random.Generator, shape: ErrorShape = MOVENET_ERRORS
+) -> People:
     """What a 2D detector would say of free people: see the options of AugmentConfig. Their boxes are drawn around that.
 
-    A joint's error is Gaussian with a standard deviation of JOINT_ERROR times the person's own, which is log-normal
-    about config.detector of the box side, and three times that for one joint in twenty. A graded confidence falls with
-    the error that was drawn, from 1 to 0.2 at three standard deviations.
+    A joint's error is Gaussian with a standard deviation of shape.joint times the person's own, which is log-normal
+    about config.detector of the box side, and some joints err more. A graded confidence falls with the error that was
+    drawn: as exp(-error / 2 config.detector), which is MoveNet's in the median, but not below 0.2.
     """
     count = len(people.bbox)
     own = config.detector * np.exp(rng.normal(-0.125, 0.5, (count, 1)))
-    wide = np.where(rng.random((count, NUM_JOINTS)) < 0.05, 3.0, 1.0)
-    error = rng.standard_normal((count, NUM_JOINTS, 2)) * (own * JOINT_ERROR * wide)[..., None]
-    spread = rng.uniform(0.85, 1.15, (count, NUM_JOINTS))
+    wide = np.where(rng.random((count, NUM_JOINTS)) < shape.tail, shape.factor, 1.0)
+    error = rng.standard_normal((count, NUM_JOINTS, 2)) * (own * shape.joint * wide)[..., None]
+    if config.sure:
+        exact = rng.random(count) < config.sure
+        error[exact] = 0
+    spread = np.exp(shape.sureness * rng.standard_normal((count, NUM_JOINTS)))
     graded, like_coco, half = (rng.random(count) < share for share in (_GRADED, config.coco, config.halves))
     swapped, lowest = rng.random((count, 2)) < config.swap, rng.random(count) < 0.5
+    if config.sure:
+        swapped, like_coco = swapped & ~exact[:, None], like_coco & ~exact
     gone = rng.random((count, NUM_JOINTS)) < config.missing
 
     points = people.keypoints_2d.copy()

@@ -1,8 +1,9 @@
 """The crops of a job that was killed, kept beside its output so that the same command goes on where it stopped.
 
 A file of records, only ever added to: which person on which photograph (the path, size and time of the photograph's
-file, and the bbox), then the JPEG and its checksum. What the records mean stands in the first line: after a change of
-the crop's size or of the program's versions they are not used. A record that was cut short by the kill is cut off.
+file, the bbox, and the size of the picture that was annotated), then the JPEG and its checksum. What the records mean
+stands in the first line: after a change of the crop's size or of the program's versions they are not used. A record
+that was cut short by the kill is cut off.
 """
 
 import fcntl
@@ -151,7 +152,8 @@ class CropCache:
 
 
 def crop_keys(photo: Path, samples: Sequence[Sample]) -> list[int]:
-    """A number for each of these samples of one photograph; it changes with the photograph's file and the bbox."""
+    """A number for each of these samples of one photograph; it changes with the photograph's file, the bbox and the
+    size of the annotated picture, which says whether the photograph fits it and how its orientation tag is taken."""
     try:
         status = photo.stat()
         version = (status.st_size, status.st_mtime_ns)
@@ -162,5 +164,7 @@ def crop_keys(photo: Path, samples: Sequence[Sample]) -> list[int]:
     for sample in samples:
         own = shared.copy()
         own.update(np.asarray(sample.bbox, np.float32).tobytes())
+        if sample.camera is not None:
+            own.update(struct.pack("<QQ", sample.camera.width, sample.camera.height))
         keys.append(int.from_bytes(own.digest(), "little"))
     return keys

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
 from torch import Tensor
 
@@ -171,6 +170,8 @@ def decode_photo(data: bytes, step: int) -> np.ndarray:
 
 def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     """[H, W, 3] BGR. simplejpeg refuses damage that OpenCV only has libjpeg mention on the terminal."""
+    import simplejpeg  # not above: drawn people need none, and a step can be timed where it is not installed
+
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space in ("CMYK", "YCCK"):

@@ -16,7 +16,12 @@ class Counting:
 
     def __init__(self, name: str, total: int | None, console: Console) -> None:
         self.name, self.total, self.console = name, total, console
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
 
     def __enter__(self) -> "Counting":

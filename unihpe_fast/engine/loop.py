@@ -1,4 +1,16 @@
-"""The training loop: stepped, logged, checkpointed and scored, and what stops it."""
+"""The training loop: stepped, logged, checkpointed and scored, and what stops it.
+
+train: refuse what cannot be used, build the trainer, or take it up from the newest checkpoint; then
+  _Run.finish
+    _fit: batches from the loader
+      _steps, until the last:
+        Trainer.advance: forward, losses, backward, optimiser
+        stop requests and broken pictures of all ranks are added up, a step late
+        every log_every steps, a line; every eval_every, scores; every checkpoint_every, a checkpoint
+        where a signal asked for it: save, and Stopped
+    the weights that are scored are saved, and scored
+summary and plots
+"""
 
 import contextlib
 import time

@@ -14,6 +14,7 @@ from unihpe_fast.config import Config, ConfigError, config_of, to_yaml
 from unihpe_fast.engine.checkpoint_state import not_finite
 from unihpe_fast.engine.faults import CheckpointError
 from unihpe_fast.fileio import atomic_path
+from unihpe_fast.models.hub import WeightsError
 from unihpe_fast.models.unihpe import UniHPE
 
 # what comes with the package
@@ -46,7 +47,7 @@ def package(path: Path, model: UniHPE, config: Config, card: ModelCard) -> None:
 
     Weights are kept in float16, half the room; where they leave its range, in float32. Raises OSError.
     """
-    config = _without_paths(config)
+    config = without_paths(config)
     tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
     halves = {name: x.half() if x.dtype == torch.float32 else x for name, x in tensors.items()}
     fits = all(x.isfinite().all() for x in halves.values() if x.is_floating_point())
@@ -76,20 +77,16 @@ def load_packaged(path: Path) -> tuple[UniHPE, Config]:
 
 def build(config: Config, weights: Path) -> UniHPE:
     """The model of these options with the weights of a safetensors file, in evaluation mode; else CheckpointError."""
-    # the weights are there: nothing is to be fetched
-    image = dataclasses.replace(config.model.image, pretrained=False)
-    model = UniHPE(dataclasses.replace(config.model, image=image), image_size=config.data.image_size)
     try:
-        tensors = safetensors.torch.load_file(weights)
-        model.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{weights}: {error}") from error
-    if fault := not_finite(tensors):
+        model = UniHPE.from_weights(config.model, config.data.image_size, weights)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
+    if fault := not_finite(model.state_dict()):
         raise CheckpointError(f"{weights}: {fault}")
-    return model.eval()
+    return model
 
 
-def _without_paths(config: Config) -> Config:
+def without_paths(config: Config) -> Config:
     """The options with the names of their files alone, and no run folder: where they lay is nobody's business."""
     data = config.data
     named = dataclasses.replace(

@@ -37,7 +37,10 @@ class Runtime:
 
 def _device(wanted: str) -> tuple[torch.device, str]:
     if wanted != "auto":
-        device = torch.device(wanted)
+        try:
+            device = torch.device(wanted)
+        except RuntimeError as error:
+            raise ConfigError(f"--run.device: must be auto or a device of torch, got {wanted!r}") from error
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"--run.device {wanted}: torch {torch.__version__} sees no CUDA device here")
         if device.type == "cuda" and device.index is None:

@@ -20,9 +20,10 @@ from unihpe_fast.config import Config, OptimConfig
 from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.distributed import Ranks
 from unihpe_fast.engine.nonfinite import BadSteps, StepRecord
+from unihpe_fast.engine.parameters import parameter_groups
 from unihpe_fast.engine.runtime import Runtime
 from unihpe_fast.engine.sharded import divided, own_part, shard, whole
-from unihpe_fast.losses import Criterion, parameter_groups
+from unihpe_fast.losses import Criterion
 from unihpe_fast.models.unihpe import UniHPE
 
 

@@ -24,10 +24,12 @@ JOINT_FEATURES = 32
 
 
 class ImageFeatures(NamedTuple):
-    """embedding: [B, D]. keypoints_2d: [B, 17, 2] in crop units, the crop spans [-1, 1]."""
+    """embedding: [B, D]. keypoints_2d: [B, 17, 2] in crop units, the crop spans [-1, 1]. log_heatmaps: [B, 17, H, W],
+    logarithms of probabilities over the cells of the crop."""
 
     embedding: Tensor
     keypoints_2d: Tensor
+    log_heatmaps: Tensor
 
 
 class ImageEncoder(nn.Module):
@@ -67,13 +69,14 @@ class ImageEncoder(nn.Module):
         fused = self._fuse(maps)
         logits = self.heatmaps(fused)
         # fp32: thousands of small numbers are added up
-        heatmaps = logits.flatten(2).float().softmax(-1)
+        log_heatmaps = logits.flatten(2).float().log_softmax(-1)
+        heatmaps = log_heatmaps.exp()
         keypoints = soft_argmax(heatmaps.unflatten(-1, logits.shape[-2:]))
         # [B, 17, HW] x [B, HW, C]: the fused map read at each joint
         joints = self.joint_features(heatmaps.to(fused.dtype) @ fused.flatten(2).transpose(1, 2))
         pooled = maps[-1].mean((-2, -1))
         x = torch.cat([pooled.float(), joints.flatten(1).float(), keypoints.flatten(1), box], dim=1)
-        return ImageFeatures(self.head(self.mlp(x)), keypoints)
+        return ImageFeatures(self.head(self.mlp(x)), keypoints, log_heatmaps.unflatten(-1, logits.shape[-2:]))
 
     def _fuse(self, maps: list[Tensor]) -> Tensor:
         fused: Tensor | None = None

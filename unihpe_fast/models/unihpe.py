@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from unihpe_fast.config import ModelConfig
 from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.data.skeleton import NUM_JOINTS, ROOT
-from unihpe_fast.losses import MM_PER_METRE
 from unihpe_fast.models.decoder import PoseDecoder
+from unihpe_fast.models.hub import OnHub
 from unihpe_fast.models.image_encoder import ImageEncoder, ImageFeatures
 from unihpe_fast.models.pose_encoder import PoseEncoder
+from unihpe_fast.units import MM_PER_METRE
 
 
 class Outputs(NamedTuple):
@@ -21,20 +22,22 @@ class Outputs(NamedTuple):
 
     embeddings: [M, B, D], not normalised. pred_joints_3d: [M, B, 17, 3] root-relative camera-space mm, the root
     exactly 0. pred_keypoints_2d: [B, 17, 2] of the image's 2D head in crop units (it spans [-1, 1]); None without
-    such a head.
+    such a head. log_heatmaps: [B, 17, H, W] of that head, logarithms of probabilities; None likewise.
     Entries of a modality that a sample lacks are finite and mean nothing.
     """
 
     embeddings: Tensor
     pred_joints_3d: Tensor
     pred_keypoints_2d: Tensor | None
+    log_heatmaps: Tensor | None = None
 
 
-class UniHPE(nn.Module):
+class UniHPE(nn.Module, OnHub):
     """Image, 2D keypoints and 3D joints of a person in one embedding space, each decoded to 3D by one decoder.
 
     Modalities outside `config.modalities` are not built. image_size: side of the image input, px, a multiple of 32;
     not looked at without the image modality. Raises ValueError for options that do not fit together.
+    `from_pretrained`, `save_pretrained` and `push_to_hub` are those of huggingface_hub: see hub.py.
     Source: UniHPE (arXiv 2311.16477); source tokens: UniHPR (arXiv 2510.19078).
     """
 
@@ -42,6 +45,7 @@ class UniHPE(nn.Module):
 
     def __init__(self, config: ModelConfig, *, image_size: int) -> None:
         super().__init__()
+        self.config, self.image_size = config, image_size
         self.modalities = tuple(config.modalities)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities must be one or more, each once, got {self.modalities}")
@@ -134,8 +138,9 @@ class UniHPE(nn.Module):
 
         Tensors of modalities that the model lacks are not looked at and may be None. What stands in the entries of an
         absent modality (even NaN) changes nothing for the samples that have it: poses are replaced by missing joints,
-        and images by images of the same batch, so that BatchNorm sees real images only. A batch without any image is
-        the one exception: BatchNorm's running statistics then see blank images.
+        and images in training by images of the same batch, so that BatchNorm sees real images only (in evaluation by
+        blank ones). A batch without any image is the one exception: BatchNorm's running statistics then see blank
+        images.
         """
         batch = _check("box", box, 3)
         if present.shape != (len(MODALITIES), batch) or present.dtype != torch.bool:
@@ -145,10 +150,14 @@ class UniHPE(nn.Module):
         has = dict(zip(MODALITIES, present[..., None], strict=True))  # [B, 1] each
         embeddings: dict[str, Tensor] = {}
         keypoints: Tensor | None = None
+        log_heatmaps: Tensor | None = None
         if "image" in self.modalities:
-            lent = fill_missing_images(_given("image", image, batch), has["image"][:, 0])
-            features = self._features(lent, torch.where(has["image"], box, 0))
-            embeddings["image"], keypoints = features
+            given, shown = _given("image", image, batch), has["image"]
+            # in evaluation BatchNorm's statistics stand, and a blank image will do
+            blank = torch.where(shown[..., None, None], given, 0)
+            lent = fill_missing_images(given, shown[:, 0]) if self.training else blank
+            features = self._features(lent, torch.where(shown, box, 0))
+            embeddings["image"], keypoints, log_heatmaps = features
         if "pose2d" in self.modalities:
             seen = torch.where(has["pose2d"][..., None], _given("keypoints_2d", keypoints_2d, batch), 0)
             embeddings["pose2d"] = self.encode_pose2d(seen, torch.where(has["pose2d"], box, 0))
@@ -157,7 +166,7 @@ class UniHPE(nn.Module):
             embeddings["pose3d"] = self.encode_pose3d(known)
         stacked = torch.stack([embeddings[modality] for modality in self.modalities])
         sourced = stacked if self.source_tokens is None else stacked + self.source_tokens[:, None]
-        return Outputs(stacked, self._pose(sourced), keypoints)
+        return Outputs(stacked, self._pose(sourced), keypoints, log_heatmaps)
 
     def _features(self, image: Tensor, box: Tensor) -> ImageFeatures:
         encoder = self._encoder("image")
@@ -175,16 +184,19 @@ class UniHPE(nn.Module):
 
 
 def _check(name: str, tensor: Tensor, *sizes: int, batch: int | None = None) -> int:
-    """The batch size of a tensor [B, *sizes]; ValueError where it has another shape."""
-    if tensor.shape[1:] != sizes or tensor.dim() != len(sizes) + 1 or (batch is not None and len(tensor) != batch):
+    """The batch size of a tensor [B, *sizes]; ValueError where it has another shape.
+
+    It is taken from the shape, since `len` makes a constant of it, and an exported model then takes that batch alone.
+    """
+    if tensor.dim() != len(sizes) + 1 or tensor.shape[1:] != sizes or (batch is not None and tensor.shape[0] != batch):
         wanted = ["B" if batch is None else batch, *sizes]
         raise ValueError(f"{name} must have shape [{', '.join(map(str, wanted))}], got {list(tensor.shape)}")
-    return len(tensor)
+    return tensor.shape[0]
 
 
 def _given(name: str, tensor: Tensor | None, batch: int) -> Tensor:
-    if tensor is None or len(tensor) != batch:
-        found = "None" if tensor is None else f"{len(tensor)}"
+    if tensor is None or tensor.shape[0] != batch:
+        found = "None" if tensor is None else f"{tensor.shape[0]}"
         raise ValueError(f"{name} must hold {batch} samples, as box does, for this model; got {found}")
     return tensor
 
@@ -196,6 +208,6 @@ def fill_missing_images(image: Tensor, present: Tensor) -> Tensor:
     """
     order = torch.argsort((~present).int(), stable=True)
     count = present.sum()
-    rank = torch.arange(len(present), device=present.device) % count.clamp(min=1)
-    source = torch.where(present, torch.arange(len(present), device=present.device), order[rank])
+    rows = torch.arange(present.shape[0], device=present.device)
+    source = torch.where(present, rows, order[rows % count.clamp(min=1)])
     return torch.where(count > 0, image[source], 0)

@@ -11,6 +11,11 @@ from unihpe_fast.data.skeleton import BONES
 from unihpe_fast.fileio import atomic_path
 from unihpe_fast.prediction import Prediction
 
+# rows that become Python's numbers at once
+_ROWS = 1024
+# of each array: the digits after the point
+_DIGITS = {"time": 6, "camera": 6, "roll": 6, "root": 3, "joints_3d": 3, "joints_2d": 3, "confidence": 4}
+
 
 def write(prediction: Prediction, path: Path) -> list[Path]:
     """One file, written a person at a time: an hour of video needs no more memory than its arrays."""
@@ -33,27 +38,32 @@ def write(prediction: Prediction, path: Path) -> list[Path]:
 
 
 def _poses(p: Prediction) -> Iterator[dict[str, Any]]:
-    for row in range(len(p)):
-        size = p.size[row].tolist()
-        yield {
-            "source": str(p.source[row]),
-            "frame": int(p.frame[row]),
-            "time": _numbers(p.time[row], 6),
-            "person": int(p.person[row]),
-            "size": size if all(size) else None,
-            "camera": _numbers(p.camera[row], 6),
-            "roll": _numbers(p.roll[row], 6),
-            "root": _numbers(p.root[row], 3),
-            "joints_3d": _numbers(p.joints_3d[row], 3),
-            "joints_2d": _numbers(p.joints_2d[row], 3),
-            "confidence": _numbers(p.confidence[row], 4),
-        }
+    for start in range(0, len(p), _ROWS):
+        rows = p.select(np.arange(start, min(start + _ROWS, len(p))))
+        columns = {name: _numbers(rows.arrays[name], digits) for name, digits in _DIGITS.items()}
+        for row in range(len(rows)):
+            size = rows.size[row].tolist()
+            yield {
+                "source": str(rows.source[row]),
+                "frame": int(rows.frame[row]),
+                "person": int(rows.person[row]),
+                "size": size if all(size) else None,
+                **{name: column[row] for name, column in columns.items()},
+            }
 
 
 def _numbers(values: np.ndarray, digits: int) -> Any:
-    """Nested lists of rounded numbers; a list that has a NaN is null as a whole: half a point is none."""
-    if values.ndim > 1:
-        return [_numbers(row, digits) for row in values]
-    if not np.isfinite(values).all():
-        return None
+    """Nested lists of rounded numbers; a last list that has a NaN is null as a whole: half a point is none."""
+    if values.ndim == 1:
+        return [number if np.isfinite(number) else None for number in _rounded(values, digits)]
+    known = np.isfinite(values).all(-1).ravel().tolist()
+    points = _rounded(values.reshape(-1, values.shape[-1]), digits)
+    found = [point if good else None for point, good in zip(points, known, strict=True)]
+    if values.ndim == 2:
+        return found
+    count = values.shape[1]
+    return [found[start : start + count] for start in range(0, len(found), count)]
+
+
+def _rounded(values: np.ndarray, digits: int) -> list[Any]:
     return np.round(values.astype(np.float64), digits).tolist()

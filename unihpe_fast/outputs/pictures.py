@@ -9,8 +9,11 @@ import numpy as np
 
 from unihpe_fast.data.formats.untrusted import read_bytes
 from unihpe_fast.data.images import LARGEST_SIDE, photo_size
+from unihpe_fast.prediction import Prediction
 
 LARGEST_FILE = 256 << 20  # bytes
+# px of a frame of which nothing is known
+UNKNOWN = (640, 480)
 
 
 class PictureError(ValueError):
@@ -20,6 +23,8 @@ class PictureError(ValueError):
 def read_photo(path: Path) -> np.ndarray:
     """uint8 [H, W, 3] RGB, turned as its orientation tag says. PictureError where it is no photograph."""
     data = read_bytes(path, LARGEST_FILE)
+    if not data:
+        raise PictureError(f"{path}: must be a picture, got an empty file")
     if data[:2] == b"\xff\xd8" or data[:4] == b"\x89PNG":
         try:
             size = photo_size(data)
@@ -34,6 +39,19 @@ def read_photo(path: Path) -> np.ndarray:
     if picture is None:
         raise PictureError(f"{path}: must be a picture that decodes, got {len(data)} bytes of something else")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def frame_size(prediction: Prediction, rows: list[int]) -> tuple[int, int]:
+    """Width and height of a frame, px, by its rows; where they are not known, those of one that holds the keypoints."""
+    width, height = prediction.size[rows[0]].tolist()
+    if width > 0 and height > 0:
+        return width, height
+    points = prediction.joints_2d[rows].reshape(-1, 2)
+    points = points[np.isfinite(points).all(1)]
+    if not len(points):
+        return UNKNOWN
+    width, height = np.ceil(1.1 * points.max(0)).clip(min=1).astype(int).tolist()
+    return width, height
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unihpe_fast.data.skeleton import BONES, LEFT, NUM_JOINTS
 from unihpe_fast.fileio import write_text
 from unihpe_fast.outputs import Pictures
+from unihpe_fast.outputs.pictures import frame_size
 from unihpe_fast.prediction import Prediction
 
 # an hour of video would be a page that no browser opens: beyond these every n-th frame and picture is kept, as it says
@@ -76,27 +77,20 @@ def _frames(prediction: Prediction, rows_of: dict[Key, list[int]], jpegs: dict[i
     frames: list[dict[str, object]] = []
     first = 0
     for number, ((source, frame), rows) in enumerate(rows_of.items()):
-        time, (width, height) = float(prediction.time[rows[0]]), prediction.size[rows[0]].tolist()
+        time = float(prediction.time[rows[0]])
         if number in picture_of:
             newest[source] = picture_of[number]
         frames.append(
             {
                 "frame": frame,
                 "time": time if np.isfinite(time) else None,
-                "size": [width, height] if width and height else _size_around(prediction.joints_2d[rows]),
+                "size": frame_size(prediction, rows),
                 "rows": list(range(first, first + len(rows))),
                 "picture": newest.get(source),
             }
         )
         first += len(rows)
     return frames
-
-
-def _size_around(points: NDArray[np.floating]) -> list[int]:
-    """A frame that holds the keypoints, where its true size is not known."""
-    if not np.isfinite(points).any():
-        return [1, 1]
-    return [max(1, round(1.1 * float(np.nanmax(points[..., axis])))) for axis in (0, 1)]
 
 
 def _jpegs(pictures: Pictures, number_of: dict[Key, int]) -> dict[int, str]:

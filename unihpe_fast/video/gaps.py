@@ -9,6 +9,13 @@ def runs(present: np.ndarray) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
+def alike(present: np.ndarray) -> list[np.ndarray]:
+    """The columns of bool [T, J] in groups that are the same in every row, so that each group is worked on at once."""
+    _, group = np.unique(present, axis=1, return_inverse=True)
+    group = group.reshape(-1)
+    return [np.flatnonzero(group == number) for number in range(int(group.max(initial=-1)) + 1)]
+
+
 def fill_gaps(
     values: np.ndarray, present: np.ndarray, *, max_gap: int, times: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -30,16 +37,16 @@ def fill_gaps(
     filled, known = values.copy(), present.copy()
     if not len(values):
         return filled, known
-    # a joint after the other, each of C numbers; of [T] all numbers at once
+    # each joint of C numbers; of [T] all numbers are one joint's
     joints = known.reshape(len(values), -1)
     numbers = filled.reshape(len(values), joints.shape[1], -1)
-    for joint in range(joints.shape[1]):
-        for start, end in runs(~joints[:, joint]):
+    for group in alike(joints):
+        for start, end in runs(~joints[:, group[0]]):
             if start == 0 or end == len(values) or end - start > max_gap:
                 continue
             before, after = start - 1, end
-            share = ((at[start:end] - at[before]) / (at[after] - at[before]))[:, None]
-            low, high = numbers[before, joint], numbers[after, joint]
-            numbers[start:end, joint] = low + share * (high - low)
-            joints[start:end, joint] = True
+            share = ((at[start:end] - at[before]) / (at[after] - at[before]))[:, None, None]
+            low, high = numbers[before, group], numbers[after, group]
+            numbers[start:end, group] = low + share * (high - low)
+            joints[start:end, group] = True
     return filled, known

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
-from unihpe_fast.video.gaps import runs
+from unihpe_fast.video.gaps import alike, runs
 
 _ORDER = 2
 # two passes weaken the cutoff twice: this much higher, and it is at -3 dB after both (Winter, Biomechanics, 2.3)
@@ -40,10 +40,11 @@ def smooth(
     sos = butter(_ORDER, cutoff * _CORRECTION, fs=fps, output="sos")
     joints = present.reshape(len(values), -1)
     numbers = result.reshape(len(values), joints.shape[1], -1)
-    for joint in range(joints.shape[1]):
-        for start, end in runs(joints[:, joint]):
+    for group in alike(joints):
+        for start, end in runs(joints[:, group[0]]):
             at = None if times is None else np.asarray(times[start:end], np.float64)
-            numbers[start:end, joint] = _filtered(numbers[start:end, joint], sos, fps, at)
+            stretch = numbers[start:end, group]
+            numbers[start:end, group] = _filtered(stretch.reshape(end - start, -1), sos, fps, at).reshape(stretch.shape)
     return result
 
 

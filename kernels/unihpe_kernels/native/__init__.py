@@ -13,27 +13,42 @@ import functools
 import os
 import platform
 import re
-import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from unihpe_kernels.caller import warn
 from unihpe_kernels.native import compiling, folders
 from unihpe_kernels.native.compiling import CompilerError
 
 _PACKAGE = Path(__file__).parent.parent
-_OWN = str(_PACKAGE) + os.sep  # of the files that no warning points to
 _TUNING = "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64", "ppc64le") else "-march=native"
 _UNREAD = 30 * 24 * 3600  # seconds after which a library goes when another of its source is compiled
 _PATIENCE = compiling.TIMEOUT + 10  # seconds for which a process that compiles is waited for
 _VERDICT = 600  # seconds for which a compiler that failed is not asked again
 _without_cache: dict[str, str] = {}  # why sources were compiled for this process alone
+
+
+class Source(NamedTuple):
+    """A library: a file, compiled with definitions that tell it from others of that file by a name."""
+
+    file: str
+    name: str = ""
+    defines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.file} ({self.name})" if self.name else self.file
+
+    @property
+    def stem(self) -> str:
+        """Of the library's file."""
+        return "-".join(filter(None, (Path(self.file).stem, self.name)))
 
 
 def compiler() -> list[str] | None:
@@ -43,7 +58,7 @@ def compiler() -> list[str] | None:
     return None
 
 
-def obstacle(*sources: str) -> str | None:
+def obstacle(*sources: "Source | str") -> str | None:
     """Why the libraries of these sources cannot be used, or None. Compiles what has not been compiled."""
     return _obstacle(sources)
 
@@ -52,7 +67,7 @@ def obstacle(*sources: str) -> str | None:
 obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def call(source: str, name: str, *arguments: Tensor | float | None) -> None:
+def call(source: "Source | str", name: str, *arguments: Tensor | float | None) -> None:
     """Call a function of a source: tensors go by the address of their first element, None as null, integers as int64_t
     and other numbers as double.
 
@@ -76,7 +91,7 @@ def _argument(value: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_int64 
 
 
 @functools.cache
-def _function(source: str, name: str) -> Callable[..., None]:
+def _function(source: "Source | str", name: str) -> Callable[..., None]:
     if reason := obstacle(source):
         raise RuntimeError(f'backend="native": {reason}')
     function = getattr(_library(source), name)
@@ -85,7 +100,7 @@ def _function(source: str, name: str) -> Callable[..., None]:
 
 
 @functools.cache
-def _obstacle(sources: tuple[str, ...]) -> str | None:
+def _obstacle(sources: tuple[Source | str, ...]) -> str | None:
     pool = ThreadPoolExecutor(len(sources))
     try:
         reason = next(filter(None, pool.map(_reason, sources)), None)
@@ -95,24 +110,17 @@ def _obstacle(sources: tuple[str, ...]) -> str | None:
     finally:
         pool.shutdown()
     if reason not in (None, compiling.NOT_FOUND):
-        _warn(f"{reason}; plain torch is slower on a CPU")
-    elif failed := sorted({_without_cache[source] for source in sources if source in _without_cache}):
-        _warn(
-            f"C++ is compiled anew in every process: no cache can be used (XDG_CACHE_HOME, else ~/.cache): {failed[0]}"
+        warn(f"{reason}; plain torch is slower on a CPU", RuntimeWarning)
+    elif failed := sorted({_without_cache[str(source)] for source in sources if str(source) in _without_cache}):
+        warn(
+            f"C++ is compiled anew in every process: no cache can be used (XDG_CACHE_HOME, else ~/.cache): {failed[0]}",
+            RuntimeWarning,
         )
     return reason
 
 
-def _warn(message: str) -> None:
-    """Points to the line outside of this package that called it."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_code.co_filename.startswith(_OWN):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, RuntimeWarning, stacklevel=level)
-
-
 @functools.cache
-def _reason(source: str) -> str:
+def _reason(source: "Source | str") -> str:
     try:
         _library(source)
     except CompilerError as error:
@@ -130,13 +138,14 @@ def _printable(text: str) -> str:
 
 
 @functools.cache
-def _library(source: str) -> ctypes.CDLL:
-    command, path = compiling.command(), Path(_PACKAGE, source)
+def _library(source: "Source | str") -> ctypes.CDLL:
+    source = Source(source) if isinstance(source, str) else source
+    command, path = compiling.command(), Path(_PACKAGE, source.file)
     text = path.read_bytes()
-    parts = [text, *(file.read_bytes() for file in sorted(_PACKAGE.glob("*/*.h")))]
+    parts = [text, *(file.read_bytes() for file in sorted(_PACKAGE.rglob("*.h")))]
     version = compiling.run([*command, "--version"], compiling.VERSION_TIMEOUT)
-    setting = repr((command, compiling.FLAGS))
-    prefix = f"{path.stem}-{compiling.digest(*parts, version.encode(), setting.encode(), _cpu().encode())}"
+    setting = repr((command, compiling.FLAGS, source.defines))
+    prefix = f"{source.stem}-{compiling.digest(*parts, version.encode(), setting.encode(), _cpu().encode())}"
     # where there is no home, or nothing can be written, locked or loaded there: for this process alone
     try:
         folder = folders.cache()
@@ -144,14 +153,16 @@ def _library(source: str) -> ctypes.CDLL:
         if lacking:
             with contextlib.suppress(AttributeError):
                 return _loaded(lacking, text)
-        return _loaded(_cached(path, command, folder, prefix, lacking), text)
+        return _loaded(_cached(source, command, folder, prefix, lacking), text)
     except AttributeError as error:
         raise CompilerError(f"the library lacks a function ({error})") from error
     except (OSError, RuntimeError, ImportError) as error:
-        _without_cache[source] = _printable(str(error))  # this may be a thread of its own, which has no caller to warn
+        _without_cache[str(source)] = _printable(
+            str(error)
+        )  # this may be a thread of its own, which has no caller to warn
     folders.trusted(Path(tempfile.gettempdir()).absolute())
     with tempfile.TemporaryDirectory(prefix="unihpe_kernels-") as own:
-        return _loaded(compiling.compiled(path, command, _TUNING, _PACKAGE, Path(own), prefix), text)
+        return _loaded(_compiled(source, command, Path(own), prefix), text)
 
 
 def _loaded(file: Path, text: bytes) -> ctypes.CDLL:
@@ -163,7 +174,7 @@ def _loaded(file: Path, text: bytes) -> ctypes.CDLL:
     return library
 
 
-def _cached(source: Path, command: list[str], folder: Path, prefix: str, lacking: Path | None) -> Path:
+def _cached(source: Source, command: list[str], folder: Path, prefix: str, lacking: Path | None) -> Path:
     """A library other than `lacking`: that of the process which had the lock before, or one that is compiled now."""
     with folders.locked(folder / f"{source.stem}.lock", _PATIENCE):
         found = _find(folder, prefix)
@@ -172,16 +183,21 @@ def _cached(source: Path, command: list[str], folder: Path, prefix: str, lacking
         verdict = folder / f"{prefix}.failed"
         _raise_verdict(verdict)
         for old in folder.glob(f"{source.stem}-*"):
-            unread = old.suffix in (".so", ".failed") and old.stat().st_atime < time.time() - _UNREAD
+            unread = old.suffix in (".so", ".failed") and old.lstat().st_atime < time.time() - _UNREAD
             if unread or old.suffix == ".part" or old.name.startswith(prefix):  # of killed compilers, or damaged
                 old.unlink()
         try:
-            return compiling.compiled(source, command, _TUNING, _PACKAGE, folder, prefix)
+            return _compiled(source, command, folder, prefix)
         except CompilerError as error:
             descriptor = os.open(verdict, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
                 file.write(str(error))
             raise
+
+
+def _compiled(source: Source, command: list[str], folder: Path, prefix: str) -> Path:
+    defines = [f"-D{define}" for define in source.defines]
+    return compiling.compiled(_PACKAGE / source.file, [*command, *defines], _TUNING, _PACKAGE, folder, prefix)
 
 
 def _raise_verdict(file: Path) -> None:

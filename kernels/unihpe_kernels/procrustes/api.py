@@ -146,7 +146,8 @@ def pa_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, bac
 
     The (weighted) mean over joints of |s R X_j + t - Y_j|, with the similarity of `procrustes`. All weights 0 give 0,
     with a gradient of 0: leave such poses out of the mean over a data set. A single joint, or a target without
-    variance, gives 0 to rounding; a prediction without variance gives the target's mean distance from its centre.
+    variance, gives 0 to rounding; a prediction without variance gives the target's mean distance from its centre. In
+    float32 the spread of a pose should lie between 1e-15 and 1e15, as there; `mpjpe` and `n_mpjpe` have no such bounds.
 
     Differentiable in pred and target, not in weights, through the alignment too (it minimises squares, this is a mean
     of norms), finite everywhere as described there. A residual below 16 eps of the target's size and distance from the
@@ -172,13 +173,22 @@ def n_mpjpe(pred: Tensor, target: Tensor, *, weights: Tensor | None = None, root
 
     Args, Returns, Raises: as for `mpjpe`.
     """
+    x, y, w, size = scaled_poses(pred, target, weights, root)
+    return _mean_distance(x, y, w) / size[..., 0, 0]
+
+
+def scaled_poses(
+    pred: Tensor, target: Tensor, weights: Tensor | None, root: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The poses [..., J, 3] whose distances `n_mpjpe` takes the mean of, their weights [..., J], and the size
+    [..., 1, 1] by which both were multiplied."""
     x, y, w = _centred(pred, target, weights, root)
     size = inverse_power(y, (-2, -1))
     # of a size of about 1, so that neither squares nor products leave the range; the result does not depend on x's
     x, y = x * inverse_power(x, (-2, -1)), y * size
     over, under = (w * (x * y).sum(-1)).sum(-1), (w * (x * x).sum(-1)).sum(-1)
     empty = (under == 0).to(under.dtype)
-    return _mean_distance(x * ((over + empty) / (under + empty))[..., None, None], y, w) / size[..., 0, 0]
+    return x * ((over + empty) / (under + empty))[..., None, None], y, w, size
 
 
 @without_autocast

@@ -30,8 +30,7 @@ def svd3x3(a: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor, Ten
     the polar factor U Vh. It is finite but wrong for other functions, smooth ones too, that pair the vectors with
     their values: that of ((u * s[..., None, :]) @ vh * w).sum(), which is (a * w).sum(), is w, but at a = I comes out
     as w's diagonal and its antisymmetric part: how a symmetric change turns the vectors is left out there. Write
-    such a function in terms of `a` itself. There is no second
-    derivative.
+    such a function in terms of `a` itself. There is no second derivative.
 
     Args:
         a: [..., 3, 3], any strides; float32, float64, bfloat16 or float16.

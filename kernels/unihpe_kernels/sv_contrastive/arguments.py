@@ -2,13 +2,13 @@
 
 import functools
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from unihpe_kernels.caller import warn
 from unihpe_kernels.checks import Backend, check_backend, check_tensor, check_weights, is_readable
 
 MAX_MODALITIES = 8
@@ -82,7 +82,7 @@ def check_arguments(
     check_backend(backend, first, "singular_value_contrastive_loss")
     if not normalize:
         embeddings = [
-            _check_unit_rows(f"embeddings[{m}]", rows, None if present is None else present[m])
+            check_unit_rows(f"embeddings[{m}]", rows, None if present is None else present[m])
             for m, rows in enumerate(embeddings)
         ]
     return Arguments(embeddings, temperature, negatives, weights, present, bool(normalize), backend)
@@ -91,23 +91,27 @@ def check_arguments(
 def warn_of_many_triples(anchors: int, batch: int) -> None:
     """anchors: the first samples of the triples that this process visits; batch: those of all processes."""
     if anchors * batch**2 > MANY_TRIPLES and not torch.compiler.is_compiling():
-        warnings.warn(
+        warn(
             f'negatives="all" visits more than {MANY_TRIPLES:.2g} triples in this process in every step: work grows '
             'with the batch cubed; take negatives="paired" or smaller batches',
-            stacklevel=3,
+            UserWarning,
         )
 
 
 def _check_embeddings(embeddings: Sequence[Tensor], negatives: str) -> list[Tensor]:
-    if isinstance(embeddings, Tensor) or not isinstance(embeddings, Sequence):
-        raise TypeError(f"embeddings must be a sequence of tensors [B, D], got {type(embeddings).__name__}")
     limits = {"paired": MAX_MODALITIES, "all": 3}
     if negatives not in limits:
         raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
-    if not 2 <= len(embeddings) <= limits[negatives]:
-        raise ValueError(
-            f'embeddings must hold 2 to {limits[negatives]} tensors for negatives="{negatives}", got {len(embeddings)}'
-        )
+    return check_embeddings(embeddings, range(2, limits[negatives] + 1), f'negatives="{negatives}"')
+
+
+def check_embeddings(embeddings: Sequence[Tensor], modalities: range, case: str) -> list[Tensor]:
+    """As many as `modalities` allows in this case, of one shape, which then have one dtype."""
+    if isinstance(embeddings, Tensor) or not isinstance(embeddings, Sequence):
+        raise TypeError(f"embeddings must be a sequence of tensors [B, D], got {type(embeddings).__name__}")
+    if len(embeddings) not in modalities:
+        wanted = str(modalities[0]) if len(modalities) == 1 else f"{modalities[0]} to {modalities[-1]}"
+        raise ValueError(f"embeddings must hold {wanted} tensors for {case}, got {len(embeddings)}")
     check_tensor("embeddings[0]", embeddings[0], ("B", "D"))
     for m, embedding in enumerate(embeddings[1:], start=1):
         check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
@@ -115,7 +119,7 @@ def _check_embeddings(embeddings: Sequence[Tensor], negatives: str) -> list[Tens
     return [embedding.to(dtype) for embedding in embeddings]
 
 
-def _check_unit_rows(name: str, rows: Tensor, present: Tensor | None) -> Tensor:
+def check_unit_rows(name: str, rows: Tensor, present: Tensor | None) -> Tensor:
     """Refuse rows whose length is neither 1 nor 0, of samples that have the modality."""
     with torch.no_grad():
         wide = rows if rows.dtype == torch.float64 else rows.float()

@@ -2,17 +2,21 @@
 
 Gram matrices A[i, j] = x_i.y_j, B[i, k] = x_i.z_k, C[j, k] = y_j.z_k lie one after the other, [3, ld, ld] with ld the
 batch rounded up to whole tiles. Where `slab` is given, i are so many samples alone, of their own, and A and B have
-`slab` rows; where it is None, they are all.
+`slab` rows, the sample of the first i being j and k = `first_own`; where it is None, they are all.
 
 A program owns a tile of C in registers and walks over i: it reads one row piece of A and of B a step, and every triple
 costs arithmetic alone.
 
 exp2 of the shifted logits needs no running maximum: scores lie in [1, sqrt(3)], the shift is their middle.
+
+A sample's own triple is in no sum: near convergence all others together are less than rounding of it, so its part of
+the softmax and of the gradients is taken from theirs.
 """
 
 import triton
 import triton.language as tl
 
+from unihpe_kernels.sv_contrastive.kernels_rows import softplus2
 from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu, triple_sigma
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
@@ -31,6 +35,17 @@ def _in_use(complete, index, n, MASKED: tl.constexpr):
 
 
 @triton.jit
+def _turns(first, last, start_j, start_k, TILE_J: tl.constexpr, TILE_K: tl.constexpr, slab, first_own):
+    """i from first to last as three turns' bounds, of which the second alone may meet own triples in a tile of j, k: a
+    comparison in every step would take the registers of a whole program."""
+    shift = 0 if slab is None else first_own
+    low = tl.maximum(start_j, start_k) - shift
+    high = tl.minimum(start_j + TILE_J, start_k + TILE_K) - shift
+    low = tl.minimum(tl.maximum(low, first), last)
+    return first, low, tl.minimum(tl.maximum(high, low), last), last
+
+
+@triton.jit
 def sv_all_forward(
     grams,  # float32 [3, ld, ld]
     complete,
@@ -39,6 +54,7 @@ def sv_all_forward(
     sums_j,  # out, float32 [tiles of k x splits, ld]
     sums_k,  # out, float32 [tiles of j x splits, ld]
     slab,
+    first_own,
     n,
     ld,
     rows,  # of i that a program walks over
@@ -46,7 +62,7 @@ def sv_all_forward(
     TILE_J: tl.constexpr,
     TILE_K: tl.constexpr,
 ):
-    """Sums of exp2 of shifted logits over the tuples of every anchor, in pieces. Grid (j, k, splits of i)."""
+    """Sums of exp2 of shifted logits over the other tuples of every anchor, in pieces. Grid (j, k, splits of i)."""
     part_j, part_k, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     j = part_j * TILE_J + tl.arange(0, TILE_J)
     k = part_k * TILE_K + tl.arange(0, TILE_K)
@@ -62,16 +78,21 @@ def sv_all_forward(
     sums = tl.zeros([TILE_J, TILE_K], tl.float32)
     first = split * rows
     row = grams + tl.cast(first, tl.int64) * ld
-    for i in range(first, min(first + rows, end)):
-        a = tl.load(row + j)[:, None]
-        b = tl.load(row + plane + k)[None, :]
-        row += ld
-        shift_ij = shift_j
-        if MASKED:
-            shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
-        weight = tl.exp2(triple_sigma(a, b, c) * scale_k + shift_ij)
-        sums += weight
-        tl.store(sums_i + i, tl.sum(weight))
+    bounds = _turns(first, min(first + rows, end), part_j * TILE_J, part_k * TILE_K, TILE_J, TILE_K, slab, first_own)
+    for turn in tl.static_range(3):
+        for i in range(bounds[turn], bounds[turn + 1]):
+            a = tl.load(row + j)[:, None]
+            b = tl.load(row + plane + k)[None, :]
+            row += ld
+            shift_ij = shift_j
+            if MASKED:
+                shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
+            weight = tl.exp2(triple_sigma(a, b, c) * scale_k + shift_ij)
+            if turn == 1:
+                own = i if slab is None else i + first_own
+                weight = tl.where((j == own)[:, None] & (k == own)[None, :], 0.0, weight)
+            sums += weight
+            tl.store(sums_i + i, tl.sum(weight))
 
     splits = tl.num_programs(2)
     tl.store(sums_j + tl.cast(part_k * splits + split, tl.int64) * ld + j, tl.sum(sums, 1))
@@ -101,7 +122,7 @@ def sv_all_finish(
     normalisers,  # out, float32 [3, n]: log2 of every anchor's normaliser
     sample_loss,  # out, float32 [n]
     factors,  # out, float32 [4, ld]: of i, j, k, what exp2 of shifted logits is multiplied with in the backward pass;
-    #           the weight over the temperature. 0 for unused samples
+    #           then what the weights of the other tuples of its anchors come to, times that. 0 for unused samples
     n,
     ld,
     parts_i,  # rows of sums_i, sums_j, sums_k
@@ -124,16 +145,16 @@ def sv_all_finish(
     # Out of float32's range at so small a temperature: no number, rather than a wrong one.
     reach = scale * _HALF_RANGE + 2 * tl.log2(tl.cast(n, tl.float32))
     shift = tl.where(reach < 110, shift, float("nan"))
-    log_i = tl.log2(of_i) + shift
-    log_j = tl.log2(of_j) + shift
-    log_k = tl.log2(of_k) + shift
     a, b, c = _diagonal(grams, i, ld, inside)
     positive = triple_sigma(a, b, c) * scale
+    loss_i, share_i = _own_loss(of_i, shift - positive)
+    loss_j, share_j = _own_loss(of_j, shift - positive)
+    loss_k, share_k = _own_loss(of_k, shift - positive)
+    log_i, log_j, log_k = positive + loss_i, positive + loss_j, positive + loss_k
     tl.store(normalisers + i, log_i, mask=used)
     tl.store(normalisers + n + i, log_j, mask=used)
     tl.store(normalisers + 2 * n + i, log_k, mask=used)
-    loss = (log_i - positive) + (log_j - positive) + (log_k - positive)
-    tl.store(sample_loss + i, loss / _LOG2_E, mask=used)
+    tl.store(sample_loss + i, (loss_i + loss_j + loss_k) / _LOG2_E, mask=used)
 
     weight = tl.where(used, 1 / tl.load(temperature), 0.0)
     if WEIGHTED:
@@ -142,7 +163,15 @@ def sv_all_finish(
     tl.store(factors + i, tl.where(used, weight * tl.exp2(shift - log_i), 0.0), mask=padded)
     tl.store(factors + ld + i, tl.where(used, weight * tl.exp2(shift - log_j), 0.0), mask=padded)
     tl.store(factors + 2 * ld + i, tl.where(used, weight * tl.exp2(shift - log_k), 0.0), mask=padded)
-    tl.store(factors + 3 * ld + i, weight, mask=padded)
+    tl.store(factors + 3 * ld + i, tl.where(used, weight * (share_i + share_j + share_k), 0.0), mask=padded)
+
+
+@triton.jit
+def _own_loss(others, shift):
+    """An anchor's loss to base 2, and what its softmax weights come to without the own tuple's, from the sum of
+    exponentials of its other tuples, shift off their logarithms relative to the own one's."""
+    none = others == 0
+    return softplus2(tl.where(none, float("-inf"), tl.log2(tl.where(none, 1.0, others)) + shift))
 
 
 @triton.jit
@@ -166,6 +195,7 @@ def sv_all_backward(
     d_c,  # out, float32 [splits, ld, ld]
     d_scale,  # out, float32 [programs]: sum of scores times their gradient, but for the mean over anchors
     slab,
+    first_own,
     n,
     ld,
     begin,  # the i of this launch
@@ -201,24 +231,29 @@ def sv_all_backward(
     row = grams + tl.cast(first, tl.int64) * ld
     sum_c = tl.zeros([TILE_J, TILE_K], tl.float32)
     sum_scale = tl.zeros([TILE_J, TILE_K], tl.float32)
-    for i in range(first, min(first + rows, end)):
-        a = tl.load(row + j)[:, None]
-        b = tl.load(row + plane + k)[None, :]
-        row += ld
-        shift_ij = shift_j
-        if MASKED:
-            shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
-        mu, m, f = triple_mu(a, b, c)
-        sigma = tl.sqrt(mu + 1)
-        weight = tl.exp2(sigma * scale_k + shift_ij) * ((of_j + tl.load(factors + i)) + of_k)
-        sum_scale += weight * sigma
-        n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
-        weight = weight * h
-        sum_c += weight * n_c
-        tl.store(d_a + j, tl.sum(weight * n_a, 1))
-        tl.store(d_b + k, tl.sum(weight * n_b, 0))
-        d_a += ld
-        d_b += ld
+    bounds = _turns(first, min(first + rows, end), part_j * TILE_J, part_k * TILE_K, TILE_J, TILE_K, slab, first_own)
+    for turn in tl.static_range(3):
+        for i in range(bounds[turn], bounds[turn + 1]):
+            a = tl.load(row + j)[:, None]
+            b = tl.load(row + plane + k)[None, :]
+            row += ld
+            shift_ij = shift_j
+            if MASKED:
+                shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
+            mu, m, f = triple_mu(a, b, c)
+            sigma = tl.sqrt(mu + 1)
+            weight = tl.exp2(sigma * scale_k + shift_ij) * ((of_j + tl.load(factors + i)) + of_k)
+            if turn == 1:
+                own = i if slab is None else i + first_own
+                weight = tl.where((j == own)[:, None] & (k == own)[None, :], 0.0, weight)
+            sum_scale += weight * sigma
+            n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
+            weight = weight * h
+            sum_c += weight * n_c
+            tl.store(d_a + j, tl.sum(weight * n_a, 1))
+            tl.store(d_b + k, tl.sum(weight * n_b, 0))
+            d_a += ld
+            d_b += ld
 
     pointers = d_c + tl.cast(ld, tl.int64) * ld * split + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :])
     if not FIRST:
@@ -292,5 +327,5 @@ def _own_tuple(grams, factors, i, ld):
     mu, m, f = triple_mu(a, b, c)
     sigma = tl.sqrt(mu + 1)
     n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
-    d_score = -3 * tl.load(factors + 3 * ld + i)
+    d_score = -tl.load(factors + 3 * ld + i)
     return d_score * (n_a * h), d_score * (n_b * h), d_score * (n_c * h), d_score * sigma

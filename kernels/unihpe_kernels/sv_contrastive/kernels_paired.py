@@ -3,10 +3,13 @@
 # mypy: disable-error-code="assignment,misc,index,operator,var-annotated"
 """Kernels for negatives="paired": anchor i of one modality against the other members of one sample j.
 
-Similarities are computed a tile at a time from the embeddings as they are, and scaled by the inverse lengths after the
-product: exact for half types, and no B x B tensor. Per sample, as columns of tables:
+Similarities are computed a tile at a time from the embeddings, each row times a power of two that takes its largest
+magnitude into [1, 2), and multiplied with the inverse lengths after the product: exact for half types, no product of
+rows leaves float32's range, and no B x B tensor. Per sample, as columns of tables:
 
-    inverse_norms [M, n]; inner [M (M - 1)/2, n], the products of its own unit rows, pairs ordered (0, 1), (0, 2), ..
+    powers [M, n]; inverse_norms [M, n], of the rows times their power; shares [M, n], what an anchor's softmax weights
+    come to without that of its own tuple; inner [M (M - 1)/2, n], the products of its own unit rows, pairs ordered
+    (0, 1), (0, 2), ..
     and for M > 3, for each anchor modality m, the members' Gram matrix diagonalised: basis [M, blocks, rows, 32] with
     the rows alpha, M - 1 gaps, and component c of vector k at 1 + (M - 1) (1 + k) + c, as `kernels_arrowhead` wants
     them. It lies in blocks of 32 samples so that a row is a constant away from the next: as pointers of their own, the
@@ -16,17 +19,21 @@ Members of anchor modality m are the others in order: slot s is modality s + (s 
 A sample's code has bit m set if it has modality m; codes say which anchors there are (anchor_codes, 0 for none) and
 which samples have what an anchor's tuples need (pool_codes). They are read only if MASKED. The basis is read only if
 not: which members there are then depends on the pair, and `kernels_hollow` takes their products as they are.
-Where `anchors` is given, the anchors are the samples below it and tuples are formed from those from it on; where it is
-None, every sample is both.
+Where `anchors` is given, the anchors are the samples below it and tuples are formed from those from it on, `own` [n]
+being the places of the anchors' samples among these, or numbers beyond; where it is None, every sample is both.
+
+An anchor's own tuple is in no sum over its tuples: near convergence all others together are less than rounding of it,
+so its part of the softmax and of the gradients is taken from theirs.
 """
 
 import triton
 import triton.language as tl
 
 from unihpe_kernels.small_linalg.eigh_kernels import symmetric_eigen, triangle_index
+from unihpe_kernels.small_linalg.jacobi_kernels import inverse_power
 from unihpe_kernels.sv_contrastive.kernels_arrowhead import arrowhead_entry, arrowhead_gradient, arrowhead_root
 from unihpe_kernels.sv_contrastive.kernels_hollow import hollow_root, hollow_vector, pair_place
-from unihpe_kernels.sv_contrastive.kernels_rows import inverse_root
+from unihpe_kernels.sv_contrastive.kernels_rows import inverse_root, softplus2
 from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
@@ -50,7 +57,8 @@ def _pair_at(p, q, count):
 def paired_prepare(
     embeddings,  # count tensors [n, width]
     used,  # uint8 [count, n], read only if MASKED: rows to take; others are zero, whatever stands there
-    stack,  # out, [count, n, width]: the embeddings in the type of the products
+    stack,  # out, [count, n, width]: the embeddings times their powers, in the type of the products
+    powers,  # out
     inverse_norms,  # out
     inner,  # out
     n,
@@ -66,6 +74,19 @@ def paired_prepare(
     inside = row < n
     plane = tl.cast(n, tl.int64) * width
     offset = tl.cast(row, tl.int64)[:, None] * width
+    scales = ()
+    for m in tl.static_range(COUNT):
+        scale = tl.full([ROWS], 1.0, tl.float32)
+        if NORMALIZE:
+            largest = tl.zeros([ROWS], tl.float32)
+            for start in range(0, width, BLOCK):
+                column = start + tl.arange(0, BLOCK)[None, :]
+                taken = _taken(used, m, row, n, inside[:, None] & (column < width), inside, MASKED)
+                value = tl.load(embeddings[m] + offset + column, mask=taken, other=0.0).to(tl.float32)
+                largest = tl.maximum(largest, tl.max(tl.abs(value), 1))
+            scale = inverse_power(largest)
+        tl.store(powers + m * n + row, scale, mask=inside)
+        scales = scales + (scale,)
     sums = ()
     for _ in tl.static_range(COUNT * (COUNT + 1) // 2):
         sums = sums + (tl.zeros([ROWS, BLOCK], tl.float32),)
@@ -74,10 +95,9 @@ def paired_prepare(
         mask = inside[:, None] & (column < width)
         values = ()
         for m in tl.static_range(COUNT):
-            taken = mask
-            if MASKED:
-                taken = taken & (tl.load(used + m * n + row, mask=inside, other=0) != 0)[:, None]
+            taken = _taken(used, m, row, n, mask, inside, MASKED)
             value = tl.load(embeddings[m] + offset + column, mask=taken, other=0.0).to(tl.float32)
+            value = value * scales[m][:, None]
             tl.store(stack + m * plane + offset + column, value.to(stack.dtype.element_ty), mask=mask)
             values = values + (value,)
         updated = ()
@@ -88,7 +108,7 @@ def paired_prepare(
     inverses = ()
     for m in tl.static_range(COUNT):
         if NORMALIZE:
-            inverse = inverse_root(tl.sum(sums[triangle_index(m, m, COUNT)], 1), 1.0)
+            inverse = inverse_root(tl.sum(sums[triangle_index(m, m, COUNT)], 1), scales[m])
         else:
             inverse = tl.full([ROWS], 1.0, tl.float32)
         tl.store(inverse_norms + m * n + row, inverse, mask=inside)
@@ -97,6 +117,14 @@ def paired_prepare(
         for q in tl.static_range(p + 1, COUNT):
             product = tl.sum(sums[triangle_index(p, q, COUNT)], 1) * inverses[p] * inverses[q]
             tl.store(inner + pair_place(p, q, COUNT) * n + row, product, mask=inside)
+
+
+@triton.jit
+def _taken(used, m, row, n, mask, inside, MASKED: tl.constexpr):
+    """Where rows of modality m are read."""
+    if MASKED:
+        mask = mask & (tl.load(used + m * n + row, mask=inside, other=0) != 0)[:, None]
+    return mask
 
 
 @triton.jit
@@ -134,6 +162,8 @@ def _products(
     inverse_norms,
     anchor_codes,
     pool_codes,
+    own,
+    anchors,
     m,
     start_i,
     i,
@@ -149,7 +179,7 @@ def _products(
     DEPTH: tl.constexpr,
     SWAP: tl.constexpr,
 ):
-    """Tiles [i, j] of the anchors' products with the members, COUNT - 1 of them, and which pairs are tuples.
+    """Tiles [i, j] of the anchors' products with the members, COUNT - 1 of them, and which pairs are tuples of others.
 
     SWAP: as products [j, i], turned over. AMD's matrix units leave four neighbours of a row of their result in a lane:
     so these are anchors of one sample j, and the lane holds one of the sample's basis rows instead of four.
@@ -185,7 +215,10 @@ def _products(
                 updated = updated + (tl.dot(left, right, tiles[s], input_precision=PRECISION),)
         tiles = updated
     of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
-    valid = inside_i[:, None] & inside_j[None, :]
+    own_j = i
+    if own is not None:
+        own_j = anchors + tl.load(own + i, mask=inside_i, other=0).to(tl.int32)
+    valid = inside_i[:, None] & inside_j[None, :] & (own_j[:, None] != j[None, :])
     if MASKED:
         code_i = tl.load(anchor_codes + i, mask=inside_i, other=0)
         code_j = tl.load(pool_codes + j, mask=inside_j, other=0)
@@ -301,6 +334,7 @@ def paired_forward(
     basis,
     anchor_codes,
     pool_codes,
+    own,
     temperature,
     highest,  # out, float32 [splits, count, n]: the largest logit to base 2 of an anchor's tuples
     sums,  # out, float32 [splits, count, n]: sum of exp2(logit - highest)
@@ -316,7 +350,7 @@ def paired_forward(
     DEPTH: tl.constexpr,
     SWAP: tl.constexpr,
 ):
-    """Pieces of the normalisers. Grid (tiles of i, anchor modality, splits of j)."""
+    """Pieces of the sums over the anchors' other tuples. Grid (tiles of i, anchor modality, splits of j)."""
     i = tl.program_id(0) * TILE_I + tl.arange(0, TILE_I)
     m = tl.program_id(1)
     split = tl.program_id(2)
@@ -329,8 +363,8 @@ def paired_forward(
         j = start + tl.arange(0, TILE_J)
         inside_j = j < n
         products, valid = _products(
-            stack, inverse_norms, anchor_codes, pool_codes, m, tl.program_id(0) * TILE_I, i, inside_i, start, j,
-            inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH, SWAP,
+            stack, inverse_norms, anchor_codes, pool_codes, own, anchors, m, tl.program_id(0) * TILE_I, i, inside_i,
+            start, j, inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
         if COUNT == 2:
             square = 1 + tl.abs(products[0])
@@ -356,8 +390,8 @@ def paired_forward(
             whole = tl.join(tl.join(upper_even, lower_even), tl.join(upper_odd, lower_odd))
             square = 1 + tl.reshape(tl.permute(whole, (2, 0, 1, 3)), [TILE_I, TILE_J])
         else:
-            own = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)))[None, :]
-            s, a, g = _rotated(products, own, inside_j[None, :], COUNT)
+            of_j = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)))[None, :]
+            s, a, g = _rotated(products, of_j, inside_j[None, :], COUNT)
             square = arrowhead_root(s, a, g, COUNT - 1) + (a + 1)
         logit = tl.where(valid, tl.sqrt(square) * scale, float("-inf"))
         new_top = tl.maximum(top, tl.max(logit, 1))
@@ -402,11 +436,13 @@ def paired_finish(
     highest,
     sums,
     normalisers,  # out, float32 [count, n]: log2; 0 where there is no anchor
+    shares,  # out
     sample_loss,  # out, float32 [n]: summed over the sample's anchors
     n,
     splits,
     COUNT: tl.constexpr,
     MASKED: tl.constexpr,
+    OTHERS: tl.constexpr,  # whether the normalisers are of the other tuples, relative to the own one's exponential
     BLOCK: tl.constexpr,
 ):
     """Normalisers and losses of the samples from the pieces of `paired_forward`."""
@@ -445,9 +481,16 @@ def paired_finish(
             place = tl.cast(split * COUNT + m, tl.int64) * n + i
             part = tl.load(highest + place, mask=anchor, other=0.0)
             total += tl.load(sums + place, mask=anchor, other=1.0) * tl.exp2(part - top)
-        log_sum = tl.where(anchor, tl.log2(tl.where(anchor, total, 1.0)) + top, 0.0)
-        tl.store(normalisers + m * n + i, log_sum, mask=inside)
-        loss += tl.where(anchor, log_sum - positive, 0.0)
+        # -infinity where there are no others; a NaN goes through every comparison
+        none = total == 0
+        others = tl.where(none, float("-inf"), tl.log2(tl.where(anchor & (total != 0), total, 1.0)) + (top - positive))
+        part, share = softplus2(tl.where(anchor, others, float("-inf")))
+        if OTHERS:
+            tl.store(normalisers + m * n + i, others, mask=inside)
+        else:
+            tl.store(normalisers + m * n + i, tl.where(anchor, positive + part, 0.0), mask=inside)
+        tl.store(shares + m * n + i, share, mask=inside)
+        loss += part
     tl.store(sample_loss + i, loss / _LOG2_E, mask=inside)
 
 
@@ -545,6 +588,7 @@ def paired_backward(
     basis,
     anchor_codes,
     pool_codes,
+    own,
     temperature,
     grad,
     weights,
@@ -587,7 +631,7 @@ def paired_backward(
         i = start + tl.arange(0, TILE_I)
         inside_i = i < end
         products, valid = _products(
-            stack, inverse_norms, anchor_codes, pool_codes, m, start, i, inside_i, start_j, j,
+            stack, inverse_norms, anchor_codes, pool_codes, own, anchors, m, start, i, inside_i, start_j, j,
             inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
         if COUNT > 3 and MASKED:
@@ -609,8 +653,8 @@ def paired_backward(
                 sigma = tl.sqrt(1 + mu)
             else:
                 # start >> 30 is 0, which a compiler cannot know: it would load all rows before the loop and spill them
-                own = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)) + (start >> 30))[None, :]
-                s, a, g = _rotated(products, own, inside_j[None, :], COUNT)
+                places = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)) + (start >> 30))[None, :]
+                s, a, g = _rotated(products, places, inside_j[None, :], COUNT)
                 root = arrowhead_root(s, a, g, members)
                 sigma = tl.sqrt(root + (a + 1))
             weight = tl.where(valid, d_score * tl.exp2(sigma * scale - log_sum), 0.0)
@@ -652,7 +696,7 @@ def paired_backward(
                     of_row = tl.where((code >> member) & 1 != 0, of_i, 0.0)
                 of_j = tl.load(inverse_norms + member * n + j, mask=inside_j, other=0.0)
                 if COUNT > 3:
-                    d_product = _rotated_back(d_s, own, inside_j[None, :], slot, COUNT)
+                    d_product = _rotated_back(d_s, places, inside_j[None, :], slot, COUNT)
                 else:
                     d_product = d_products[slot]
                 value = d_product * of_row[:, None] * of_j[None, :]
@@ -678,6 +722,7 @@ def paired_own(
     grad,
     weights,
     inverse_total,
+    shares,
     d_members,
     d_own,  # out, float32 [count, pairs, n]: d loss/d a sample's own inner products, to be added up over count
     d_scale,  # out, float32 [programs]
@@ -696,6 +741,7 @@ def paired_own(
     m = tl.program_id(1)
     inside = i < n
     d_score = -_d_score(grad, weights, inverse_total, temperature, i, inside, WEIGHTED)
+    d_score *= tl.load(shares + m * n + i, mask=inside, other=0.0)
     if MASKED:
         code = tl.load(anchor_codes + i, mask=inside, other=0)
         d_score = tl.where((code >> m) & 1 != 0, d_score, 0.0)
@@ -785,6 +831,7 @@ def _from_basis(h, own, inside, members: tl.constexpr):
 @triton.jit
 def paired_embedding_gradient(
     stack,
+    powers,
     inverse_norms,
     d_stack,  # float32 [count, n, width]: from the inner products of anchors with members
     d_own,
@@ -796,7 +843,8 @@ def paired_embedding_gradient(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The own inner products' part added, and what is along a row taken out, as its length has no say."""
+    """The own inner products' part added, and what is along a row taken out, as its length has no say; then those of
+    the rows before they were multiplied with their powers."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < n
     plane = tl.cast(n, tl.int64) * width
@@ -822,13 +870,14 @@ def paired_embedding_gradient(
                 value = tl.load(stack + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32)
                 along += gradient * (value * inverses[m][:, None])
         along_unit = tl.sum(along, 1) * inverses[m]
+        power = tl.load(powers + m * n + row, mask=inside, other=1.0)
         for start in range(0, width, BLOCK):
             column = start + tl.arange(0, BLOCK)[None, :]
             mask = inside[:, None] & (column < width)
             gradient = _row_gradient(stack, d_stack, factors, plane, offset + column, mask, m, COUNT)
             if NORMALIZE:
                 value = tl.load(stack + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32)
-                gradient -= value * along_unit[:, None]
+                gradient = (gradient - value * along_unit[:, None]) * power[:, None]
             tl.store(outs[m] + offset + column, gradient.to(outs[m].dtype.element_ty), mask=mask)
 
 

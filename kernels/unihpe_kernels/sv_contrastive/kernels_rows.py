@@ -6,6 +6,7 @@ import triton.language as tl
 from unihpe_kernels.small_linalg.jacobi_kernels import inverse_power
 
 _MIN_NORM = tl.constexpr(1e-12)
+_LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -91,6 +92,26 @@ def inverse_root(square, scale):
     norm = tl.sqrt_rn(square)
     least = _MIN_NORM * scale
     return tl.where(norm >= least, tl.div_rn(1.0, tl.maximum(norm, least)), 0.0)
+
+
+@triton.jit
+def softplus2(x):
+    """log2(1 + 2^x), and 2^x over 1 + 2^x, both good to a few roundings of themselves however small: x may be
+    -infinity."""
+    small = tl.exp2(-tl.abs(x))
+    # log(1 + small) as a series: the hardware's logarithm near 1 is good to 2^-22 of 1
+    t = small / (2 + small)
+    square = t * t
+    series = square * (1 / 17) + 1 / 15
+    series = series * square + 1 / 13
+    series = series * square + 1 / 11
+    series = series * square + 1 / 9
+    series = series * square + 1 / 7
+    series = series * square + 1 / 5
+    series = series * square + 1 / 3
+    series = series * square + 1
+    rest = 2 * _LOG2_E * t * series
+    return rest + tl.where(x > 0, x, 0.0), tl.where(x > 0, 1.0, small) / (1 + small)
 
 
 @triton.jit

@@ -41,8 +41,11 @@ def forward(
     else:
         rows = [single(embedding) for embedding in embeddings]
         saved = rows[0].new_empty(saved_size(embeddings, present, negatives))
-        sums, own_powers, _ = NativePairs(rows, rows, None, scale, normalize, saved).forward()
-        sample_loss = (sums.double() / own_powers).log_().sum(0).float()
+        kept, shares = native_pairs.split_saved(saved, count, len(rows[0]))
+        others, own_powers = NativePairs(rows, rows, None, scale, normalize, kept).forward()
+        losses, others_shares = native_pairs.losses_and_shares(others, own_powers)
+        shares.copy_(others_shares)
+        sums, sample_loss = others + own_powers, losses.sum(0).float()
     return torch_backend.mean_loss(sample_loss, weights, None, count), sums, sample_loss, saved
 
 
@@ -79,7 +82,9 @@ def backward(
         d_rows, d_scores = native_triples.backward(embeddings, saved, normalisers, d_score, scale, normalize)
     else:
         rows = [single(embedding) for embedding in embeddings]
-        _, d_rows, d_scores = NativePairs(rows, rows, None, scale, normalize, saved).backward(normalisers, d_score)
+        kept, shares = native_pairs.split_saved(saved, count, len(rows[0]))
+        pairs = NativePairs(rows, rows, None, scale, normalize, kept)
+        _, d_rows, d_scores = pairs.backward(normalisers, shares, d_score)
     d_embeddings = [d_row.to(embedding.dtype) for d_row, embedding in zip(d_rows, embeddings, strict=True)]
     return [*d_embeddings, torch_backend.temperature_gradient(d_scores, scale, temperature), d_weights]
 
@@ -119,13 +124,14 @@ class _LogarithmicPairs:
         self._rows, self._pairs, self._scale = rows, pairs, scale
 
     def forward(self) -> Tensor:
-        sums, own_powers, _ = self._pairs.forward()
-        return (sums / own_powers).log2_()  # of own tuples that dominate, both have all that float32 has of the logit
+        losses, _ = native_pairs.losses_and_shares(*self._pairs.forward())
+        return losses.mul_(LOG2_E).float()
 
     def backward(self, losses: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
-        positives = Positives(self._rows).scores.double()
-        sums = (losses.double() + self._scale * (positives - self._pairs.middle)).exp2_().float()
-        return self._pairs.backward(sums, d_score)
+        positives, losses = Positives(self._rows).scores.double(), losses.double()
+        sums = (losses + self._scale * (positives - self._pairs.middle)).exp2_().float()
+        shares = torch.expm1(losses / -LOG2_E).neg_().float()
+        return self._pairs.backward(sums, shares, d_score)
 
 
 _ENGINE = torch_backend.Engine(_make_pairs, native_pairs.saved_size)

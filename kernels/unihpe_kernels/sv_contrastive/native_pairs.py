@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.native import call
-from unihpe_kernels.sv_contrastive.scratch import scratch
+from unihpe_kernels.scratch import scratch
 
 SOURCE = "sv_contrastive/pairs.cpp"
 
@@ -33,9 +33,23 @@ def fits(count: int, batch: int, scale: float) -> bool:
 
 
 def saved_size(count: int, batch: int, width: int) -> int:
-    """Elements of `saved` for rows that are the columns."""
+    """Elements of `saved` for rows that are the columns: what `NativePairs` takes, then the shares [M, B]."""
     table = _table_size(count, batch, batch)
-    return table + sum(_block_sizes(count, batch, width)) if table <= _MOST_KEPT else 0
+    kept = table + sum(_block_sizes(count, batch, width)) if table <= _MOST_KEPT else 0
+    return kept + count * batch
+
+
+def split_saved(saved: Tensor, count: int, batch: int) -> tuple[Tensor, Tensor]:
+    """What `NativePairs` takes, and the shares [M, B]."""
+    kept, shares = saved.split([len(saved) - count * batch, count * batch])
+    return kept, shares.view(count, batch)
+
+
+def losses_and_shares(sums: Tensor, own_powers: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `NativePairs.forward`: every anchor's loss [M, a], float64, and what the softmax weights of all its tuples but
+    the own one come to [M, a]: both good to rounding of themselves."""
+    others = sums.double() / own_powers
+    return others.log1p(), (others / (1 + others)).float()
 
 
 class NativePairs:
@@ -44,7 +58,7 @@ class NativePairs:
     rows: M tensors [a, D], float32, of the anchors. columns: M tensors [b, D], of the samples of their tuples; the same
     sequence where those are the same samples. own [a], int64: places of the anchors' samples among the columns; None
     where they are the same. normalize: False for rows of unit length. saved: what `forward` leaves for `backward`, of
-    `saved_size`, or of nothing.
+    `split_saved`, or of nothing.
     """
 
     def __init__(
@@ -66,32 +80,30 @@ class NativePairs:
         self._cut_columns = self._cut([column.contiguous() for column in columns])
         self._cut_rows = self._cut_columns if self._same else self._cut([row.contiguous() for row in rows])
 
-    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums of the exponentials of every anchor's tuples [M, a], the exponentials of their own tuples [M, a], all
-        about the middle of the scores' range, and the scores of the anchors' own tuples [a].
-
-        Where own tuples dominate, all that a float32 has of a logit is the same in their exponentials and in the sums.
-        """
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Sums of the exponentials of every anchor's tuples but its own [M, a], and the exponentials of the own tuples
+        [M, a], about the middle of the scores' range."""
         self._make_blocks(new=True)
-        results = self._cut_rows[0][0].new_zeros(2 * self._count + 1, self._anchors)
-        sums, own_powers, own_scores = results.split_with_sizes([self._count, self._count, 1])
+        sums, own_powers = self._cut_rows[0][0].new_zeros(2, self._count, self._anchors).unbind()
         for i, j in self._pairs_of_blocks():
             tables = self._products(i, j, new=True)
             for row, column, turn in self._ways(i, j):
                 part = self._part(row, column)
-                self._call("paired_sums", *_turned(tables, turn), *part, sums, own_powers, own_scores)
-        return sums, own_powers, own_scores[0]
+                self._call("paired_sums", *_turned(tables, turn), *part, sums, own_powers)
+        return sums, own_powers
 
-    def backward(self, sums: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
+    def backward(
+        self, sums: Tensor, shares: Tensor, d_score: Tensor
+    ) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
         """Gradients of the rows, None where they are the columns, and of the columns; the sum of scores times their
         gradient []. Those of the own tuples are among them.
 
-        sums [M, a]: of `forward`. d_score [a]: what the softmax weights of a sample's anchors are multiplied with.
+        sums [M, a]: of the exponentials of all tuples. shares [M, a]: what all but the own tuples have in them.
+        d_score [a]: what the softmax weights of a sample's anchors are multiplied with.
         """
         new = self._kept is None
         self._make_blocks(new)
-        sums, d_score = sums.contiguous(), d_score.contiguous()
-        factors = d_score / sums
+        factors, own_weights = d_score / sums, shares * -d_score
         for block in {id(block): block for block in (*self._rows, *self._columns)}.values():
             block.d_units = torch.zeros_like(block.units)
         # by samples, and added up in one order whoever computed them
@@ -109,8 +121,7 @@ class NativePairs:
                     *self._part(row, column),
                     own_sums[column],
                     factors,
-                    sums,
-                    d_score,
+                    own_weights,
                     totals[column],
                 )
             sides = (self._rows[i], self._columns[j]), (self._columns[j], self._rows[i])

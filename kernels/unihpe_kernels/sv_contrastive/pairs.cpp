@@ -12,8 +12,8 @@
 #include <type_traits>
 
 #include "native/parallel.h"
-#include "sv_contrastive/members.h"
-#include "sv_contrastive/rows.h"
+#include "native/rows.h"
+#include "scores/singular_value/native.h"
 
 namespace {
 
@@ -121,7 +121,7 @@ struct Logit {
 // that rounding is multiplied with little where own tuples dominate.
 struct Totals {
     double scores, weights;         // weight * score, weight
-    double own_scores, own_weights;  // |d_score| * own score, |d_score|
+    double own_scores, own_weights;  // |own weight| * own score, |own weight|
 
     void add_own(double weight, double own_weight, double score) {
         scores += weight * score, weights += weight;
@@ -196,7 +196,7 @@ struct Own {
 
 template <int COUNT>
 void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held, const All& all, const Own& own,
-              int m, int64_t i, float* sums, float* own_powers, float* own_scores) {
+              int m, int64_t i, float* sums, float* own_powers) {
     const int anchors = until(i, tables.anchors);
     Lanes totals[LANES] = {};
     for (int64_t j = 0; j < tables.samples; j += LANES) {
@@ -207,13 +207,14 @@ void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held,
         for (int row = 0; row < anchors; ++row) {
             Lanes s[COUNT - 1];
             for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
-            const Lanes sigma = Pair<COUNT - 1>(s, members).sigma, power = logit.power(sigma);
-            totals[row] += inside < LANES ? first_lanes(power, inside) : power;
+            Lanes power = logit.power(Score<COUNT - 1>(s, members).value);
+            if (inside < LANES) power = first_lanes(power, inside);
             const uint64_t place = own.place(i + row, j);
             if (place < (uint64_t)inside) {
                 own_powers[all.place(m, i + row)] = power[place];
-                if (m == 0) own_scores[all.place(0, i + row)] = sigma[place];
+                power[place] = 0;  // beside it the others may be less than its rounding
             }
+            totals[row] += power;
         }
     }
     for (int row = 0; row < anchors; ++row) sums[all.place(m, i + row)] += sum(totals[row]);
@@ -221,8 +222,8 @@ void add_sums(const Tables& tables, const Logit& logit, const Held<COUNT>& held,
 
 template <int COUNT>
 void add_gradients(const Tables& tables, const Tables& d_tables, const Logit& logit, const Held<COUNT>& held,
-                   const All& all, const Own& own, int m, int64_t j, const float* factors, const float* powers,
-                   const float* d_score, Totals& totals) {
+                   const All& all, const Own& own, int m, int64_t j, const float* factors, const float* own_weights,
+                   Totals& totals) {
     const auto members = held.of(m, j);
     typename Held<COUNT>::Sums sums = {};
     const int inside = until(j, tables.samples);
@@ -233,8 +234,8 @@ void add_gradients(const Tables& tables, const Tables& d_tables, const Logit& lo
         for (int row = 0; row < until(i, tables.anchors); ++row) {
             Lanes s[COUNT - 1], d_s[COUNT - 1];
             for (int slot = 0; slot < COUNT - 1; ++slot) s[slot] = square.of[slot][row];
-            const Pair<COUNT - 1> pair(s, members);
-            const Lanes power = logit.power(pair.sigma), score = pair.sigma - logit.middle;
+            const Score<COUNT - 1> pair(s, members);
+            const Lanes power = logit.power(pair.value), score = pair.value - logit.middle;
             Lanes weight = power * factors[all.place(m, i + row)];
             if (inside < LANES) weight = first_lanes(weight, inside);
             const uint64_t place = own.place(i + row, j);
@@ -243,9 +244,8 @@ void add_gradients(const Tables& tables, const Tables& d_tables, const Logit& lo
             scores += weight * score;
             weights += weight;
             if (has_own) {
-                const float d_own = d_score[all.place(0, i + row)];
-                weight[place] = d_own * (power[place] / powers[all.place(m, i + row)] - 1);
-                totals.add_own(weight[place], std::abs(d_own), score[place]);
+                weight[place] = own_weights[all.place(m, i + row)];
+                totals.add_own(weight[place], std::abs(weight[place]), score[place]);
             }
             pair.gradient(weight, members, d_s, sums);
             for (int slot = 0; slot < COUNT - 1; ++slot) square.of[slot][row] = d_s[slot];
@@ -263,7 +263,7 @@ void finish(const Stack& stack, const Held<COUNT>& held, int64_t j, float* d_uni
     Lanes inner[COUNT][COUNT] = {};
     for (int m = 0; m < COUNT && held.members; ++m) {
         Lanes own[Members<COUNT - 1>::SUMS];
-        held.of(m, j).of_own(held.sums_of(m, j), own);
+        held.of(m, j).own(held.sums_of(m, j), own);
         const Lanes* next = own;
         for (int s = 0; s < COUNT - 2; ++s)
             for (int t = s + 1; t < COUNT - 1; ++t, ++next) {
@@ -313,12 +313,12 @@ void prepare_block(int64_t count, int64_t threads, int64_t samples, int64_t widt
     });
 }
 
-// Adds every anchor's exponentials to sums [count, all anchors], of which the tile's come after first_anchor. own
-// [anchors] plus shift, or an anchor's place plus shift where it is null: the place of its sample among the samples, if
-// there; its exponentials go to own_powers [count, all anchors] and its score to own_scores [all anchors].
+// Adds the exponentials of every anchor's tuples but its own to sums [count, all anchors], of which the tile's come after
+// first_anchor. own [anchors] plus shift, or an anchor's place plus shift where it is null: the place of its sample among
+// the samples, if there; its own exponentials go to own_powers [count, all anchors].
 void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int64_t anchors, int64_t samples,
                  int64_t first_anchor, int64_t all_anchors, double scale, double middle, void* members,
-                 const int64_t* own, int64_t shift, float* sums, float* own_powers, float* own_scores) {
+                 const int64_t* own, int64_t shift, float* sums, float* own_powers) {
     const Tables tables{upper, lower, anchors, samples};
     const Logit logit{(float)scale, (float)middle};
     const All all{first_anchor, all_anchors};
@@ -327,19 +327,19 @@ void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int
         const int64_t strips = blocks(anchors);
         in_pieces(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
             const int64_t i = first % strips * LANES;
-            add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, i, sums, own_powers, own_scores);
+            add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, i, sums, own_powers);
         });
     });
 }
 
 // Adds the gradients of the tables to d_upper and d_lower, which may be one, and those of the members' own products to
-// `own_sums`. factors [count, all anchors]: what the exponentials are multiplied with, d_score [all anchors], which is
-// taken off at the own samples, over `powers`, the sums of `paired_sums`. totals [count, samples]: added to, in places of
-// their own for every anchor's modality.
+// `own_sums`. factors [count, all anchors]: what the exponentials are multiplied with. own_weights [count, all anchors]:
+// the gradients of the own tuples' scores. totals [count, samples]: added to, in places of their own for every anchor's
+// modality.
 void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower, float* d_upper, float* d_lower,
                       int64_t anchors, int64_t samples, int64_t first_anchor, int64_t all_anchors, double scale,
                       double middle, void* members, const int64_t* own, int64_t shift, void* own_sums,
-                      const float* factors, const float* powers, const float* d_score, Totals* totals) {
+                      const float* factors, const float* own_weights, Totals* totals) {
     const Tables tables{upper, lower, anchors, samples}, d_tables{d_upper, d_lower, anchors, samples};
     const Logit logit{(float)scale, (float)middle};
     const All all{first_anchor, all_anchors};
@@ -349,8 +349,8 @@ void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower
         // one modality after the other: in one table two anchors' modalities meet
         for (int m = 0; m < c; ++m)
             in_pieces(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
-                add_gradients<c>(tables, d_tables, logit, held, all, {own, shift}, m, first * LANES, factors, powers,
-                                 d_score, totals[m * samples + first]);
+                add_gradients<c>(tables, d_tables, logit, held, all, {own, shift}, m, first * LANES, factors, own_weights,
+                                 totals[m * samples + first]);
             });
     });
 }

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from unihpe_kernels.scores.singular_value.torch import arrowhead_root
 from unihpe_kernels.sv_contrastive.closed_form import Operand, TripleTile
 
 
@@ -89,32 +90,11 @@ class ArrowheadScorer:
         self._vectors = vectors.to(gram.dtype)
         self.directions = list((self._vectors.mT @ self._members).unbind(1))
         self._d_gram = torch.zeros_like(gram)  # in the basis Q
-        # The start is exact for one member. The others: the worst of 10^6 cases, near-degenerate ones among them, comes
-        # to 1e-10 in five steps and to 1e-16 in seven.
-        self._steps = 0 if len(members) == 1 else (7 if gram.dtype == torch.float64 else 5)
 
     def scores(self, products: list[Tensor], samples: slice) -> Tensor:
         alpha, gaps = self._alpha[samples], self._gaps[:, samples]
-        tiny = torch.finfo(alpha.dtype).tiny ** 0.75
         squares = [s * s for s in products]
-        # Each pole alone bounds t from below: the root of (t + alpha) (t + g) = s^2.
-        t = torch.full_like(squares[0], tiny)
-        for square, gap in zip(squares, gaps, strict=True):
-            root = (4 * square + ((alpha - gap).square() + tiny)).sqrt_()
-            torch.maximum(t, (2 * square - 2 * alpha * gap).div_(root.add_(alpha + gap)), out=t)
-        for _ in range(self._steps):
-            # (1 + slope) t^2 + linear t = s_1^2
-            others, slope = torch.zeros_like(t), torch.zeros_like(t)
-            for square, gap in zip(squares[1:], gaps[1:], strict=True):
-                shifted = t + gap
-                term = square / shifted
-                others += term
-                slope += term.div_(shifted)
-            linear = alpha - others - slope * t
-            slope += 1
-            root = (linear.square() + 4 * slope * squares[0]).sqrt_()
-            half = (root + linear.abs()).mul_(0.5).clamp_(min=tiny)
-            t = torch.maximum(t, torch.where(linear > 0, squares[0] / half, half / slope))
+        t = arrowhead_root(squares, alpha, list(gaps))
         self._samples, self._products, self._squares, self._t = samples, products, squares, t
         self._sigma = (t + (alpha + 1)).sqrt_()
         return self._sigma

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.scaling import inverse_power
+from unihpe_kernels.scratch import scratch
 from unihpe_kernels.sv_contrastive.closed_form import SCALE, Operand, TripleTile
 from unihpe_kernels.sv_contrastive.scorers import make_scorer
-from unihpe_kernels.sv_contrastive.scratch import scratch
 
 # Elements of each of about eight buffers of a tile. A thread's share is large enough to hide the cost of some fifty
 # calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch, and 512

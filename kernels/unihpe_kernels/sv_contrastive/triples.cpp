@@ -8,8 +8,8 @@
 #include <cmath>
 
 #include "native/parallel.h"
-#include "sv_contrastive/closed_form.h"
-#include "sv_contrastive/rows.h"
+#include "native/rows.h"
+#include "scores/singular_value/closed_form.h"
 
 namespace {
 

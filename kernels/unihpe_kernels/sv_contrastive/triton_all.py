@@ -85,12 +85,19 @@ def normalisers(
 
 
 def sums(
-    grams: Tensor, complete: Tensor | None, temperature: Tensor, n: int, ld: int, slab: int | None
+    grams: Tensor,
+    complete: Tensor | None,
+    temperature: Tensor,
+    n: int,
+    ld: int,
+    slab: int | None,
+    first_own: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pieces of the sums of exponentials over the tuples of every i [.., n or slab], j [.., ld] and k [.., ld].
+    """Pieces of the sums of exponentials over the triples of every i [.., n or slab], j [.., ld] and k [.., ld] but
+    the own ones.
 
     grams: x.y, x.z and y.z one after the other, [ld, ld] each; with a slab, the first two have `slab` rows, and n
-    samples are j and k.
+    samples are j and k, those of the slab from `first_own` on.
     """
     options = settings("sv_all_forward", n, grams.device)
     tile_j, tile_k = options["tile_j"], options["tile_k"]
@@ -101,7 +108,7 @@ def sums(
     sums_j = grams.new_empty((tiles_k * splits, ld))
     sums_k = grams.new_empty((tiles_j * splits, ld))
     kernels_all.sv_all_forward[(tiles_j, tiles_k, splits)](
-        grams, complete, temperature, sums_i, sums_j, sums_k, slab, n, ld, rows,
+        grams, complete, temperature, sums_i, sums_j, sums_k, slab, first_own, n, ld, rows,
         MASKED=complete is not None, TILE_J=tile_j, TILE_K=tile_k,
         num_warps=options["num_warps"], enable_fp_fusion=True,
     )  # fmt: skip
@@ -111,11 +118,11 @@ def sums(
 class _Turns:
     """The backward kernel's work over i, several times for large batches, and the pieces that it leaves."""
 
-    def __init__(self, grams: Tensor, n: int, ld: int, slab: int | None) -> None:
+    def __init__(self, grams: Tensor, n: int, ld: int, slab: int | None, first_own: int | None) -> None:
         self._options = settings("sv_all_backward", n, grams.device)
         tile_j, tile_k = self._options["tile_j"], self._options["tile_k"]
         self._tiles_j, self._tiles_k = _tiles(ld, tile_j), _tiles(ld, tile_k)
-        self._grams, self._n, self._ld, self._slab = grams, n, ld, slab
+        self._grams, self._n, self._ld, self._slab, self._first_own = grams, n, ld, slab, first_own
         self._end = n if slab is None else slab
         pieces = max(_PIECES, 2 * ld * ld) // ((self._tiles_j + self._tiles_k) * ld)
         self._turn = turn = min(self._end, max(16, pieces // 16 * 16))
@@ -134,7 +141,8 @@ class _Turns:
             end = min(begin + self._turn, self._end)
             kernels_all.sv_all_backward[(self._tiles_j, self._tiles_k, self._splits)](
                 self._grams, complete, temperature, factors, self.parts_a, self.parts_b, self.parts_c,
-                d_scale[begin // self._turn * self._programs :], self._slab, self._n, self._ld, begin, end, self._rows,
+                d_scale[begin // self._turn * self._programs :], self._slab, self._first_own, self._n, self._ld, begin,
+                end, self._rows,
                 MASKED=complete is not None, FIRST=begin == 0,
                 TILE_J=self._options["tile_j"], TILE_K=self._options["tile_k"],
                 num_warps=self._options["num_warps"], enable_fp_fusion=True,
@@ -143,13 +151,13 @@ class _Turns:
 
 
 def slab_gradients(
-    grams: Tensor, temperature: Tensor, factors: Tensor, n: int, ld: int, slab: int
+    grams: Tensor, temperature: Tensor, factors: Tensor, n: int, ld: int, slab: int, first_own: int
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the Gram matrices of a slab, as `sums` takes them, and the sum of scores times their gradient [].
 
-    Own tuples are as all others. factors [3, ld]: what the exponentials of anchors' tuples are multiplied with.
+    Without that of the own triples. factors [3, ld]: what the exponentials of anchors' tuples are multiplied with.
     """
-    turns = _Turns(grams, n, ld, slab)
+    turns = _Turns(grams, n, ld, slab, first_own)
     d_scale = grams.new_empty(turns.programs)
     d_grams = torch.empty_like(grams)
     d_a, d_b, d_c = d_grams.split([slab, slab, ld])
@@ -177,7 +185,7 @@ def gradients(
     n, width = outs[0].shape
     ld = saved.grams.shape[1]
     new = saved.grams.new_empty
-    turns = _Turns(saved.grams, n, ld, None)
+    turns = _Turns(saved.grams, n, ld, None, None)
     d_scale = new(turns.programs + ld)
     d_grams = new((3, ld, ld))
     parts = (turns.parts_a, turns.parts_b, turns.parts_c)

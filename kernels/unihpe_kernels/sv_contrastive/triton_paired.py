@@ -26,7 +26,9 @@ class Tables:
     """What is known of every sample; see `kernels_paired`."""
 
     stack: Tensor  # [count, n, width]
+    powers: Tensor  # [count, n]
     inverse_norms: Tensor  # [count, n]
+    shares: Tensor  # [count, n]
     inner: Tensor  # [pairs, n]
     basis: Tensor  # flat; empty where codes are used, and for up to three modalities
 
@@ -48,18 +50,19 @@ def saved_size(
 
 def view_saved(saved: Tensor, count: int, batch: int, width: int, dtype: torch.dtype, masked: bool = False) -> Tables:
     """The tables in a flat float32 buffer."""
-    stack, inverse_norms, inner, basis = saved.split(_table_sizes(count, batch, width, dtype, saved.device, masked))
+    sizes = _table_sizes(count, batch, width, dtype, saved.device, masked)
+    stack, *by_modality, inner, basis = saved.split(sizes)
     stack = stack.view(_stack_dtype(dtype, saved.device))[: count * batch * width].view(count, batch, width)
     pairs = count * (count - 1) // 2
-    inverse_norms = inverse_norms[: count * batch].view(count, batch)
-    return Tables(stack, inverse_norms, inner[: pairs * batch].view(pairs, batch), basis)
+    powers, inverse_norms, shares = (table[: count * batch].view(count, batch) for table in by_modality)
+    return Tables(stack, powers, inverse_norms, shares, inner[: pairs * batch].view(pairs, batch), basis)
 
 
 def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, used: Tensor | None) -> None:
     """Fill the tables. used: uint8 [count, n], other rows are taken as zero: NaN in them would pass a zero factor."""
     count, n, width = tables.stack.shape
     kernels.paired_prepare[(triton.cdiv(n, _ROWS),)](
-        tuple(embeddings), used, tables.stack, tables.inverse_norms, tables.inner, n, width,
+        tuple(embeddings), used, tables.stack, tables.powers, tables.inverse_norms, tables.inner, n, width,
         COUNT=count, MASKED=used is not None, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
     )  # fmt: skip
     if len(tables.basis):
@@ -76,11 +79,14 @@ def normalisers(
     log_sums: Tensor,
     sample_loss: Tensor,
     anchors: int | None = None,
+    own: Tensor | None = None,
 ) -> None:
     """Write the normalisers [count, n] and losses [n] of the anchors, 0 where there is none.
 
     anchors: of the n samples so many come first that are anchors alone, all others being what tuples are formed from;
-    then only their results are of use. None: every sample is both.
+    then only their results are of use, and the normalisers are those of their other tuples, relative to the own one's
+    exponential. own [n], int64: the places of their samples among the others, or numbers beyond. None: every sample is
+    both.
     """
     count, n, width = tables.stack.shape
     options = _options("forward", tables.stack, codes)
@@ -93,15 +99,17 @@ def normalisers(
     highest, sums = (new((splits, count, n)) for _ in range(2))
     anchor_codes, pool_codes = (codes.anchors, codes.pool) if codes else (None, None)
     kernels.paired_forward[(tiles_i, count, splits)](
-        tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchor_codes, pool_codes, temperature, highest,
-        sums, anchors, n, width, columns,
+        tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchor_codes, pool_codes, own, temperature,
+        highest, sums, anchors, n, width, columns,
         COUNT=count, MASKED=codes is not None, PRECISION=_precision(tables.stack.dtype),
         TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"], SWAP=bool(options.get("swap")),
         num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
     )  # fmt: skip
     kernels.paired_finish[(triton.cdiv(rows, _SAMPLES),)](
-        tables.inner, tables.basis, anchor_codes, temperature, highest, sums, log_sums, sample_loss, n, splits,
-        COUNT=count, MASKED=codes is not None, BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
+        tables.inner, tables.basis, anchor_codes, temperature, highest, sums, log_sums, tables.shares, sample_loss, n,
+        splits,
+        COUNT=count, MASKED=codes is not None, OTHERS=anchors is not None, BLOCK=_SAMPLES, num_warps=1,
+        enable_fp_fusion=True,
     )  # fmt: skip
 
 
@@ -116,10 +124,11 @@ def gradients(
     tables: Tables,
     outs: list[Tensor],
     anchors: int | None = None,
+    own: Tensor | None = None,
 ) -> Tensor:
     """Write the gradients of the embeddings into `outs`; returns pieces of the sum of scores times their gradient.
 
-    anchors: as for `normalisers`. With it, what the anchors' own tuples give is left out.
+    anchors, own: as for `normalisers`. With them, what the anchors' own tuples give is left out.
     """
     count, n, width = tables.stack.shape
     end_i = n if anchors is None else anchors
@@ -142,8 +151,9 @@ def gradients(
     for begin in range(0, end_i, panel_rows):
         end = min(begin + panel_rows, end_i)
         kernels.paired_backward[(tiles_j, count, splits)](
-            tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchor_codes, pool_codes, temperature,
-            grad, weights, inverse_total, log_sums, panel, d_members, d_scale, anchors, n, width, begin, end, rows,
+            tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchor_codes, pool_codes, own,
+            temperature, grad, weights, inverse_total, log_sums, panel, d_members, d_scale, anchors, n, width, begin,
+            end, rows,
             COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None, FIRST=begin == 0,
             PRECISION=_precision(tables.stack.dtype), TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
             SWAP=bool(options.get("swap")),
@@ -152,14 +162,14 @@ def gradients(
         part = panel.view(-1)[: count * (end - begin) * count * n]
         _add_products(d_stack, part, tables.stack, begin, end, anchors or 0)
     d_own = new((count, count * members // 2, n))
-    positives = weights if anchors is None else torch.zeros_like(tables.inverse_norms[0])
+    shares = tables.shares if anchors is None else torch.zeros_like(tables.shares)
     kernels.paired_own[(triton.cdiv(n, _SAMPLES), count)](
-        tables.inner, tables.basis, anchor_codes, temperature, grad, positives, inverse_total, d_members, d_own,
-        d_scale[programs:], n, splits, COUNT=count, MASKED=codes is not None, WEIGHTED=positives is not None,
+        tables.inner, tables.basis, anchor_codes, temperature, grad, weights, inverse_total, shares, d_members, d_own,
+        d_scale[programs:], n, splits, COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None,
         BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
     )  # fmt: skip
     kernels.paired_embedding_gradient[(triton.cdiv(n, _ROWS),)](
-        tables.stack, tables.inverse_norms, d_stack, d_own, tuple(outs), n, width,
+        tables.stack, tables.powers, tables.inverse_norms, d_stack, d_own, tuple(outs), n, width,
         COUNT=count, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
     )  # fmt: skip
     return d_scale
@@ -198,7 +208,7 @@ def _table_sizes(
     basis = (
         count * aligned(batch) * (1 + count * (count - 1)) if count > 3 and not masked else 0
     )  # in blocks of 32 samples
-    return [aligned(stack), aligned(count * batch), aligned(count * (count - 1) // 2 * batch), basis]
+    return [aligned(stack), *[aligned(count * batch)] * 3, aligned(count * (count - 1) // 2 * batch), basis]
 
 
 def _stack_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -211,8 +221,13 @@ def _stack_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 def _options(direction: str, stack: Tensor, codes: Codes | None) -> dict[str, int]:
     kind = "float" if stack.dtype == torch.float32 else "half"
-    name = f"sv_paired_{direction}_{how_many(stack.shape[0], codes is not None)}_{kind}"
-    return settings(name, stack.shape[1], stack.device)
+    return settings(setting_names(direction, stack.shape[0], codes is not None, kind), stack.shape[1], stack.device)
+
+
+def setting_names(direction: str, count: int, masked: bool, kind: str) -> tuple[str, str]:
+    """The tuned settings of so many modalities, and those of some such number; kind: "half" or "float"."""
+    own = f"{count}_masked" if masked else str(count)
+    return f"sv_paired_{direction}_{own}_{kind}", f"sv_paired_{direction}_{how_many(count, masked)}_{kind}"
 
 
 def how_many(count: int, masked: bool) -> str:

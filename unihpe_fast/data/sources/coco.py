@@ -276,6 +276,8 @@ def _add_category(categories: dict[int | str, Category], record: dict[str, Any],
     names = record.get("keypoints")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise SourceError(f"{where}: keypoints: found {str(names)[:60]}, wanted a list of names")
+    if key in categories:
+        raise SourceError(f"{where}: id: found {key!r} a second time, wanted each once")
     animal = str(record.get("supercategory", "")).lower() == "animal"
     categories[key] = Category(str(record.get("name", key)), animal, names or None, f"{where}: keypoints")
 

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from unihpe_kernels.collectives import Header, Wire, exchange_headers
 from unihpe_kernels.sv_contrastive.arguments import Arguments, warn_of_many_triples
 from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces
-from unihpe_kernels.sv_contrastive.group.wire import Header, Wire, exchange_headers
 from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
 
 if TYPE_CHECKING:
@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 # Bytes of the gathered embeddings and their gradients up to which "paired" gathers: fewer and larger transfers and
 # matrix products than in a ring. Beyond, the ring: memory for some five blocks of one rank.
 GATHERED_BYTES = 2**31
+
+# what unihpe_kernels.contrastive has more, so that ranks that call different losses hear of it
+_OF_THE_SCORE: Header = {
+    "score": "singular_value",
+    "direction": "anchor",
+    "form": "softmax",
+    "label_smoothing": 0.0,
+    "anchors, a bit each": 0,
+    "whether losses are pairwise": "False",
+    "bias": "None",
+}
 
 
 @torch.compiler.disable
@@ -56,6 +67,7 @@ def _loss(group: "ProcessGroup", given: Arguments) -> Tensor:
         "temperature": "a tensor" if isinstance(given.temperature, Tensor) else float(given.temperature),
         "backend": given.backend,
         "whether a gradient is needed": str(torch.is_grad_enabled() and any(x.requires_grad for x in inputs)),
+        **_OF_THE_SCORE,
     }
     headers = exchange_headers(group, (len(first), int(given.present is not None)), shared)
     wire = Wire(group, [samples for samples, _ in headers])
@@ -210,7 +222,7 @@ class _GroupLoss(torch.autograd.Function):
         parts = _parts(call, own, codes)
         d_positives = []  # gradients of the own tuples' scores, by part
         for part in parts:
-            d_positive = pieces.own_gradients(d_score[part.anchors], len(part.modalities))
+            d_positive = pieces.own_gradients(d_score[part.anchors], log_sums[part.modalities][:, part.anchors])
             d_scores += torch.dot(d_positive, pieces.positives(part.of(own, part.anchors)))
             d_positives.append(d_positive)
 

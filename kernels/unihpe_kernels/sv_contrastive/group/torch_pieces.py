@@ -48,8 +48,9 @@ class TorchPieces:
         )
         return to_rows(row_units, row_inverses, d_rows), to_rows(units, inverses, d_columns), d_scores, d_own
 
-    def own_gradients(self, d_score: Tensor, count: int) -> Tensor:
-        """What `paired_gradients` lacks of the gradients of the own tuples' scores, [rows], of `count` modalities."""
+    def own_gradients(self, d_score: Tensor, losses: Tensor) -> Tensor:
+        """What `paired_gradients` lacks of the gradients of the own tuples' scores, [rows]; losses: of
+        `paired_losses`, over all columns."""
         return torch.zeros_like(d_score)
 
     def positives(self, rows: Tensor) -> Tensor:

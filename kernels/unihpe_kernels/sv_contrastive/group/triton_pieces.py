@@ -1,4 +1,4 @@
-"""The pieces of `torch_pieces` by Triton kernels. Own tuples, one a sample, are left to torch."""
+"""The pieces of `torch_pieces` by Triton kernels. Own tuples' gradients, one a sample, are left to torch."""
 
 import math
 
@@ -22,19 +22,16 @@ class TritonPieces(TorchPieces):
         self.temperature = temperature.float()
 
     def paired(self, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
-        """Over all tuples, the own ones too."""
         with on_device(rows):
             tables = self._tables(rows, columns)
             count, n, _ = tables.stack.shape
             log_sums, sample_loss = self.temperature.new_empty(count, n), self.temperature.new_empty(n)
-            triton_paired.normalisers(tables, self.temperature, None, log_sums, sample_loss, len(rows))
-            return log_sums[:, : len(rows)] - self.positives(rows) * self._scale
+            triton_paired.normalisers(tables, self.temperature, None, log_sums, sample_loss, len(rows), _whole(own, n))
+            return log_sums[:, : len(rows)]
 
-    def paired_losses(self, sums: Tensor) -> Tensor:
-        return sums
-
-    def own_gradients(self, d_score: Tensor, count: int) -> Tensor:
-        return d_score * -count
+    def own_gradients(self, d_score: Tensor, losses: Tensor) -> Tensor:
+        # an anchor's loss says what its other tuples' weights come to: 1 - 2^-loss
+        return d_score * torch.expm1(losses / -LOG2_E).sum(0)
 
     def paired_gradients(
         self, rows: Tensor, columns: Tensor, own: Tensor, losses: Tensor, d_score: Tensor
@@ -50,12 +47,13 @@ class TritonPieces(TorchPieces):
             one = torch.ones_like(tau)
             d_scores = triton_paired.gradients(
                 one, tau, whole[count], None, self._normalize, one, whole[:count], tables, list(outs), len(rows),
+                _whole(own, n),
             )  # fmt: skip
         d_rows, d_columns = outs.transpose(0, 1).split([len(rows), len(columns)])
         return d_rows, d_columns, d_scores.sum(dtype=torch.float64), torch.zeros_like(d_score)
 
     def triples(self, columns: Tensor, first: int, count: int, saved: Tensor | None) -> "TritonTriples":
-        return TritonTriples(self, columns, first, count)
+        return TritonTriples(self, columns, first, count, saved)
 
     def _tables(self, rows: Tensor, columns: Tensor) -> Tables:
         """Rows, then columns."""
@@ -68,8 +66,13 @@ class TritonPieces(TorchPieces):
         return tables
 
 
+def _whole(own: Tensor, n: int) -> Tensor:
+    """Of all n samples, as the kernels read them."""
+    return torch.cat([own, own.new_full((n - len(own),), n)])
+
+
 class TritonTriples(Triples):
-    def __init__(self, pieces: TritonPieces, columns: Tensor, first: int, count: int) -> None:
+    def __init__(self, pieces: TritonPieces, columns: Tensor, first: int, count: int, saved: Tensor | None) -> None:
         self._pieces, self._columns = pieces, columns
         self._own = slice(first, first + count)
         self._units, self._inverses = pieces.units(columns)
@@ -81,33 +84,47 @@ class TritonTriples(Triples):
         self._grams = x.new_zeros(2 * count + self._ld, self._ld)
         for gram, left, right in zip(self._split(self._grams), (x, x, y), (y, z, z), strict=True):
             torch.mm(left, right.T, out=gram)
-        self.saved = x.new_empty(0)  # nothing, but that there are triples
+        # what the weights of the other triples of every own sample's anchors come to
+        self.saved = x.new_empty(count) if saved is None else saved
 
     def sums(self) -> tuple[Tensor, Tensor]:
         tau = self._pieces.temperature
         with on_device(self._grams):
-            by_i, by_j, by_k = triton_all.sums(self._grams, None, tau, self._size, self._ld, self._count)
+            by_i, by_j, by_k = triton_all.sums(
+                self._grams, None, tau, self._size, self._ld, self._count, self._own.start
+            )
         by_jk = torch.stack([by_j.sum(0), by_k.sum(0)])[:, None, : self._size]
         return by_i.sum(0, keepdim=True), by_jk
 
     def finish(self, by_i: Tensor, by_jk: Tensor) -> tuple[Tensor, Tensor]:
         sums = torch.stack([by_i[0], *by_jk[:, 0, self._own].to(by_i.dtype)])
-        log_sums = sums.log2() + self._shift()
-        positives = self._pieces.positives(self._columns[self._own])
-        return log_sums, (log_sums - positives * LOG2_E / self._pieces.temperature).sum(0).div_(LOG2_E)
+        positives = self._pieces.positives(self._columns[self._own]) * LOG2_E / self._pieces.temperature
+        others = sums.log2() + (self._shift() - positives)  # relative to the own triple's exponential
+        losses = torch.logaddexp2(others, others.new_zeros(()))
+        self.saved = torch.expm1(losses / -LOG2_E).sum(0).neg_()
+        return losses + positives, losses.sum(0).div_(LOG2_E)
 
     def gradients(self, log_sums: Tensor, sums_jk: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
         own_d_score = d_score[self._own]
         factors = self._grams.new_zeros(3, self._ld)
         factors[0, : self._count] = own_d_score * torch.exp2(self._shift() - log_sums[0])
-        factors[1:, : self._size] = d_score / sums_jk
+        own_exponentials = torch.exp2(
+            self._pieces.positives(self._columns).double() * LOG2_E / self._pieces.temperature - self._shift()
+        )
+        factors[1:, : self._size] = d_score / (sums_jk + own_exponentials)
         with on_device(self._grams):
             d_grams, d_scores = triton_all.slab_gradients(
-                self._grams, self._pieces.temperature, factors, self._size, self._ld, self._count
+                self._grams,
+                self._pieces.temperature,
+                factors,
+                self._size,
+                self._ld,
+                self._count,
+                self._own.start,
             )
         d_units = of_products(self._units, self._own, self._split(d_grams))
         gradients = to_rows(self._units, self._inverses, d_units)
-        rows, positive = self._columns[self._own], own_d_score * -3
+        rows, positive = self._columns[self._own], own_d_score * -self.saved
         d_scores = d_scores + torch.dot(positive, self._pieces.positives(rows))
         gradients[self._own] += self._pieces.positive_gradients(rows, positive)
         return gradients, d_scores

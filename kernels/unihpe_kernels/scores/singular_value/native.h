@@ -1,17 +1,18 @@
 // sigma_1 of one unit vector, the anchor's, stacked on the N unit vectors of one sample, its members, in lanes.
 //
-// Members: of a sample. Pair: an anchor's products with the members of a sample.
-// Pair::gradient: d_products = weight d sigma_1/d products; adds to `sums` what `Members::of_own` turns into the
+// Members: of a sample. Score: an anchor's products with the members of a sample.
+// Score::gradient: d_products = weight d sigma_1/d products; adds to `sums` what `Members::own` turns into the
 // gradients of the members' own products, (s, t) for s < t, row by row.
 #pragma once
 
 #include "native/lanes.h"
-#include "sv_contrastive/closed_form.h"
+#include "scores/basis.h"
+#include "scores/singular_value/closed_form.h"
 
 template <int N>
 struct Members;
 template <int N>
-struct Pair;
+struct Score;
 
 // One member.
 
@@ -22,15 +23,15 @@ struct Members<1> {
 
     Members() = default;
     explicit Members(const Lanes (&)[1][1]) : unused(splat(0)) {}
-    void of_own(const Lanes*, Lanes*) const {}
+    void own(const Lanes*, Lanes*) const {}
 };
 
 template <>
-struct Pair<1> {
-    Lanes s, inverse, sigma;
+struct Score<1> {
+    Lanes s, inverse, value;
 
-    Pair(const Lanes (&products)[1], const Members<1>&)
-        : s(products[0]), inverse(inverse_root(1.0f + absolute(s))), sigma((1.0f + absolute(s)) * inverse) {}
+    Score(const Lanes (&products)[1], const Members<1>&)
+        : s(products[0]), inverse(inverse_root(1.0f + absolute(s))), value((1.0f + absolute(s)) * inverse) {}
 
     void gradient(Lanes weight, const Members<1>&, Lanes (&d_products)[1], Lanes*) const {
         d_products[0] = s == 0.0f ? splat(0) : with_sign(0.5f * inverse, s) * weight;
@@ -46,17 +47,17 @@ struct Members<2> {
 
     Members() = default;
     explicit Members(const Lanes (&gram)[2][2]) : inner(gram[0][1]) {}
-    void of_own(const Lanes* sums, Lanes* out) const { *out = *sums; }
+    void own(const Lanes* sums, Lanes* out) const { *out = *sums; }
 };
 
 template <>
-struct Pair<2> {
+struct Score<2> {
     Lanes a, b, c;
     Triple of;
-    Lanes sigma;
+    Lanes value;
 
-    Pair(const Lanes (&products)[2], const Members<2>& members)
-        : a(products[0]), b(products[1]), c(members.inner), of(triple(a, b, c)), sigma(of.sigma) {}
+    Score(const Lanes (&products)[2], const Members<2>& members)
+        : a(products[0]), b(products[1]), c(members.inner), of(triple(a, b, c)), value(of.sigma) {}
 
     void gradient(Lanes weight, const Members<2>&, Lanes (&d_products)[2], Lanes* sums) const {
         const Lanes factor = slope(of, weight);
@@ -66,102 +67,44 @@ struct Pair<2> {
     }
 };
 
-// More: the secular equation of an arrowhead matrix. scorers.ArrowheadScorer says why.
+// More: the secular equation of an arrowhead matrix. torch.py says why.
 
 namespace arrowhead {
 
 constexpr float FLOOR = 1e-28f;
 constexpr int STEPS = 5;  // the worst of 10^6 cases comes to 1e-10
 
-// Eigenvectors: column k of v. `a` becomes diagonal. Cyclic Jacobi: for N = 7 in float32 all is rounding after six
-// sweeps, but for vectors of repeated values, which take two more.
-template <int N>
-void diagonalise(Lanes (&a)[N][N], Lanes (&v)[N][N]) {
-    for (int i = 0; i < N; ++i)
-        for (int k = 0; k < N; ++k) v[i][k] = splat(i == k);
-    for (int sweep = 0; sweep < (N + 9) / 2; ++sweep)
-        for (int p = 0; p < N - 1; ++p)
-            for (int q = p + 1; q < N; ++q) {
-                const Lanes inner = a[p][q], gap = (a[q][q] - a[p][p]) * 0.5f;
-                const Lanes tan = inner / (gap + with_sign(root(gap * gap + inner * inner + TINY), gap));
-                const Lanes cos = 1.0f / root(1.0f + tan * tan), sin = cos * tan;
-                a[p][p] -= tan * inner;
-                a[q][q] += tan * inner;
-                a[p][q] = a[q][p] = splat(0);
-                for (int k = 0; k < N; ++k) {
-                    if (k != p && k != q) {
-                        const Lanes to_p = a[k][p];
-                        a[p][k] = a[k][p] = to_p * cos - a[k][q] * sin;
-                        a[q][k] = a[k][q] = a[k][q] * cos + to_p * sin;
-                    }
-                    const Lanes was = v[k][p];
-                    v[k][p] = was * cos - v[k][q] * sin;
-                    v[k][q] = v[k][q] * cos + was * sin;
-                }
-            }
-}
-
 }  // namespace arrowhead
 
 // A sample's N members: their Gram matrix Q diag(nu) Q^T, nu[0] the largest.
 template <int N>
 struct Members {
-    static constexpr int SUMS = N * (N + 1) / 2;
+    static constexpr int SUMS = Basis<N>::SUMS;
     Lanes alpha;    // nu[0] - 1
     Lanes gaps[N];  // nu[0] - nu[k]
-    Lanes q[N][N];
+    Basis<N> basis;
 
     Members() = default;
     explicit Members(Lanes (&gram)[N][N]) {
-        arrowhead::diagonalise(gram, q);
-        for (int k = 1; k < N; ++k) {
-            const Bits swap = gram[k][k] > gram[0][0];
-            const Lanes was = gram[0][0];
-            gram[0][0] = swap ? gram[k][k] : was;
-            gram[k][k] = swap ? was : gram[k][k];
-            for (int i = 0; i < N; ++i) {
-                const Lanes first = q[i][0];
-                q[i][0] = swap ? q[i][k] : first;
-                q[i][k] = swap ? first : q[i][k];
-            }
-        }
-        alpha = at_least(gram[0][0] - 1.0f, splat(0));
-        for (int k = 0; k < N; ++k) gaps[k] = gram[0][0] - gram[k][k];
+        Lanes nu[N];
+        basis.of(gram, nu);
+        alpha = at_least(nu[0] - 1.0f, splat(0));
+        for (int k = 0; k < N; ++k) gaps[k] = nu[0] - nu[k];
     }
 
-    // (Q H Q^T)[s][t], H given by its upper triangle.
-    void of_own(const Lanes* sums, Lanes* out) const {
-        Lanes h[N][N];
-        for (int p = 0; p < N; ++p)
-            for (int n = p; n < N; ++n) h[p][n] = h[n][p] = *sums++;
-        for (int s = 0; s < N - 1; ++s) {
-            Lanes row[N];
-            for (int k = 0; k < N; ++k) {
-                row[k] = q[s][0] * h[0][k];
-                for (int p = 1; p < N; ++p) row[k] += q[s][p] * h[p][k];
-            }
-            for (int t = s + 1; t < N; ++t) {
-                Lanes total = row[0] * q[t][0];
-                for (int k = 1; k < N; ++k) total += row[k] * q[t][k];
-                *out++ = total;
-            }
-        }
-    }
+    void own(const Lanes* sums, Lanes* out) const { basis.own(sums, out); }
 };
 
 template <int N>
-struct Pair {
+struct Score {
     Lanes s[N];  // Q^T (products of the anchor with the members)
     Lanes t;     // the largest eigenvalue is nu[0] + t
-    Lanes sigma;
+    Lanes value;
 
-    Pair(const Lanes (&products)[N], const Members<N>& members) {
+    Score(const Lanes (&products)[N], const Members<N>& members) {
         Lanes squares[N];
-        for (int k = 0; k < N; ++k) {
-            s[k] = members.q[0][k] * products[0];
-            for (int n = 1; n < N; ++n) s[k] += members.q[n][k] * products[n];
-            squares[k] = s[k] * s[k];
-        }
+        members.basis.rotate(products, s);
+        for (int k = 0; k < N; ++k) squares[k] = s[k] * s[k];
         const Lanes alpha = members.alpha;
         t = splat(arrowhead::FLOOR);
         for (int k = 0; k < N; ++k) {  // each pole alone bounds t from below: the root of (t + alpha) (t + g) = s^2
@@ -185,7 +128,7 @@ struct Pair {
             t = at_least(t, (rising ? squares[0] : half) / (rising ? half : slope));
         }
         t += s[0] - s[0];  // NaN of all products, which maxima drop
-        sigma = root(t + (alpha + 1.0f));
+        value = root(t + (alpha + 1.0f));
     }
 
     // d_products: weight d sigma_1/d products. Adds weight d sigma_1/d Gram matrix, in the basis Q, to `sums`, an upper
@@ -200,7 +143,7 @@ struct Pair {
             norm += ratios[k] * ratios[k];
         }
         top = at_least(top, s[0] * s[0] / t);
-        weight = weight / ((norm * t + t + top) * sigma);  // d sigma = v^T dG v / (2 sigma)
+        weight = weight / ((norm * t + t + top) * value);  // d sigma = v^T dG v / (2 sigma)
         const Lanes weight_t = weight * t;
         Lanes d_s[N];
         d_s[0] = weight * s[0];
@@ -209,9 +152,6 @@ struct Pair {
         for (int k = 1; k < N; ++k) *sums++ += d_s[0] * ratios[k];
         for (int p = 1; p < N; ++p)
             for (int q = p; q < N; ++q) *sums++ += d_s[p] * ratios[q];
-        for (int n = 0; n < N; ++n) {
-            d_products[n] = members.q[n][0] * d_s[0];
-            for (int k = 1; k < N; ++k) d_products[n] += members.q[n][k] * d_s[k];
-        }
+        members.basis.rotate_back(d_s, d_products);
     }
 };

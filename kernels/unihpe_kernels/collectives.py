@@ -13,13 +13,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unihpe_kernels.checks import FLOATING
+from unihpe_kernels.scores import SCORES
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
 
 Header = dict[str, int | float | str]
-_HEADER = 16  # numbers
-_WORDS = (*map(str, FLOATING), "paired", "all", "auto", "triton", "native", "torch", "a tensor", "True", "False")
+HEADER = 24  # numbers
+_WORDS = (
+    *map(str, FLOATING), "paired", "all", "auto", "triton", "native", "torch", "a tensor", "True", "False",
+    *SCORES, "product", "softmax", "sigmoid", "anchor", "both", "a float", "None",
+)  # fmt: skip
 
 
 class Wire:
@@ -121,6 +125,34 @@ class Wire:
         return wait
 
 
+def global_means(sums: list[tuple[Tensor, Tensor]], group: "ProcessGroup | None") -> list[Tensor]:
+    """Each (weighted sum, sum of weights) of scalars as the mean over all ranks' samples; 0 where the weights are 0.
+
+    The value is the one that a single process would compute on all ranks' samples, the same on every rank; a rank's
+    gradient is scaled so that the mean over ranks of the parameters' gradients, which DistributedDataParallel and FSDP
+    take, is that single process's gradient. The weights are taken to be constants where there are several ranks. One
+    collective for all means together.
+    """
+    if group is None or dist.get_world_size(group) == 1:
+        return [total / _positive(weight) for total, weight in sums]
+    if not sums:
+        return []
+    size = dist.get_world_size(group)
+    both = torch.stack([torch.stack([total.detach(), weight.detach()]) for total, weight in sums])  # [T, 2]
+    dist.all_reduce(both, group=group)
+    totals, weights = both[:, 0], _positive(both[:, 1])
+    means = []
+    for (total, _), value, weight in zip(sums, totals / weights, weights, strict=True):
+        own = size * total / weight
+        # this rank's gradient, everybody's value
+        means.append(own - own.detach() + value)
+    return means
+
+
+def _positive(weight: Tensor) -> Tensor:
+    return weight.clamp(min=torch.finfo(weight.dtype).tiny)
+
+
 def exchange_headers(group: "ProcessGroup", own: tuple[int, ...], shared: Header | None) -> list[tuple[int, ...]]:
     """`own` of every rank, after all agree that `shared` is the same on each; None: the arguments here were refused.
 
@@ -131,8 +163,8 @@ def exchange_headers(group: "ProcessGroup", own: tuple[int, ...], shared: Header
         ValueError: on every rank, unless all agree.
     """
     header = [int(shared is None), *own, *(_encode(value) for value in (shared or {}).values())]
-    header += [0] * (_HEADER - len(header))
-    every = torch.empty(dist.get_world_size(group), _HEADER, dtype=torch.int64, device=_header_device(group))
+    header += [0] * (HEADER - len(header))
+    every = torch.empty(dist.get_world_size(group), HEADER, dtype=torch.int64, device=_header_device(group))
     dist.all_gather_into_tensor(every, torch.tensor([header], device=every.device), group=group)
     rows = every.tolist()
     if shared is None:

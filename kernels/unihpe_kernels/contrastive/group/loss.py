@@ -1,0 +1,339 @@
+"""The loss over the samples of a process group: anchors are this rank's samples, tuples are formed from those of all.
+
+Forward: a header; the modalities of every sample where some lack any; then either every rank's embeddings are gathered,
+in their own dtype, or, where those would take too much memory, they go around a ring of the ranks, block by block. The
+sums by tuple of the other direction are sums over ranks. Backward: gradients of others' samples are summed back to
+their owners.
+
+Every rank takes the same collectives in the same order, whatever it holds.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from unihpe_kernels.collectives import Wire
+from unihpe_kernels.contrastive.group.headers import agree, checked
+from unihpe_kernels.contrastive.loss import WIDE, add_part, backend_of, find_route, make_options
+from unihpe_kernels.contrastive.options import Arguments, Spec
+from unihpe_kernels.contrastive.paired import Pairs
+from unihpe_kernels.contrastive.parts import Part, further, make_parts
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+# Bytes of the gathered embeddings and their gradients up to which "paired" gathers: fewer and larger transfers and
+# matrix products than in a ring. Beyond, the ring: memory for some five blocks of one rank.
+GATHERED_BYTES = 2**31
+
+
+@torch.compiler.disable
+def loss_over_group(group: "ProcessGroup", check: Callable[[], Arguments]) -> Tensor:
+    """The loss with a group; `check` gives the arguments or raises."""
+    given = checked(group, check)
+    sizes, masked = agree(group, given)
+    wire = Wire(group, sizes)
+    spec = given.spec._replace(backend=given.resolve_backend(wire.total))
+    tau, bias = given.tau(), None if given.bias is None else given.tensor(given.bias)
+    return _GroupLoss.apply(_Call(wire, spec, masked), tau, bias, given.weights, given.present, *given.embeddings)
+
+
+@dataclass(frozen=True)
+class _Call:
+    wire: Wire
+    spec: Spec
+    masked: bool  # whether samples of some rank lack modalities
+
+
+class _Sweep:
+    """This rank's anchors against the samples of all ranks, in pairs; the same steps forward and backward."""
+
+    def __init__(
+        self, call: _Call, own: Tensor, codes: Tensor | None, temperature: Tensor, bias: Tensor | None, learns: bool
+    ) -> None:
+        """own: [a, M, D]; codes: of all ranks' samples."""
+        self._call, self._codes, spec, wire = call, codes, call.spec, call.wire
+        self.count = own.shape[1]
+        route = find_route(temperature, spec, self.count, wire.total)
+        self.backend = backend_of(spec.backend, route)
+        self.units, self._inverse_norms = self._units(own)
+        self.own_codes = None if codes is None else codes[wire.begin : wire.begin + len(own)]
+        sets = None if codes is None else codes.unique().tolist() if spec.both else None
+        present = None
+        if self.own_codes is not None:
+            bits = 1 << torch.arange(self.count, device=own.device)
+            present = (self.own_codes & bits[:, None]) > 0
+        self.parts: list[tuple[Part, Pairs]] = []
+        for part in make_parts(spec, present, self.count, False, sets):
+            if not part.size(len(own)) and not spec.both:
+                continue
+            options = make_options(spec, part, wire.total, temperature, bias, route == WIDE, learns)
+            self.parts.append((part, Pairs(self.backend, options, part.of(self.units, part.index))))
+
+    def forward(self, blocks: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """blocks: the samples of other ranks [b, M, D], with their codes."""
+        wire, of_tuples = self._call.wire, []
+        for part, pairs in self.parts:
+            pairs.forward()
+            for others in part.others:
+                pairs.forward_columns(part.of(self.units, others.index), anchors=others.sought)
+        for block, codes in blocks:
+            units, _ = self._units(block)
+            for part, pairs in self.parts:
+                for index, sought in further(self._call.spec, part, codes):
+                    columns = part.of(units, index)
+                    if columns.shape[1]:
+                        by_tuple = pairs.forward_columns(columns, anchors=sought)
+                        if by_tuple is not None:
+                            of_tuples.append(self._spread(by_tuple, index, block))
+                    elif self._call.spec.both:
+                        of_tuples.append(pairs.by_tuple.new_zeros(*pairs.by_tuple.shape[:2], len(block)))
+        if self._call.spec.both and of_tuples:  # other ranks' anchors against this rank's tuples
+            for place, (part, pairs) in enumerate(self.parts):
+                elsewhere = of_tuples[place]
+                whole = elsewhere.new_zeros(*elsewhere.shape[:2], wire.total)
+                end = wire.begin + self.units.shape[1]
+                whole[..., : wire.begin], whole[..., end:] = elsewhere[..., : wire.begin], elsewhere[..., wire.begin :]
+                mine = wire.sum(whole)[..., wire.begin : end]
+                pairs.by_tuple.add_(mine if part.index is None else mine[..., part.index])
+
+    def finish(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """`Result`'s losses, slopes and biases [3, a], and its shares of each part."""
+        samples = torch.zeros(3, self.units.shape[1], dtype=dtype, device=self.units.device)
+        shares = []
+        for part, pairs in self.parts:
+            result = pairs.finish(self._candidates(part), self._call.spec.smoothing)
+            where = slice(None) if part.index is None else part.index
+            own = [result.loss, result.slope, *(() if result.bias is None else (result.bias,))]
+            for total, of_part in zip(samples, own, strict=False):
+                of_part = of_part if part.counted is None else torch.where(part.counted, of_part, 0)
+                total[where] += of_part.to(dtype)
+            shares.append(result.shares)
+        return samples, shares
+
+    def backward(self, d_score: Tensor, shares: Sequence[Tensor]) -> None:
+        """d_score [a]: gradient of the samples' losses, over the temperature. Others' samples: `gradients_of`."""
+        spec, self._given = self._call.spec, []
+        self._of_tuples: list[list[Tensor | None]] = []
+        for (part, pairs), own_shares in zip(self.parts, shares, strict=True):
+            of_part = d_score if part.index is None else d_score[part.index]
+            of_part = of_part if part.counted is None else of_part * part.counted
+            given = of_part, own_shares, self._candidates(part), spec.smoothing
+            pairs.backward(*given)
+            self._given.append(given)
+            if spec.both:
+                self._of_tuples.append(
+                    [self._gather(part, x) for x in (pairs.factors.tuple, pairs.factors.tuple_level)]
+                )
+        self._others = [
+            [(o.index, pairs.backward_columns(part.of(self.units, o.index), anchors=o.sought)) for o in part.others]
+            for part, pairs in self.parts
+        ]
+
+    def gradients_of(self, block: Tensor, codes: Tensor | None) -> Tensor:
+        """This rank's part of the gradient of other ranks' samples [b, M, D]."""
+        units, inverse_norms = self._units(block)
+        d_units = torch.zeros_like(units, dtype=torch.promote_types(units.dtype, torch.float32))
+        for place, (part, pairs) in enumerate(self.parts):
+            for index, sought in further(self._call.spec, part, codes):
+                columns = part.of(units, index)
+                if not columns.shape[1]:
+                    continue
+                factors = None
+                if self._call.spec.both:
+                    tuples, levels = (
+                        None if x is None else x if index is None else x[:, index] for x in self._of_tuples[place]
+                    )
+                    factors = pairs.factors._replace(tuple=tuples, tuple_level=levels)
+                d_columns = pairs.backward_columns(columns, anchors=sought, factors=factors)
+                add_part(d_units, part, index, d_columns)
+        return self._rows(units, inverse_norms, d_units)
+
+    def gradients(self) -> Tensor:
+        """Of this rank's samples [a, M, D], from its own pairs alone."""
+        d_units = torch.zeros_like(self.units, dtype=torch.promote_types(self.units.dtype, torch.float32))
+        for (part, pairs), given, others in zip(self.parts, self._given, self._others, strict=True):
+            add_part(d_units, part, part.index, pairs.gradients(*given))
+            for index, d_columns in others:
+                add_part(d_units, part, index, d_columns)
+        return self._rows(self.units, self._inverse_norms, d_units)
+
+    def _units(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.backend.units(list(samples.unbind(1)), self._call.spec.normalize, None)
+
+    def _rows(self, units: Tensor, inverse_norms: Tensor | None, d_units: Tensor) -> Tensor:
+        return torch.stack(self.backend.through_units(units, inverse_norms, d_units, list(d_units)), dim=1)
+
+    def _candidates(self, part: Part) -> float:
+        if self._codes is None:
+            return float(self._call.wire.total)
+        code = sum(1 << m for m in part.modalities)
+        return float(((self._codes & code) == code).sum())
+
+    def _spread(self, by_tuple: Tensor, index: Tensor | None, block: Tensor) -> Tensor:
+        """Over all samples of a block."""
+        if index is None:
+            return by_tuple
+        whole = by_tuple.new_zeros(*by_tuple.shape[:2], len(block))
+        whole[..., index] = by_tuple
+        return whole
+
+    def _gather(self, part: Part, factors: Tensor | None) -> Tensor | None:
+        """[anchors, total - a], of other ranks' tuples."""
+        if factors is None:
+            return None
+        wire, length = self._call.wire, self.units.shape[1]
+        whole = factors.new_zeros(length, len(factors))
+        whole[slice(None) if part.index is None else part.index] = factors.T
+        every = wire.gather(whole)
+        return torch.cat([every[: wire.begin], every[wire.begin + length :]]).T.contiguous()
+
+
+class _GroupLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        call: _Call,
+        temperature: Tensor,
+        bias: Tensor | None,
+        weights: Tensor | None,
+        present: Tensor | None,
+        *embeddings: Tensor,
+    ) -> Tensor:
+        wire, spec = call.wire, call.spec
+        own = _samples(embeddings, present, spec)
+        count = own.shape[1]
+        codes = _codes(call, own, present)
+        weighted = _weights(weights, own)
+        gathered = None if _takes_ring(call, own) else wire.gather(own)
+        learns = temperature.requires_grad or (bias is not None and bias.requires_grad)
+        sweep = _Sweep(call, own, codes, temperature, bias, learns)
+        sweep.forward(_others(call, own, gathered, codes))
+        samples, shares = sweep.finish(weighted.dtype)
+        counts = spec.anchor_counts(present)
+        anchor_counts = (
+            torch.full_like(weighted, spec.num_anchors(count)) if counts is None else counts.to(weighted.dtype)
+        )
+        sums = torch.stack([(weighted * samples[0]).sum(), (weighted * anchor_counts).sum()])
+        loss_sum, weight_sum = wire.sum_of_few(sums.double())
+        inverse_total = weight_sum.reciprocal().masked_fill_(weight_sum == 0, 0)
+        loss = (loss_sum * inverse_total).to(weighted.dtype)
+        ctx.call, ctx.num_shares = call, len(shares)
+        ctx.save_for_backward(
+            *shares, *embeddings, temperature, bias, weights, present, codes, gathered, samples, anchor_counts,
+            inverse_total.to(weighted.dtype), loss,
+        )  # fmt: skip
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(grad.device.type, enabled=False):
+            return _GroupLoss._gradients(ctx, grad)
+
+    @staticmethod
+    def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        shares, saved_tensors = ctx.saved_tensors[: ctx.num_shares], ctx.saved_tensors[ctx.num_shares :]
+        (
+            *embeddings, temperature, bias, weights, present, codes, gathered, samples, anchor_counts,
+            inverse_total, loss,
+        ) = saved_tensors  # fmt: skip
+        call: _Call = ctx.call
+        wire, spec = call.wire, call.spec
+        own = _samples(embeddings, present, spec)
+        over_tau = inverse_total / temperature.to(inverse_total.dtype)
+        d_loss = _weights(weights, own) * inverse_total
+        sweep = _Sweep(call, own, codes, temperature, bias, False)
+        sweep.backward(_weights(weights, own) * over_tau, shares)
+        # the sums of scores times their gradient, and of the bias's
+        d_scores = torch.dot(d_loss, samples[1]).double() / temperature.double()
+        d_bias = torch.dot(d_loss, samples[2]).double()
+        if gathered is None:
+            places = _slices(wire)
+            none = torch.zeros(own.shape, dtype=d_loss.dtype, device=own.device)
+            d_own = wire.circulate_gradients(
+                own,
+                lambda owner, block: (
+                    none
+                    if owner == wire.rank
+                    else sweep.gradients_of(block, None if codes is None else codes[places[owner]])
+                ),
+            )
+        else:
+            begin, end = wire.begin, wire.begin + len(own)
+            d_columns = torch.zeros(gathered.shape, dtype=d_loss.dtype, device=own.device)
+            for block, its_codes in _others(call, own, gathered, codes):
+                d_block = sweep.gradients_of(block, its_codes)
+                d_columns[:begin], d_columns[end:] = d_block[:begin], d_block[begin:]
+            d_own = wire.scatter_sum(d_columns)
+        d_own = d_own + sweep.gradients()
+
+        # Each rank's result is the one loss, so what is differentiated is the sum of all of them.
+        grads, d_scores, d_bias = wire.sum_of_few(torch.stack([grad.double(), d_scores, d_bias]))
+        d_temperature = -d_scores / temperature.double() * (grads / wire.ranks)
+        d_own *= grads.to(d_own.dtype)
+        d_weights = None
+        if weights is not None:
+            d_weights = (samples[0] - anchor_counts * loss) * (inverse_total * grads.to(loss.dtype))
+            d_weights = d_weights.to(weights.dtype)
+        d_embeddings = [d.to(own.dtype) for d in d_own.unbind(1)]
+        of_bias = None if bias is None else (d_bias * (grads / wire.ranks)).to(bias.dtype)
+        return None, d_temperature.to(temperature.dtype), of_bias, d_weights, None, *d_embeddings
+
+
+def _samples(embeddings: tuple[Tensor, ...] | list[Tensor], present: Tensor | None, spec: Spec) -> Tensor:
+    """[a, M, D]; what no tuple reads is zero, as NaN would pass through a zero factor."""
+    samples, used = torch.stack(list(embeddings), dim=1), spec.used(present)
+    return samples if used is None else samples.masked_fill_(~used.T[:, :, None], 0)
+
+
+def _codes(call: _Call, own: Tensor, present: Tensor | None) -> Tensor | None:
+    """int64 [total], bit m: has modality m. None: every sample of every rank has all."""
+    if not call.masked:
+        return None
+    count = own.shape[1]
+    codes = torch.full((len(own),), 2**count - 1, dtype=torch.uint8, device=own.device)
+    if present is not None:
+        bits = 1 << torch.arange(count, dtype=torch.uint8, device=own.device)
+        codes = (present * bits[:, None]).sum(0, dtype=torch.uint8)
+    return call.wire.gather(codes).long()
+
+
+def _weights(weights: Tensor | None, own: Tensor) -> Tensor:
+    """In the compute dtype, ones for None."""
+    dtype = torch.float64 if own.dtype == torch.float64 else torch.float32
+    return torch.ones(len(own), dtype=dtype, device=own.device) if weights is None else weights.to(dtype)
+
+
+def _takes_ring(call: _Call, own: Tensor) -> bool:
+    numbers, spec = call.wire.total * own.shape[1] * own.shape[2], call.spec
+    return not spec.both and numbers * (own.element_size() + max(4, own.element_size())) > GATHERED_BYTES
+
+
+def _slices(wire: Wire) -> list[slice]:
+    """Of every rank's samples among all."""
+    ends = torch.tensor(wire.sizes).cumsum(0).tolist()
+    return [slice(end - size, end) for end, size in zip(ends, wire.sizes, strict=True)]
+
+
+def _others(
+    call: _Call, own: Tensor, gathered: Tensor | None, codes: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The samples of other ranks, with their codes."""
+    wire = call.wire
+    if gathered is not None:
+        end = wire.begin + len(own)
+
+        def without_own(every: Tensor) -> Tensor:
+            return torch.cat([every[: wire.begin], every[end:]])
+
+        yield without_own(gathered), None if codes is None else without_own(codes)
+        return
+    places = _slices(wire)
+    for owner, block in wire.circulate(own):
+        if owner != wire.rank:
+            yield block, None if codes is None else codes[places[owner]]

@@ -1,0 +1,221 @@
+"""The arguments of the losses, checked."""
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unihpe_kernels.checks import Backend, check_backend, check_tensor, check_weights
+from unihpe_kernels.scores import SCORES
+from unihpe_kernels.sv_contrastive.arguments import (
+    MAX_MODALITIES,
+    MIN_TEMPERATURE,
+    check_embeddings,
+    check_unit_rows,
+)
+
+
+class Spec(NamedTuple):
+    """What a loss is made of, but for its tensors: as for `tuple_contrastive_loss`, in the form of operators'
+    arguments.
+
+    anchors: the modalities that are anchors, ascending; none for all. both: directions. pairwise: the cosine loss of
+    every two modalities.
+    """
+
+    score: str
+    anchors: tuple[int, ...]
+    both: bool
+    smoothing: float
+    sigmoid: bool
+    pairwise: bool
+    normalize: bool
+    backend: str
+
+    @property
+    def text(self) -> str:
+        """One word, which operators take."""
+        flags = (self.both, self.sigmoid, self.pairwise, self.normalize)
+        words = (self.score, self.backend, f"{self.smoothing!r}")
+        return " ".join([*words, "".join("01"[flag] for flag in flags), *(f"{m}" for m in self.anchors)])
+
+    @classmethod
+    @functools.lru_cache
+    def of(cls, text: str) -> "Spec":
+        score, backend, smoothing, flags, *anchors = text.split()
+        both, sigmoid, pairwise, normalize = (flag == "1" for flag in flags)
+        modalities = tuple(map(int, anchors))
+        return cls(score, modalities, both, float(smoothing), sigmoid, pairwise, normalize, backend)
+
+    def anchors_of(self, count: int) -> tuple[int, ...]:
+        return self.anchors or tuple(range(count))
+
+    def num_anchors(self, count: int) -> int:
+        """Of a sample that has all `count` modalities."""
+        return count * (count - 1) if self.pairwise else len(self.anchors_of(count))
+
+    def used(self, present: Tensor | None) -> Tensor | None:
+        """bool [M, B]: rows that some tuple reads; None: all."""
+        return present if present is None or self.pairwise else present & (present.sum(0) >= 2)
+
+    def anchor_counts(self, present: Tensor | None) -> Tensor | None:
+        """[B]; None: every sample has all anchors."""
+        if present is None:
+            return None
+        has = present.sum(0)
+        if self.pairwise:
+            return has * (has - 1)
+        return (present[list(self.anchors)].sum(0) if self.anchors else has) * (has >= 2)
+
+
+class Arguments(NamedTuple):
+    """As for `tuple_contrastive_loss`, checked, the embeddings of one dtype. What is refused where its values may be
+    looked at is NaN elsewhere."""
+
+    embeddings: list[Tensor]
+    temperature: float | Tensor
+    bias: float | Tensor | None
+    weights: Tensor | None
+    present: Tensor | None
+    spec: Spec  # its backend may be "auto"
+
+    def tensor(self, value: float | Tensor) -> Tensor:
+        """A number as a tensor []."""
+        if isinstance(value, Tensor):
+            return value
+        first = self.embeddings[0]
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        return torch.full((), value, dtype=dtype, device=first.device)
+
+    def tau(self) -> Tensor:
+        return self.tensor(self.temperature)
+
+    def resolve_backend(self, batch: int) -> Literal["triton", "native", "torch"]:
+        """The backend that will run, for tuples from `batch` samples.
+
+        What C++ cannot do in float32 the torch backend does in float64 in its place, and so it is with "auto" and
+        Triton's kernels where the temperature is a float.
+        """
+        count, spec = len(self.embeddings), self.spec
+        resolved = check_backend(spec.backend, self.embeddings[0], SCORES[spec.score].loss)  # type: ignore[arg-type]
+        if isinstance(self.temperature, Tensor) or spec.sigmoid:
+            return resolved
+        score, modalities = SCORES[spec.score], 2 if spec.pairwise else count
+        least = score.least_temperature(modalities, batch, "float64")
+        if self.temperature < least:
+            raise ValueError(
+                f'temperature must be at least {least:.2g} for score="{spec.score}" of {modalities} modalities, '
+                f"got {self.temperature}"
+            )
+        least = score.least_temperature(modalities, batch)
+        if resolved != "triton" or self.temperature >= least:
+            return resolved
+        if spec.backend == "triton":
+            raise ValueError(
+                f'temperature must be at least {least:.2g} for backend="triton", score="{spec.score}" '
+                f"and {batch} samples, got {self.temperature}"
+            )
+        return "torch"
+
+
+def check_arguments(
+    embeddings: Sequence[Tensor],
+    *,
+    temperature: float | Tensor,
+    score: str = "singular_value",
+    negatives: str = "paired",
+    anchors: int | Sequence[int] | None = None,
+    direction: str = "anchor",
+    label_smoothing: float = 0.0,
+    form: str = "softmax",
+    bias: float | Tensor | None = None,
+    weights: Tensor | None = None,
+    present: Tensor | None = None,
+    normalize: bool = True,
+    backend: Backend = "auto",
+    pairwise: bool = False,
+    modalities: range | None = None,
+    case: str | None = None,
+    any_length: bool = False,
+) -> Arguments:
+    """modalities: how many are allowed in this case, if not those of the score. any_length: of rows that `normalize`
+    leaves as they are."""
+    if score not in SCORES:
+        raise ValueError(f"score must be {_either([*SCORES, 'product'])}, got {score!r}")
+    if negatives not in ("paired", "all"):
+        raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
+    if pairwise:
+        modalities, case = range(2, MAX_MODALITIES + 1), "pairwise_contrastive_loss"
+    embeddings = check_embeddings(embeddings, modalities or SCORES[score].modalities, case or f'score="{score}"')
+    first, count = embeddings[0], len(embeddings)
+    batch = first.shape[0]
+    if weights is not None:
+        check_tensor("weights", weights, (batch,), like=first)
+        weights = check_weights(weights)
+    if present is not None:
+        check_tensor("present", present, (count, batch), dtypes=(torch.bool,), like=first)
+        if not pairwise and count > 2 and not SCORES[score].neutral:
+            raise ValueError(f'present must be None for score="{score}", which takes all {count} modalities')
+    _check_number("temperature", temperature, first)
+    if not isinstance(temperature, Tensor) and not MIN_TEMPERATURE <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least {MIN_TEMPERATURE}, got {temperature}")
+    for name, value, known in (
+        ("direction", direction, ("anchor", "both")),
+        ("form", form, ("softmax", "sigmoid")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be {_either(known)}, got {value!r}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    chosen = _check_anchors(anchors, count)
+    if negatives == "all" and count > 2:
+        raise ValueError(
+            f'negatives must be "paired" for score="{score}" with these arguments, got "all", which is of two '
+            "modalities, or of three with the defaults of all arguments that singular_value_contrastive_loss lacks"
+        )
+    if form == "sigmoid":
+        if label_smoothing or direction == "both":
+            raise ValueError('form must be "softmax" with direction="both" or label_smoothing, got "sigmoid"')
+        bias = 0.0 if bias is None else bias
+        _check_number("bias", bias, first)
+    elif bias is not None:
+        raise ValueError(f'bias must be None for form="softmax", in which it has no effect, got {bias}')
+    spec = Spec(
+        score, chosen, direction == "both", float(label_smoothing), form == "sigmoid", pairwise,
+        bool(normalize), backend,
+    )  # fmt: skip
+    check_backend(backend, first, SCORES[score].loss)
+    if not normalize and not any_length:
+        embeddings = [
+            check_unit_rows(f"embeddings[{m}]", rows, None if present is None else present[m])
+            for m, rows in enumerate(embeddings)
+        ]
+    return Arguments(embeddings, temperature, bias, weights, present, spec)
+
+
+def _check_anchors(anchors: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Ascending; none for all."""
+    if anchors is None:
+        return ()
+    given = [anchors] if isinstance(anchors, int) else list(anchors)
+    chosen = tuple(sorted(set(given)))
+    if not given or len(chosen) < len(given) or not all(m in range(count) for m in chosen):
+        raise ValueError(f"anchors must be modalities from 0 to {count - 1}, each once, got {anchors}")
+    return () if len(chosen) == count else chosen
+
+
+def _check_number(name: str, value: float | Tensor, like: Tensor) -> None:
+    if isinstance(value, Tensor):
+        check_tensor(name, value, (), like=like)
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a float or a tensor [], got {type(value).__name__}")
+    elif not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def _either(names: Iterable[str]) -> str:
+    *most, last = (f'"{name}"' for name in names)
+    return ", ".join(most) + f" or {last}"
