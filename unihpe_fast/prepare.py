@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import tyro
 from rich.console import Console
 
-from unihpe_fast.data.check import check_store
+from unihpe_fast.data.check_apart import check_apart
 from unihpe_fast.data.crop_cache import CropCache
 from unihpe_fast.data.crop_photos import CROP_SIZE, PhotoError, crop_photos
 from unihpe_fast.data.plausible import keep_plausible
@@ -159,7 +159,7 @@ class CheckJob:
 def check(job: CheckJob, console: Console) -> bool:
     """Print what is in the file and what is wrong with it; True when nothing is."""
     with Counting("check", None, console) as counting:
-        report = check_store(job.path, counting.advance)
+        report = check_apart(job.path, counting.advance)
 
     def say(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

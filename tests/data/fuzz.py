@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import signal
+import time
+import traceback
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,39 +18,110 @@ import numpy as np
 
 from unihpe_fast.data.errors import SourceError
 
-# how many mutated inputs a reader gets; `make fuzz` asks for more
+# how many mutated inputs a reader gets, and for how many seconds at most; `make fuzz` asks for more
 CASES = int(os.environ.get("FUZZ", "300"))
+BUDGET = float(os.environ.get("FUZZ_SECONDS", "inf"))
 SECONDS = 20
 MEMORY = 1 << 30
+# test, inputs tried and inputs taken, in the order that they were run
+TALLY: list[tuple[str, int, int]] = []
+Read = Callable[[Path], object]
 
 
-def fuzz(read: Callable[[Path], object], files: Mapping[str, bytes], count: int = CASES, seed: int = 0) -> int:
+def fuzz(
+    read: Read,
+    files: Mapping[str, bytes],
+    count: int = CASES,
+    seed: int = 0,
+    *,
+    errors: tuple[type[Exception], ...] = (SourceError, OSError),
+    apart: bool = False,
+) -> int:
     """Run `read(folder)` to its end on `count` folders, each with one of `files` mutated; returns how many it took.
 
-    Anything but SourceError and OSError that escapes, a case of more than SECONDS or one that asks for more than
-    MEMORY bytes at once fails, and names the case: `case(files, seed, number)` makes it again.
+    Anything but `errors` that escapes, a case of more than SECONDS or one that asks for more than MEMORY bytes at once
+    fails, and names the case: `case(files, seed, number)` makes it again. apart: each case in a process of its own, for
+    readers in C that may never return to Python or end the process.
     """
-    accepted = 0
+
+    def make(folder: Path, number: int) -> None:
+        for path, content in case(files, seed, number).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+
+    return fuzz_made(read, make, count, seed, errors=errors, apart=apart)
+
+
+def fuzz_made(
+    read: Read,
+    make: Callable[[Path, int], None],
+    count: int = CASES,
+    seed: int = 0,
+    *,
+    errors: tuple[type[Exception], ...] = (SourceError, OSError),
+    apart: bool = False,
+) -> int:
+    """`fuzz` on folders that `make(folder, number)` fills."""
+    accepted, number, end = 0, 0, time.monotonic() + BUDGET
+    run = _apart if apart else _here
     with TemporaryDirectory() as name, _bounded_memory():
-        folder = Path(name)
         for number in range(count):
-            mutated = case(files, seed, number)
-            for path, content in mutated.items():
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                (folder / path).write_bytes(content)
-            signal.signal(signal.SIGALRM, _too_slow)
-            signal.alarm(SECONDS)
+            if time.monotonic() > end:
+                break
+            make(Path(name), number)
             try:
-                read(folder)
-                accepted += 1
-            except (SourceError, OSError):
-                pass
+                accepted += run(read, Path(name), errors)
             except BaseException as error:
                 error.add_note(f"fuzz case {number} of seed {seed}")
                 raise
-            finally:
-                signal.alarm(0)
+        else:
+            number = count
+    TALLY.append((os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0], number, accepted))
     return accepted
+
+
+def _here(read: Read, folder: Path, errors: tuple[type[Exception], ...]) -> bool:
+    """Whether the reader took it."""
+    signal.signal(signal.SIGALRM, _too_slow)
+    signal.alarm(SECONDS)
+    try:
+        read(folder)
+        return True
+    except errors:
+        return False
+    finally:
+        signal.alarm(0)
+
+
+def _apart(read: Read, folder: Path, errors: tuple[type[Exception], ...]) -> bool:
+    said, told = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 2
+        try:
+            read(folder)
+            code = 0
+        except errors:
+            code = 1
+        except BaseException:
+            os.write(told, traceback.format_exc().encode()[-4000:])
+        finally:
+            os._exit(code)
+    os.close(told)
+    try:
+        end = time.monotonic() + SECONDS
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > end:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                _too_slow()
+            time.sleep(0.001)
+        code = os.waitstatus_to_exitcode(ended[1])
+        if code not in (0, 1):
+            raise AssertionError(f"ended with {code}: {os.read(said, 4000).decode()}")
+        return code == 0
+    finally:
+        os.close(said)
 
 
 def case(files: Mapping[str, bytes], seed: int, number: int) -> dict[str, bytes]:
@@ -62,9 +135,12 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
     """Flipped bits, cut ends, spans removed, repeated, overwritten or swapped; zip members and JSON values too."""
     if data[:4] == b"PK\3\4" and rng.random() < 0.8:
         return _mutate_zip(data, rng)
-    # a file that only begins with a line of JSON is bytes like others
     if data[:1] in (b"{", b"[") and data.isascii() and rng.random() < 0.6:
-        return _mutate_json(data, rng)
+        # of a file of lines, each of them JSON, one
+        lines = data.splitlines(keepends=True) if data.count(b"\n{") else [data]
+        number = rng.integers(len(lines))
+        lines[number] = _mutate_json(lines[number], rng) + b"\n" * (len(lines) > 1)
+        return b"".join(lines)
     for _ in range(rng.integers(1, 4)):
         data = _CHANGES[rng.integers(len(_CHANGES))](data, rng)
     return data

@@ -2,10 +2,8 @@
 
 import multiprocessing
 import os
+import resource
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from tests.engine.test_ranks import environment
+from tests.forked import Forked
 from unihpe_fast.data import batches as batches_module
 from unihpe_fast.data.batches import FILES_A_WORKER, FILES_OF_THE_RUN, Batches, LoaderError
 from unihpe_fast.data.errors import StoreError
@@ -101,41 +99,34 @@ def test_a_death_does_not_interrupt_what_the_run_does_meanwhile(tmp_path: Path) 
 
 
 def test_too_few_open_files_are_refused_at_the_start(tmp_path: Path) -> None:
-    script = textwrap.dedent(f"""
-        import resource, sys
-        sys.path.insert(0, "")
-        from tests.data.test_batches import Numbers
-        from unihpe_fast.data.batches import Batches
-        from pathlib import Path
+    def start() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
-        try:
-            Batches(Numbers(Path({str(tmp_path)!r})), 0, 8, workers=2, timeout=60)
-        except ValueError as error:
-            print(error)
-    """)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), timeout=60)
+        with pytest.raises(ValueError) as caught:
+            Batches(Numbers(tmp_path), 0, 8, workers=2, timeout=60)
+        print(caught.value)
+
+    run = Forked(start, tmp_path / "said")
+    assert run.wait() == 0, run.said
     wanted = FILES_OF_THE_RUN + 2 * FILES_A_WORKER
-    assert f"--data.workers 2: must be allowed {wanted} open files, got a limit of 24" in done.stdout, done.stderr
+    assert f"--data.workers 2: must be allowed {wanted} open files, got a limit of 24" in run.said
 
 
 def test_loader_processes_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
-    script = textwrap.dedent("""
-        import multiprocessing, sys, time
-        sys.path.insert(0, "")
-        from pathlib import Path
-        from tests.data.test_batches import Busy
-        from unihpe_fast.data.batches import Batches
+    def start() -> None:
         batches = iter(Batches(Busy(), 0, 8, workers=2, timeout=60))
         next(batches)
         print(*[child.pid for child in multiprocessing.active_children()], flush=True)
         time.sleep(60)
-    """)
-    run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment())
-    assert run.stdout is not None
-    children = [int(word) for word in run.stdout.readline().split()]
+
+    run = Forked(start, tmp_path / "said")
+    give_up = time.monotonic() + 60
+    while not run.said.endswith("\n"):
+        assert time.monotonic() < give_up, run.said
+        time.sleep(0.01)
+    children = [int(word) for word in run.said.split()]
     assert len(children) == 2
-    run.kill()
-    run.wait()
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
     give_up = time.monotonic() + 10
     while any(Path(f"/proc/{child}").exists() and not _is_zombie(child) for child in children):
         assert time.monotonic() < give_up, "orphans live on"

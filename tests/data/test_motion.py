@@ -433,8 +433,8 @@ def test_a_skeleton_without_a_needed_bone_is_named(tmp_path):
         ({"subjects": "94,05"}, "no clip of 05 in the input; there are 03, 94"),
         ({"subjects": "all"}, "subjects: want numbers such as 02,05, got 'all'"),
         ({"views": 0}, "views: want at least 1, got 0"),
-        ({"fps": 0.0}, "fps: want a positive number, got 0.0"),
-        ({"fps": float("nan")}, "fps: want a positive number, got nan"),
+        ({"fps": 0.0}, "fps: want a positive number from 0.5 to 10000, got 0.0"),
+        ({"fps": float("nan")}, "fps: want a positive number from 0.5 to 10000, got nan"),
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, message):

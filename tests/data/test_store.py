@@ -1,11 +1,16 @@
 import gc
 import json
+import multiprocessing
+import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -13,8 +18,12 @@ import numpy as np
 import pytest
 
 from tests.data.people import H36M_CAMERA, SIZE, jpeg, sample, samples, turned_camera
+from unihpe_fast.config import DataConfig
+from unihpe_fast.data import check_apart as check_apart_module
 from unihpe_fast.data import store_writer
 from unihpe_fast.data.camera import Camera
+from unihpe_fast.data.check_apart import check_apart
+from unihpe_fast.data.loader import val_batches
 from unihpe_fast.data.records import Sample
 from unihpe_fast.data.store import Store, StoreError, WriteSummary, write_store
 
@@ -364,6 +373,122 @@ def test_an_image_that_hdf5_cannot_read_is_named(prepared: Path) -> None:
     prepared.write_bytes(data)
     with pytest.raises(StoreError, match=r"people\.h5: image: rows \[0, 1\] cannot be read"):
         Store(prepared).read(np.array([1, 0]))
+
+
+def null_space(key: str) -> Callable[[h5py.File], None]:
+    return lambda file: (file.pop(key), file.create_dataset(key, data=h5py.Empty("f")))
+
+
+def time_type(file: h5py.File) -> None:
+    del file["frame"]
+    h5py.h5d.create(file.id, b"frame", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((5,)))
+
+
+def link_the_group(file: h5py.File) -> None:
+    file.move("cameras", "old")
+    file["cameras"] = h5py.ExternalLink("elsewhere.h5", "cameras")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (null_space("bbox"), "bbox: found a dataset of no shape, wanted float32"),
+        (null_space("names/subject"), "names/subject: found a dataset of no shape, wanted text"),
+        (null_space("image_crc32"), "image_crc32: found a dataset of no shape"),
+        (time_type, "found a file that HDF5 cannot read|frame: "),
+        (link_the_group, "cameras/vector: found nothing"),
+        (lambda f: f.attrs.__setitem__("licence", np.arange(3)), "attribute licence: found ndarray, wanted text"),
+        (lambda f: f.attrs.__setitem__("caveat", h5py.Empty("f")), "attribute caveat: found Empty, wanted text"),
+        (lambda f: f.attrs.__setitem__("dataset", 3), "attribute dataset: found int, wanted text"),
+        (lambda f: f.attrs.__setitem__("format", h5py.Empty("S1")), "attribute format: found .*, wanted 'unihpe"),
+        (
+            lambda f: f["names/subject"].__setitem__(0, "S2"),
+            "names/subject: found other texts than were written, as their checksum says",
+        ),
+        (lambda f: f["names/subject"].attrs.__setitem__("crc32", np.arange(3)), "names/subject: found other texts"),
+    ],
+)
+def test_what_numpy_has_no_type_for_is_refused_with_the_key(prepared: Path, damage, message: str) -> None:
+    with h5py.File(prepared, "r+") as file:
+        damage(file)
+    with pytest.raises(StoreError, match=r"people\.h5: " + message):
+        len(Store(prepared))
+    # nothing else of what the command prints of a file stumbles either
+    assert check_apart(prepared, lambda count: None).problems
+
+
+def test_a_flipped_bit_of_a_column_is_seen(prepared: Path) -> None:
+    sound = Store(prepared).read(np.arange(5))
+    data = bytearray(prepared.read_bytes())
+    # still a number, and no implausible one
+    data[data.index(sound.joints_3d[3].tobytes()) + 1] ^= 1
+    prepared.write_bytes(data)
+    with pytest.raises(StoreError, match=r"people\.h5: joints_3d: cannot be read, damaged perhaps"):
+        len(Store(prepared))
+
+
+def test_a_flipped_bit_of_a_picture_is_seen(prepared: Path) -> None:
+    picture = Store(prepared).read(np.array([3])).images[0].tobytes()
+    data = bytearray(prepared.read_bytes())
+    data[data.index(picture) + len(picture) // 2] ^= 1
+    prepared.write_bytes(data)
+    columns = Store(prepared).read(np.array([4, 3, 0]))
+    assert columns.damaged.tolist() == [False, True, False]
+    assert not Store(prepared).read(np.array([3]), images=False).damaged.any()
+    report = check_apart(prepared, lambda count: None)
+    found = [line for line in report.problems if line.startswith("image: ")]
+    assert len(found) == 1
+    assert found[0].endswith("1 rows: 3") or "does not decode: 1 rows: 3" in found[0]
+    config = DataConfig(val=(str(prepared),), image_size=16, val_batch_size=5)
+    (batch,) = val_batches(config, limit=0)
+    assert batch.present[0].tolist() == [True, True, True, False, True]
+    assert "row 3: found" in batch.broken[0]
+
+
+def test_files_without_checksums_are_read_as_ever(prepared: Path) -> None:
+    from tests.data.test_fuzz_files import plain_copy
+
+    new, rows = Store(prepared).read(np.arange(5)), np.arange(5)
+    with h5py.File(prepared) as file:
+        assert all(file[key].fletcher32 for key in file if isinstance(file[key], h5py.Dataset) and key != "image")
+    old = prepared.with_name("old.h5")
+    old.write_bytes(plain_copy(prepared))
+    with h5py.File(old) as file:
+        assert "image_crc32" not in file
+        assert not file["bbox"].fletcher32
+    found = Store(old).read(rows)
+    for name in ("keypoints_2d", "joints_3d", "bbox", "camera", "rotation", "present"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(new, name))
+    assert [x.tobytes() for x in found.images] == [x.tobytes() for x in new.images]
+    assert not found.damaged.any()
+
+
+def test_a_file_that_keeps_its_reader_busy_is_given_up(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advanced: list[int] = []
+    assert check_apart(prepared, advanced.append).facts
+    assert advanced == [5]
+
+    def ends(path: Path, advance) -> None:
+        advance(3)
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def hangs(path: Path, advance) -> None:
+        time.sleep(60)
+
+    def raises(path: Path, advance) -> None:
+        raise FileNotFoundError("nothing.h5")
+
+    for act, problem in (
+        (ends, "reading it ended the process with SIGSEGV"),
+        (hangs, "came to no end within 0.5 seconds"),
+    ):
+        monkeypatch.setattr(check_apart_module, "check_store", act)
+        assert problem in check_apart(prepared, advanced.append, patience=0.5).problems[0]
+    assert advanced == [5, 3]
+    monkeypatch.setattr(check_apart_module, "check_store", raises)
+    with pytest.raises(FileNotFoundError, match=r"nothing\.h5"):
+        check_apart(prepared, advanced.append)
+    assert not multiprocessing.active_children()
 
 
 def test_a_caveat_comes_back_and_older_files_have_none(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tests.data.people import samples
 from tests.engine.test_faults import _before_step, _steps
 from tests.engine.test_ranks import environment, torchrun
 from tests.engine.tiny import tiny
+from tests.forked import Forked
 from unihpe_fast.config import to_yaml
 from unihpe_fast.data.batches import LoaderError
 from unihpe_fast.data.errors import StoreError
@@ -154,13 +154,6 @@ def test_scores_that_are_not_finite_are_null_and_the_rest_is_kept(tmp_path: Path
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def _alone(arguments: list[str], timeout: float = 120, **variables: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "unihpe_fast.train", *arguments]
-    return subprocess.run(
-        command, env={**environment(), **variables}, capture_output=True, text=True, timeout=timeout, check=False
-    )
-
-
 def _free_port() -> str:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -176,47 +169,55 @@ def _free_port() -> str:
         ({"WORLD_SIZE": "2", "RANK": "1"}, "rank 1: rank 0 must answer at 127.0.0.1:"),
     ],
 )
-def test_processes_that_cannot_meet_say_so_on_one_line(variables: dict[str, str], words: str) -> None:
+def test_processes_that_cannot_meet_say_so_on_one_line(tmp_path: Path, variables: dict[str, str], words: str) -> None:
     where = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-    begun = time.monotonic()
-    done = _alone(["--run.timeout", "0.05"], **{**where, **variables})
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    run = Forked(lambda: main(["--run.timeout", "0.05"]), tmp_path / "said", **{**where, **variables})
+    assert run.wait(90) == 2, run.said
+    errors = [line for line in run.said.splitlines() if "error:" in line]
     assert len(errors) == 1
     assert words in errors[0]
-    assert "Traceback" not in done.stderr
-    assert time.monotonic() - begun < 90
+    assert "Traceback" not in run.said
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--optim.stepz", "3"], "--optim.stepz"),
-        (["--data.batch-size", "1"], "--data.batch-size 1: wanted a sample for each of 2 ranks"),
-    ],
-)
+def test_what_torchrun_says_last_is_left_for_it_where_it_looks(tmp_path: Path) -> None:
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    runs = [
+        Forked(
+            lambda: main(["--optim.stepz", "3"]),
+            tmp_path / f"said{rank}",
+            RANK=str(rank),
+            TORCHELASTIC_ERROR_FILE=str(tmp_path / f"error{rank}"),
+            **where,
+        )
+        for rank in range(2)
+    ]
+    for rank, run in enumerate(runs):
+        assert run.wait(90) == 2, run.said
+        message = json.loads((tmp_path / f"error{rank}").read_text())["message"]["message"]
+        assert message.startswith(f"rank {rank}: error: ")
+        assert "--optim.stepz" in message
+
+
 @pytest.mark.slow
-def test_torchrun_s_last_words_name_the_cause(tmp_path: Path, arguments: list[str], words: str) -> None:
-    command = torchrun("-m", "unihpe_fast.train", *arguments)
+def test_torchrun_s_last_words_name_the_cause(tmp_path: Path) -> None:
+    command = torchrun("-m", "unihpe_fast.train", "--data.batch-size", "1")
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 1
     # torchrun's report is what stands last on the screen: its root cause has the line that matters
     report = done.stderr[done.stderr.rindex("Root Cause") :]
-    assert words in report
-    assert "error:" in report
+    assert "error: --data.batch-size 1: wanted a sample for each of 2 ranks" in report
 
 
 # --- terminals --------------------------------------------------------------------------------------------------------
 
 
 def test_a_terminal_that_knows_no_unicode_shows_what_it_can(tmp_path: Path) -> None:
-    done = _alone(
-        ["--config", _config(tmp_path), "--run.dir", str(tmp_path / "rün")], PYTHONIOENCODING="ascii", LC_ALL="C"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "r?n" in done.stdout
+    arguments = ["--config", _config(tmp_path), "--run.dir", str(tmp_path / "rün")]
+    run = Forked(lambda: main(arguments), tmp_path / "said", PYTHONIOENCODING="ascii")
+    assert run.wait() == 0, run.said
+    assert "r?n" in run.said
     assert (tmp_path / "rün" / "summary.json").is_file()
 
 

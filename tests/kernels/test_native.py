@@ -1,21 +1,27 @@
 """The C++ backend: how it is compiled, what happens where that fails, and its threads."""
 
+import grp
 import hashlib
 import multiprocessing
 import os
+import pwd
 import shlex
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from tests.kernels.pose_cases import pose_pairs
 from unihpe_kernels import caller, checks, native, pa_mpjpe, procrustes, singular_value_contrastive_loss, svd3x3
+from unihpe_kernels.native import compiling, folders
 from unihpe_kernels.procrustes import reference
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -70,7 +76,7 @@ def test_a_compiler_that_fails_is_named_with_what_it_said(tmp_path):
     assert "plain torch is slower" in done.stderr
     # it points to the line that called, which is line 7 of what is run
     assert "<string>:7: RuntimeWarning" in done.stderr
-    assert not [path for path in tmp_path.glob("*/*") if path.suffix != ".lock"]
+    assert {path.suffix for path in tmp_path.glob("*/*")} == {".lock", ".failed"}
 
 
 def test_warnings_point_to_the_caller_and_not_to_torch_that_dispatches():
@@ -219,6 +225,31 @@ def test_in_a_forked_process(threads):
     child.join(60)
 
 
+class _Losses(Dataset):
+    """Computes in a loader process, which torch gives one thread."""
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        rows = torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(number)).requires_grad_()
+        losses = [singular_value_contrastive_loss(list(rows), temperature=0.1, negatives=k) for k in ("all", "paired")]
+        (gradient,) = torch.autograd.grad(sum(losses), rows)
+        return torch.stack([loss.detach() for loss in losses] + [gradient.norm()])
+
+    def __len__(self) -> int:
+        return 3
+
+
+@needs_compiler
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_loader_processes_compute(threads):
+    threads(2)
+    losses = _Losses()
+    expected = [losses[number] for number in range(len(losses))]
+    loader = DataLoader(losses, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
+    for got, want in zip(loader, expected, strict=True):
+        assert torch.equal(got, want)
+
+
 @needs_compiler
 def test_chosen_for_what_it_takes_alone():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -254,6 +285,8 @@ def tiny(request, tmp_path, monkeypatch):
 def wrap(tmp_path, monkeypatch):
     """Puts lines of shell before the compiler, and returns the file to which it adds a line for every `$source`."""
 
+    compiler = native.compiler()
+
     def make(lines: str = "") -> Path:
         script, log = tmp_path / "compiler", tmp_path / "log"
         script.write_text(
@@ -263,7 +296,7 @@ if [ "$source" ]; then
     echo "$source" >> {shlex.quote(str(log))}
     {lines}
 fi
-exec {shlex.join(native.compiler())} "$@"
+exec {shlex.join(compiler)} "$@"
 """
         )
         script.chmod(0o755)
@@ -331,20 +364,91 @@ def test_a_library_that_cannot_be_loaded_is_built_for_the_process(tiny, wrap, tm
     assert log.read_text() == "tiny\n" * 2
 
 
+def link_from_where_all_may_write(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "link").symlink_to(tmp_path / "cache")
+    (tmp_path / "open").chmod(0o777)
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path / "open" / "link")
+
+
 @builds
 @forks
-@pytest.mark.parametrize("whose", ["all may write", "of another user"])
-def test_nothing_is_loaded_from_where_others_can_write(whose, tiny, wrap, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tmp_path: library(tmp_path).parent.chmod(0o777),
+        lambda tmp_path: (tmp_path / "cache").chmod(0o777),
+        link_from_where_all_may_write,
+        lambda tmp_path: os.chown(tmp_path / "cache", os.getuid() + 1, -1),
+        lambda tmp_path: os.chown(library(tmp_path).parent, os.getuid() + 1, -1),
+    ],
+    ids=["folder", "parent", "link", "another's parent", "another's folder"],
+)
+def test_nothing_is_loaded_from_where_others_can_write(spoil, tiny, wrap, tmp_path, monkeypatch):
     source, log = tiny(), wrap()
     assert answers(source) == [42]
-    if whose == "all may write":
-        library(tmp_path).parent.chmod(0o777)
-    else:
-        monkeypatch.setattr(os, "getuid", lambda: library(tmp_path).stat().st_uid + 1)
     before = library(tmp_path).stat()
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ["XDG_CACHE_HOME"])
+    try:
+        spoil(tmp_path)
+    except PermissionError:
+        pytest.skip("only root can give files away")
     assert answers(source) == [42]
     assert log.read_text() == "tiny\n" * 2
     assert library(tmp_path).stat().st_ino == before.st_ino
+
+
+@builds
+@forks
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.chmod(0o766),
+        lambda file: os.chown(file, os.getuid() + 1, -1),
+        lambda file: (file.unlink(), os.mkfifo(file)),
+        lambda file: (file.rename(file.with_suffix(".mine")), file.symlink_to(file.with_suffix(".mine"))),
+    ],
+    ids=["all may write", "another's", "a pipe", "a link"],
+)
+def test_a_library_that_is_not_the_user_s_own_is_built_again(spoil, tiny, wrap, tmp_path):
+    source, log = tiny(), wrap()
+    assert answers(source) == [42]
+    try:
+        spoil(library(tmp_path))
+    except PermissionError:
+        pytest.skip("only root can give files away")
+    assert answers(source) == [42]
+    assert log.read_text() == "tiny\n" * 2
+    status = library(tmp_path).lstat()
+    assert (status.st_uid, status.st_mode & 0o170077) == (os.getuid(), 0o100000)
+
+
+@builds
+@forks
+def test_a_folder_of_the_user_s_own_group_is_trusted(tiny, wrap, tmp_path, monkeypatch):
+    """As umask 002 makes them where every user has a group; with another member it is no longer the user's own."""
+    user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(os.getgid())
+    alone = SimpleNamespace(gr_name=user.pw_name, gr_mem=[])
+    source, log = tiny(), wrap()
+    assert answers(source) == [42]
+    (tmp_path / "cache").chmod(0o775)
+    for found, compiled in ((alone, 1), (SimpleNamespace(gr_name=user.pw_name, gr_mem=["other"]), 2)):
+        monkeypatch.setattr(grp, "getgrgid", lambda gid, found=found: found if gid == user.pw_gid else group)
+        assert answers(source) == [42]
+        assert log.read_text() == "tiny\n" * compiled
+
+
+@builds
+@forks
+def test_what_is_made_is_for_the_user_alone_whatever_the_umask(tiny, tmp_path):
+    before = os.umask(0)
+    try:
+        assert answers(tiny()) == [42]
+    finally:
+        os.umask(before)
+    made = [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]
+    assert len(made) == 4
+    assert not [path for path in made if path.stat().st_mode & 0o077]
 
 
 @builds
@@ -361,10 +465,156 @@ def test_a_relative_cache_is_not_one(tiny, tmp_path, monkeypatch):
 
 @builds
 @forks
+@pytest.mark.parametrize("home", [".", "no passwd entry"])
+def test_without_a_home_the_library_is_of_the_process_alone(home, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if home == ".":
+        monkeypatch.setenv("HOME", home)
+    else:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    source = tiny()
+    before = set(tmp_path.rglob("*"))
+    with pytest.warns(RuntimeWarning, match="home"):
+        assert native.obstacle(source) is None
+    assert answers(source) == [42]
+    assert set(tmp_path.rglob("*")) == before
+
+
+@builds
+@forks
+def test_a_path_that_is_no_utf_8(tiny, wrap, tmp_path, monkeypatch):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    monkeypatch.setenv("XDG_CACHE_HOME", folder)
+    assert answers(tiny()) == [42]
+    assert len(list(Path(folder).glob("unihpe_kernels/*.so"))) == 1
+    wrap("exit 1")
+    with pytest.warns(RuntimeWarning):
+        reason = native.obstacle(tiny("other"))
+    with pytest.warns(RuntimeWarning):
+        again = native.obstacle(f"../package/{tiny('other')}")
+    assert "without" in again
+    for text in (reason, again):
+        # a terminal, or a file of UTF-8, takes it
+        assert text.encode()
+
+
+@builds
+@forks
+def test_a_pipe_in_the_lock_s_place_is_not_waited_for(tiny, tmp_path):
+    folder = tmp_path / "cache" / "unihpe_kernels"
+    folder.mkdir(mode=0o700, parents=True)
+    os.mkfifo(folder / "tiny.lock")
+    source = tiny()
+    with pytest.warns(RuntimeWarning, match=r"tiny\.lock is no regular file"):
+        assert native.obstacle(source) is None
+    assert answers(source) == [42]
+
+
+@builds
+@forks
+def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "_PATIENCE", 0.5)
+    folder = tmp_path / "cache" / "unihpe_kernels"
+    folder.mkdir(mode=0o700, parents=True)
+    with (
+        folders.locked(folder / "tiny.lock", 1),
+        pytest.warns(RuntimeWarning, match=r"tiny\.lock has been held by another process for 0\.5 seconds"),
+    ):
+        assert native.obstacle(tiny()) is None
+
+
+@builds
+@forks
 def test_one_of_racing_processes_compiles(tiny, wrap):
     log = wrap("sleep 0.5")
     assert answers(tiny(), processes=4) == [42] * 4
     assert log.read_text() == "tiny\n"
+
+
+def _obstacle(source: str, results) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        results.put(native.obstacle(source))
+
+
+def obstacles(source: str, processes: int) -> list[str | None]:
+    """What new processes that start at once say of a source."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    for _ in range(processes):
+        context.Process(target=_obstacle, args=(source, results), daemon=True).start()
+    return [results.get(timeout=60) for _ in range(processes)]
+
+
+@builds
+@forks
+def test_a_compiler_that_hangs_is_ended_with_its_children_and_asked_once(tiny, wrap, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "TIMEOUT", 1.0)
+    log = wrap(f"sleep 300 & echo $! > {shlex.quote(str(tmp_path / 'child'))}; wait")
+    begun = time.monotonic()
+    first, *others = sorted(obstacles(tiny(), 3), key=len)
+    assert "cannot compile" in first
+    assert "did not end within 1 seconds" in first
+    assert all(first in other and "tried again" in other for other in others)
+    assert log.read_text() == "tiny\n"
+    assert obstacles(tiny(), 1)[0].startswith(first)
+    assert log.read_text() == "tiny\n"
+    assert time.monotonic() - begun < 30
+    child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    give_up = time.monotonic() + 10
+    # what nobody waits for stays as a zombie where process 1 takes no orphans
+    while child.exists() and child.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < give_up, "the compiler's child lives on"
+        time.sleep(0.02)
+    # a minute or so later it is asked again
+    (verdict,) = tmp_path.glob("cache/unihpe_kernels/*.failed")
+    os.utime(verdict, (0, time.time() - native._VERDICT - 1))
+    wrap()
+    assert answers(tiny()) == [42]
+
+
+@builds
+@pytest.mark.parametrize("lines", ["yes", "yes >&2"])
+def test_a_compiler_that_prints_without_end_is_ended(lines, tiny, wrap):
+    wrap(lines)
+    with pytest.warns(RuntimeWarning, match="it printed more than 16 MiB: y"):
+        assert len(native.obstacle(tiny())) < 3000
+
+
+@builds
+def test_a_child_that_the_compiler_leaves_behind_does_not_hold_its_reader(tiny, wrap):
+    wrap("sleep 300 &")
+    begun = time.monotonic()
+    assert native.obstacle(tiny()) is None
+    assert time.monotonic() - begun < 60
+
+
+@builds
+def test_an_interrupted_compiler_leaves_no_verdict(tiny, wrap, tmp_path):
+    wrap("sleep 300")
+    timer = threading.Timer(0.5, compiling.stop)
+    timer.start()
+    with pytest.raises(compiling.Interrupted):
+        native.obstacle(tiny())
+    timer.join()
+    assert {path.name for path in tmp_path.glob("cache/*/*")} == {"tiny.lock"}
+
+
+@builds
+@forks
+def test_a_library_without_its_function_is_built_again_and_else_torch_does_the_work(tiny, wrap, tmp_path):
+    source = tiny()
+    log = wrap('set -- -Danswer=other "$@"')
+    (reason,) = obstacles(source, 1)
+    assert "the library lacks a function" in reason
+    assert "answer" in reason
+    lacking = library(tmp_path)
+    wrap()
+    assert answers(source) == [42]
+    assert log.read_text() == "tiny\n" * 2
+    assert not lacking.exists()
 
 
 @builds

@@ -15,7 +15,7 @@ from unihpe_fast.data.images import LARGEST_SIDE, decode_photo, photo_size
 from unihpe_fast.data.plausible import odd_people, person_faults, posture_of
 from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.data.skeleton import NUM_JOINTS
-from unihpe_fast.data.store import Columns, Store, StoreError
+from unihpe_fast.data.store import DAMAGED, Columns, Store, StoreError
 
 # rows that are read and decoded at once
 BLOCK = 512
@@ -127,6 +127,7 @@ def _check_images(columns: Columns, pool: ThreadPoolExecutor, problems: _Problem
     broken = np.array([bool(reason) for reason, _ in results], dtype=bool)
     first = next((reason for (reason, _), there in zip(results, has, strict=True) if reason and there), "")
     problems.add("image: does not decode", columns.index, has & broken, first)
+    problems.add(f"image: {DAMAGED}", columns.index, columns.damaged & ~broken)
     stray = ~has & np.array([len(data) > 0 for data in columns.images], dtype=bool)
     problems.add("image: bytes where present says there is no image", columns.index, stray)
     middle = np.einsum("nij,nj->ni", columns.crop[:, :, :2], columns.bbox[:, :2]) + columns.crop[:, :, 2]

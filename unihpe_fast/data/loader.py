@@ -20,7 +20,7 @@ from unihpe_fast.data.collate import collate, compose, input_crop, inverse, merg
 from unihpe_fast.data.images import normalized, warp_jpeg
 from unihpe_fast.data.records import MODALITIES, Batch
 from unihpe_fast.data.sampling import Order
-from unihpe_fast.data.store import Columns, Store, StoreError
+from unihpe_fast.data.store import DAMAGED, Columns, Store, StoreError
 from unihpe_fast.data.synthetic_dataset import SyntheticDataset
 
 SYNTHETIC = "synthetic"
@@ -124,6 +124,8 @@ class FileDataset:
         for row, matrix, out in zip(rows, matrices, pixels, strict=True):
             try:
                 warp_jpeg(columns.images[row], matrix, out)
+                if columns.damaged[row]:
+                    raise ValueError(DAMAGED)
             except ValueError as error:
                 broken[int(columns.index[row])] = str(error)
         if broken:

@@ -1,6 +1,7 @@
 """Reading a prepared file (store_schema.py says what it holds) by row numbers."""
 
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,19 @@ import h5py
 import numpy as np
 
 from unihpe_fast.data.errors import StoreError
+from unihpe_fast.data.formats.hdf5 import BROKEN
 from unihpe_fast.data.store_schema import (
     CAMERAS,
     FIXED_ATTRIBUTES,
+    IMAGE_SUM,
     JPEG,
     NAMES,
     ROWS,
     TEXT,
+    TEXT_ATTRIBUTES,
+    TEXT_SUM,
     WANTED,
+    text_sum,
     wrong_cameras,
     wrong_rows,
 )
@@ -26,6 +32,7 @@ __all__ = ["Columns", "Store", "StoreError", "WriteSummary", "write_store"]
 
 # deflate cannot shrink further than this, so a dataset that claims more is not backed by the bytes in the file
 LARGEST_COMPRESSION = 1032
+DAMAGED = "found other bytes than were written, as their checksum says"
 _MADE_BY = "`python -m unihpe_fast.prepare`"
 
 
@@ -38,6 +45,8 @@ class Columns:
     float64 world to camera, NaN where unknown. present: [3, B] bool in MODALITIES order. images: B arrays of JPEG
     bytes (empty where absent), or [] when they were not asked for. frame: [B] int64, 0-based in the source's sequence.
     subject, action, camera_id: B names.
+    damaged: [B] bool, whose bytes are not those that were written, as their checksums say; images that were not asked
+    for and those of files without checksums are not.
     """
 
     index: np.ndarray
@@ -50,6 +59,7 @@ class Columns:
     rotation: np.ndarray
     present: np.ndarray
     images: list[np.ndarray]
+    damaged: np.ndarray
     frame: np.ndarray
     subject: list[str]
     action: list[str]
@@ -110,6 +120,10 @@ class Store:
         rows = {key: column[index] for key, column in table.rows.items()}
         # camera -1 picks the last row of the table, which holds "unknown"
         cameras = {key: column[rows["camera"]] for key, column in table.cameras.items()}
+        pictures = self._images(index) if images else []
+        damaged = np.zeros(len(index), dtype=bool)
+        if images and table.sums is not None:
+            damaged = np.array([zlib.crc32(data.data) for data in pictures], np.uint32) != table.sums[index]
         return Columns(
             index=index,
             keypoints_2d=rows["keypoints_2d"],
@@ -120,7 +134,8 @@ class Store:
             size=cameras["size"],
             rotation=cameras["rotation"],
             present=rows["present"].T,
-            images=self._images(index) if images else [],
+            images=pictures,
+            damaged=damaged,
             frame=rows["frame"],
             **{key: [table.names[key][code] for code in rows[key].tolist()] for key in NAMES},
         )
@@ -135,7 +150,7 @@ class Store:
         rows, back = np.unique(index, return_inverse=True)
         try:
             found = self._handle[1]["image"][rows] if len(rows) else []
-        except (OSError, RuntimeError) as error:
+        except BROKEN as error:
             raise StoreError(f"{self.path}: image: rows {rows.tolist()} cannot be read: {error}") from error
         return [found[i] for i in back]
 
@@ -147,13 +162,15 @@ class Store:
 
 @dataclass
 class _Table:
-    """All of a prepared file but the images, in memory. cameras has one more row than the file: unknown."""
+    """All of a prepared file but the images, in memory. cameras has one more row than the file: unknown. sums: CRC-32
+    of the images, where the file has them."""
 
     attributes: dict[str, Any]
     rows: dict[str, np.ndarray]
     cameras: dict[str, np.ndarray]
     names: dict[str, list[str]]
     identity: tuple[int, int]
+    sums: np.ndarray | None
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -168,7 +185,7 @@ def _load(path: Path) -> _Table:
             return _load_file(path, file, identity)
     except StoreError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except BROKEN as error:
         raise StoreError(
             f"{path}: found a file that HDF5 cannot read, truncated perhaps ({error}); wanted one of {_MADE_BY}"
         ) from error
@@ -176,20 +193,25 @@ def _load(path: Path) -> _Table:
 
 def _load_file(path: Path, file: h5py.File, identity: tuple[int, int]) -> _Table:
     for key, value in FIXED_ATTRIBUTES.items():
-        found = file.attrs.get(key)
-        found = found.item() if isinstance(found, np.generic) else found
+        found = _attribute(path, file, key)
         if type(found) is not type(value) or found != value:
             raise StoreError(f"{path}: attribute {key}: found {found!r}, wanted {value!r} as {_MADE_BY} writes it")
     count = _dataset(path, file, "bbox", *ROWS["bbox"], None).shape[0]
     _dataset(path, file, "image", JPEG, (), count)
-    rows = {key: _dataset(path, file, key, dtype, shape, count)[...] for key, (dtype, shape) in ROWS.items()}
+    rows = {
+        key: _numbers(path, key, _dataset(path, file, key, dtype, shape, count)) for key, (dtype, shape) in ROWS.items()
+    }
+    sums = None
+    if IMAGE_SUM in file:
+        sums = _numbers(path, IMAGE_SUM, _dataset(path, file, IMAGE_SUM, np.uint32, (), count))
     camera_count = _dataset(path, file, "cameras/vector", *CAMERAS["vector"], None).shape[0]
     cameras = {}
     for key, (dtype, shape) in CAMERAS.items():
-        column = _dataset(path, file, f"cameras/{key}", dtype, shape, camera_count)[...]
+        found = _dataset(path, file, f"cameras/{key}", dtype, shape, camera_count)
+        column = _numbers(path, f"cameras/{key}", found)
         unknown: np.ndarray = np.full((1, *shape), 0 if dtype is np.int32 else np.nan, dtype)
         cameras[key] = np.concatenate([column, unknown])
-    names = {key: _dataset(path, file, f"names/{key}", TEXT, (), None).asstr()[...].tolist() for key in NAMES}
+    names = {key: _texts(path, file, f"names/{key}") for key in NAMES}
     for key, low, length in [("camera", -1, camera_count), *((key, 0, len(names[key])) for key in NAMES)]:
         if count and not (low <= rows[key].min() and rows[key].max() < length):
             raise StoreError(
@@ -206,18 +228,58 @@ def _load_file(path: Path, file: h5py.File, identity: tuple[int, int]) -> _Table
                 raise StoreError(
                     f"{path}: {group}{key}: row {row}: found {columns[key][row].tolist()}, wanted {WANTED[key]}"
                 )
-    return _Table(dict(file.attrs), rows, cameras, names, identity)
+    return _Table(_attributes(path, file), rows, cameras, names, identity, sums)
+
+
+def _attribute(path: Path, file: h5py.File, key: str) -> Any:
+    """A number or a text, or None where there is none of that name; another kind is named."""
+    try:
+        found = file.attrs.get(key)
+    except BROKEN as error:
+        raise StoreError(f"{path}: attribute {key}: cannot be read: {error}") from error
+    return found.item() if isinstance(found, np.generic) else found
+
+
+def _attributes(path: Path, file: h5py.File) -> dict[str, Any]:
+    """Those that a prepared file has."""
+    found = {key: _attribute(path, file, key) for key in (*FIXED_ATTRIBUTES, *TEXT_ATTRIBUTES) if key in file.attrs}
+    for key in TEXT_ATTRIBUTES:
+        if not isinstance(found.get(key, ""), str):
+            raise StoreError(f"{path}: attribute {key}: found {type(found[key]).__name__}, wanted text")
+    return found
+
+
+def _numbers(path: Path, key: str, dataset: h5py.Dataset) -> np.ndarray:
+    """All of it; HDF5 looks at the checksums."""
+    try:
+        return dataset[...]
+    except BROKEN as error:
+        raise StoreError(f"{path}: {key}: cannot be read, damaged perhaps: {error}") from error
+
+
+def _texts(path: Path, file: h5py.File, key: str) -> list[str]:
+    dataset = _dataset(path, file, key, TEXT, (), None)
+    try:
+        texts, wanted = dataset.asstr()[...].tolist(), dataset.attrs.get(TEXT_SUM)
+    except BROKEN as error:
+        raise StoreError(f"{path}: {key}: cannot be read, damaged perhaps: {error}") from error
+    if wanted is not None and not (np.ndim(wanted) == 0 and wanted == text_sum(texts)):
+        raise StoreError(f"{path}: {key}: found other texts than were written, as their checksum says")
+    return texts
 
 
 def _dataset(path: Path, file: h5py.File, key: str, dtype: Any, shape: tuple, count: int | None) -> h5py.Dataset:
     """The dataset of that name if it is [count, *shape] of that dtype and its bytes are in this file."""
     want = f"{'text' if dtype is TEXT else 'JPEG bytes' if dtype is JPEG else np.dtype(dtype)} "
     want += str([*("N" if count is None else [count]), *shape])
-    # a link could lead to a dataset in another file
-    link = file.get(key, getlink=True) if key in file else None
-    found = file[key] if isinstance(link, h5py.HardLink) else None
+    # a link could lead to a dataset in another file, and so could the group that it is in
+    places = ["/".join(key.split("/")[: depth + 1]) for depth in range(key.count("/") + 1)]
+    here = all(isinstance(file.get(place, getlink=True), h5py.HardLink) for place in places)
+    found = file[key] if here else None
     if not isinstance(found, h5py.Dataset):
         raise StoreError(f"{path}: {key}: found {'nothing' if found is None else type(found).__name__}, wanted {want}")
+    if found.shape is None:
+        raise StoreError(f"{path}: {key}: found a dataset of no shape, wanted {want}")
     same_type = h5py.check_vlen_dtype(found.dtype) == h5py.check_vlen_dtype(np.dtype(dtype)) and (
         h5py.check_string_dtype(found.dtype) is not None if dtype is TEXT else found.dtype == np.dtype(dtype)
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,14 @@ from unihpe_fast.data.records import MODALITIES, Sample
 from unihpe_fast.data.store_schema import (
     CAMERAS,
     FIXED_ATTRIBUTES,
+    IMAGE_SUM,
     JPEG,
     NAMES,
     ROWS,
     TEXT,
+    TEXT_SUM,
     WANTED,
+    text_sum,
     wrong_cameras,
     wrong_rows,
 )
@@ -93,7 +97,8 @@ class _Writer:
         self._cameras: dict[tuple, int] = {}
         self._camera_names: list[str] = []
         self._names: dict[str, dict[str, int]] = {key: {} for key in NAMES}
-        self._file = h5py.File(temporary, "w")
+        # from HDF5 1.10 on its structure has checksums; later versions' files are not for readers of that time
+        self._file = h5py.File(temporary, "w", libver=("v110", "v110"))
         self._descriptor = os.open(temporary, os.O_RDWR)
         self._reserve(0)
         for key, (dtype, shape) in ROWS.items():
@@ -101,6 +106,7 @@ class _Writer:
         for key, (dtype, shape) in CAMERAS.items():
             self._create(f"cameras/{key}", dtype, shape)
         self._create("image", JPEG, ())
+        self._create(IMAGE_SUM, np.uint32, ())
 
     def _reserve(self, size: int) -> None:
         """Claim the disk space of the next `size` bytes: HDF5 itself crashes the process when a write fails."""
@@ -112,7 +118,9 @@ class _Writer:
             raise OSError(error.errno, f"{message} ({error.strerror}); nothing was written") from error
 
     def _create(self, key: str, dtype: Any, shape: tuple[int, ...]) -> None:
-        self._file.create_dataset(key, (0, *shape), dtype, maxshape=(None, *shape), chunks=(BLOCK, *shape))
+        # HDF5 takes no checksum for what has no fixed size
+        size, chunk, checked = (0, *shape), (BLOCK, *shape), dtype is not JPEG
+        self._file.create_dataset(key, size, dtype, maxshape=(None, *shape), chunks=chunk, fletcher32=checked)
 
     def append(self, block: list[Sample]) -> None:
         first = self.summary.samples
@@ -133,6 +141,7 @@ class _Writer:
             if listed:
                 _append(self._file[f"cameras/{key}"], np.array(listed, CAMERAS[key][0]))
         _append(self._file["image"], images)
+        _append(self._file[IMAGE_SUM], np.array([zlib.crc32(image) for image in images], np.uint32))
         self.summary.samples += len(block)
         self.summary.subjects.update(sample.subject for sample in block)
         self.summary.actions.update(sample.action for sample in block)
@@ -166,10 +175,14 @@ class _Writer:
 
     def finish(self, attributes: dict[str, Any]) -> None:
         self._reserve(len(str(attributes)) + 64 * len(self._camera_names))
-        self._file.create_dataset("cameras/name", data=np.array(self._camera_names, object), dtype=TEXT)
+        self._write_texts("cameras/name", self._camera_names)
         for key, codes in self._names.items():
-            self._file.create_dataset(f"names/{key}", data=np.array(list(codes), object), dtype=TEXT)
+            self._write_texts(f"names/{key}", list(codes))
         self._file.attrs.update(attributes)
+
+    def _write_texts(self, key: str, texts: list[str]) -> None:
+        column = self._file.create_dataset(key, data=np.array(texts, object), dtype=TEXT)
+        column.attrs[TEXT_SUM] = text_sum(texts)
 
     def close(self) -> None:
         name = self._file.filename

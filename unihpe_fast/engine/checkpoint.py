@@ -1,7 +1,6 @@
 """Checkpoints that are whole or not there, and what a run folder needs to be read back."""
 
 import contextlib
-import pickle
 import re
 import shutil
 import zipfile
@@ -43,8 +42,12 @@ def saving(path: Path) -> Iterator[None]:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """The run's checkpoints, newest first."""
-    found = (run_dir / "checkpoints").glob("step_*.pt")
-    return sorted((p for p in found if re.fullmatch(r"step_\d+\.pt", p.name)), key=lambda p: p.name, reverse=True)
+    numbers = {
+        path: int(match[1])
+        for path in (run_dir / "checkpoints").glob("step_*.pt")
+        if (match := re.fullmatch(r"step_(\d{1,18})\.pt", path.name)) and path.is_file()
+    }
+    return sorted(numbers, key=numbers.__getitem__, reverse=True)
 
 
 def save_checkpoint(run_dir: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
@@ -61,26 +64,26 @@ def save_checkpoint(run_dir: Path, step: int, state: Mapping[str, Any], keep: in
     return path
 
 
-def load_latest(run_dir: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, on the CPU; None when the run has none.
+def load_latest(
+    run_dir: Path, warn: Callable[[str], None], fault: Callable[[Path, Any], str] = lambda path, state: ""
+) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read and has no `fault`, on the CPU; None when the run has none.
 
-    A damaged one is skipped after `warn` was told; raises CheckpointError when there are some and none can be read.
-    Nothing but tensors and plain values is ever unpickled.
+    fault: what is wrong with a file's state, empty for nothing; what it raises comes out. A damaged checkpoint is
+    skipped after `warn` was told; raises CheckpointError when there are some and none is sound. Nothing but tensors and
+    plain values is ever unpickled.
     """
     found = checkpoints(run_dir)
+    reason = ""
     for number, path in enumerate(found):
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (
-            RuntimeError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-            EOFError,
-            OSError,
-            ValueError,
-            KeyError,
-        ) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            _check_sums(path)
+            state = _unpickled(path)
+        except _Damaged as error:
+            reason = str(error)
+        else:
+            reason = fault(path, state)
+        if reason:
             warn(f"{path}: damaged, going back to the one before ({reason})")
             continue
         # the run goes on from here: newer, damaged ones would count among those that are kept
@@ -88,23 +91,58 @@ def load_latest(run_dir: Path, warn: Callable[[str], None]) -> dict[str, Any] | 
             damaged.rename(damaged.with_suffix(".damaged"))
         return state
     if found:
-        raise CheckpointError(f"{run_dir}: none of its {len(found)} checkpoints can be read")
+        raise CheckpointError(f"{run_dir}: none of its {len(found)} checkpoints can be read; the oldest: {reason}")
     return None
 
 
+class _Damaged(ValueError):
+    """A checkpoint that cannot be read; the message says why, without its name."""
+
+
+def _check_sums(path: Path) -> None:
+    """_Damaged where a byte is not what was written.
+
+    A checkpoint is a zip archive with a CRC-32 of every part, which torch writes but does not look at: weights with a
+    flipped bit would be taken. Its parts are not compressed; one that is could unpack to fill the memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise _Damaged("a part of it is compressed, which torch does not do")
+            if part := archive.testzip():
+                raise _Damaged(f"{part}: its bytes are not those that its checksum is of")
+    except _Damaged:
+        raise
+    except Exception as error:  # zipfile raises whatever the damage leads to
+        raise _Damaged(_reason(error)) from error
+
+
+def _unpickled(path: Path, *, mmap: bool = False) -> Any:
+    """mmap: read nothing of a tensor until its numbers are asked for."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # torch raises whatever the damage leads to: struct.error, IndexError, AttributeError ..
+        raise _Damaged(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def run_config(run_dir: Path) -> Config:
-    """The options of a run: its config.yaml, or where that is gone those in its newest checkpoint.
+    """The options of a run: its config.yaml, or where that is gone those in its newest checkpoint, of which nothing
+    else is read.
 
     Raises ConfigError where the folder has neither.
     """
     if (run_dir / CONFIG).is_file():
         return read_config(run_dir / CONFIG)
-    saved = None
-    with contextlib.suppress(CheckpointError):
-        saved = load_latest(run_dir, lambda _: None)
-    if saved is None or CONFIG not in saved:
-        raise ConfigError(f"--resume {run_dir}: no {CONFIG} there; wanted the folder of an earlier run")
-    return config_of(str(saved[CONFIG]), f"{checkpoints(run_dir)[0]}: {CONFIG}")
+    for path in checkpoints(run_dir):
+        with contextlib.suppress(_Damaged):
+            saved = _unpickled(path, mmap=True)
+            if isinstance(saved, dict) and isinstance(saved.get(CONFIG), str):
+                return config_of(saved[CONFIG], f"{path}: {CONFIG}")
+    raise ConfigError(f"--resume {run_dir}: no {CONFIG} there; wanted the folder of an earlier run")
 
 
 def save_weights(run_dir: Path, state: Mapping[str, Tensor]) -> None:

@@ -40,6 +40,7 @@ from unihpe_fast.engine.checkpoint import (
     save_weights,
     saving,
 )
+from unihpe_fast.engine.checkpoint_state import fault_of
 from unihpe_fast.engine.distributed import LateSums, Ranks, torchrun_job
 from unihpe_fast.engine.evaluation import concatenate, predict, score
 from unihpe_fast.engine.faults import RunError, Stopped, StopRequest, out_of_memory_says_what_to_do, requested
@@ -98,17 +99,17 @@ def train(
                 trainer = Trainer(config, runtime, ranks)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        saved = ranks.from_first(lambda: _to_go_on_from(run_dir, config, warn)) if resume else None
+        saved = ranks.from_first(lambda: _to_go_on_from(run_dir, trainer, warn)) if resume else None
         offset = 0
         if saved is None:
             trainer.model.set_mean_pose(mean_pose(config.data, seed=config.run.seed))
         else:
             try:
                 trainer.load_state(saved)
-                offset = int(saved["metrics_offset"])
-            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                raise CheckpointError(f"{run_dir}: its checkpoint does not fit this run ({reason})") from error
+            except (RuntimeError, ValueError) as error:
+                # of torch's random generators, which alone know what a state of theirs is
+                raise CheckpointError(f"{run_dir}: its checkpoint does not fit this run ({error})") from error
+            offset = saved["metrics_offset"]
             say(f"resumed at step {trainer.step}")
         if ranks.first:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -136,16 +137,19 @@ def train(
     return scores
 
 
-def _to_go_on_from(run_dir: Path, config: Config, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The run's newest checkpoint; CheckpointError where that is another run's, which some copy put there."""
-    saved = load_latest(run_dir, warn)
-    if saved is not None and CONFIG in saved:
-        newest = checkpoints(run_dir)[0]
-        try:
-            check_resumed(config_of(str(saved[CONFIG]), CONFIG), config)
-        except ConfigError as error:
-            raise CheckpointError(f"{newest}: is another run's: {error}; move it away to go on without it") from error
-    return saved
+def _to_go_on_from(run_dir: Path, trainer: Trainer, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The run's newest sound checkpoint; CheckpointError where that is another run's, which some copy put there."""
+
+    def fault(path: Path, state: Any) -> str:
+        if isinstance(state, dict) and isinstance(state.get(CONFIG), str):
+            try:
+                check_resumed(config_of(state[CONFIG], CONFIG), trainer.config)
+            except ConfigError as error:
+                message = f"{path}: is another run's: {error}; move it away to go on without it"
+                raise CheckpointError(message) from error
+        return fault_of(state, trainer)
+
+    return load_latest(run_dir, warn, fault)
 
 
 def _check_data(config: Config, ranks: Ranks) -> None:

@@ -287,14 +287,17 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave, on as many ranks as then or on others, divided among them or not."""
+        """Go on from what `state` gave, on as many ranks as then or on others, divided among them or not.
+
+        It must have no `checkpoint_state.fault_of`; how the optimiser works is this trainer's, not the checkpoint's.
+        """
         _load(self.model, state["model"])
         self.criterion.load_state_dict(state["criterion"])
         moments = {
             number: {name: divided(value, self.parameters[number]) for name, value in of_one.items()}
             for number, of_one in state["optimizer"]["state"].items()
         }
-        self.optimizer.load_state_dict({**state["optimizer"], "state": moments})
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         if self.ema is not None:
             _load(self.ema, state["ema"])
         self.step, self.broken, self.seen = state["step"], state["broken"], state["seen"]

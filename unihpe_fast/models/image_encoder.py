@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
-from unihpe_fast.config import ImageEncoderConfig
+from unihpe_fast.config import ImageEncoderConfig, parse_yaml
 from unihpe_fast.data.skeleton import NUM_JOINTS
 from unihpe_fast.models.heatmap import soft_argmax
 from unihpe_fast.models.layers import FullPrecisionLinear, ResidualMLP
@@ -119,10 +118,7 @@ def _build_backbone(config: ImageEncoderConfig, image_size: int) -> nn.Module:
     for name, text in config.backbone_args.items():
         if name in _LOADING or name.startswith("pretrained"):
             raise ValueError(f"backbone_args must not hold {name!r}: it makes timm read files that others wrote")
-        try:
-            arguments[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"backbone_args[{name!r}] must be a YAML literal, got {text!r}: {error}") from error
+        arguments[name] = parse_yaml(text, f"backbone_args[{name!r}] must be a YAML literal, got {text!r:.80}")
     if not timm.is_model(config.backbone):
         raise ValueError(f"backbone must be the name of a timm model (timm.list_models()), got {config.backbone!r}")
     pretrained_config = timm.get_pretrained_cfg(config.backbone, allow_unregistered=True)

@@ -2,24 +2,20 @@
 
 A source file stands beside the operation that it is for; what they share is in this folder. It is compiled for this CPU
 into a library of C functions that take addresses, in about ten seconds, once: the library stays in the user's cache
-(`XDG_CACHE_HOME`, else ~/.cache, in `unihpe_kernels`) under a name that changes with the source, the compiler and the
-CPU. The environment's `UNIHPE_KERNELS_CXX` names the compiler, and empty forbids one; else CXX, c++, g++ or clang++ is
-taken. Without a compiler the torch backend does the work.
+(`XDG_CACHE_HOME`, else ~/.cache, in `unihpe_kernels`), if nobody else can write there, under a name that changes with
+the source, the compiler and the CPU. The environment's `UNIHPE_KERNELS_CXX` names the compiler, and empty forbids one;
+else CXX, c++, g++ or clang++ is taken. Without a compiler the torch backend does the work.
 """
 
 import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import platform
-import secrets
-import shlex
-import shutil
-import subprocess
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -28,16 +24,15 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.caller import warn
+from unihpe_kernels.native import compiling, folders
+from unihpe_kernels.native.compiling import CompilerError
 
 _PACKAGE = Path(__file__).parent.parent
-# Not -ffast-math: NaN and infinity must stay what they are. The two flags in its place say that nobody reads errno or
-# the floating point exceptions, without which comparisons and square roots are not done in vectors.
-_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
 _TUNING = "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64", "ppc64le") else "-march=native"
-_TIMEOUT = 120  # seconds
 _UNREAD = 30 * 24 * 3600  # seconds after which a library goes when another of its source is compiled
+_PATIENCE = compiling.TIMEOUT + 10  # seconds for which a process that compiles is waited for
+_VERDICT = 600  # seconds for which a compiler that failed is not asked again
 _without_cache: dict[str, str] = {}  # why sources were compiled for this process alone
-_NOT_FOUND = "no C++ compiler is found (the environment's UNIHPE_KERNELS_CXX or CXX may name one)"
 
 
 class Source(NamedTuple):
@@ -59,7 +54,7 @@ class Source(NamedTuple):
 def compiler() -> list[str] | None:
     """The command of the C++ compiler, or None where there is none."""
     with contextlib.suppress(ValueError):
-        return _command()
+        return compiling.command()
     return None
 
 
@@ -106,9 +101,15 @@ def _function(source: "Source | str", name: str) -> Callable[..., None]:
 
 @functools.cache
 def _obstacle(sources: tuple[Source | str, ...]) -> str | None:
-    with ThreadPoolExecutor(len(sources)) as pool:
+    pool = ThreadPoolExecutor(len(sources))
+    try:
         reason = next(filter(None, pool.map(_reason, sources)), None)
-    if reason not in (None, _NOT_FOUND):
+    except BaseException:
+        compiling.stop()
+        raise
+    finally:
+        pool.shutdown()
+    if reason not in (None, compiling.NOT_FOUND):
         warn(f"{reason}; plain torch is slower on a CPU", RuntimeWarning)
     elif failed := sorted({_without_cache[str(source)] for source in sources if str(source) in _without_cache}):
         warn(
@@ -122,117 +123,101 @@ def _obstacle(sources: tuple[Source | str, ...]) -> str | None:
 def _reason(source: "Source | str") -> str:
     try:
         _library(source)
-    except subprocess.CalledProcessError as error:
-        return f"{error.cmd[0]} cannot compile {source}: {error.stderr.strip()[-2000:] or error}"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{source} cannot be compiled: {error}"
-    except ValueError as error:  # of _command
-        return str(error)
+    except CompilerError as error:
+        return _printable(f"{compiling.command()[0]} cannot compile {source}: {error}")
+    except OSError as error:
+        return _printable(f"{source} cannot be compiled: {error}")
+    except ValueError as error:  # of compiling.command
+        return _printable(str(error))
     return ""
 
 
-def _command() -> list[str]:
-    wanted = "UNIHPE_KERNELS_CXX"
-    variable = wanted if wanted in os.environ else "CXX"
-    try:
-        named = shlex.split(os.environ.get(variable, ""))
-    except ValueError as error:
-        raise ValueError(f"the environment's {variable} is {os.environ[variable]!r}: {error}") from None
-    for command in [named] if variable == wanted else [named, ["c++"], ["g++"], ["clang++"]]:
-        if command and shutil.which(command[0]):
-            return command
-    raise ValueError(_NOT_FOUND)
+def _printable(text: str) -> str:
+    """Of a path that is no UTF-8, what can be written to any file."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @functools.cache
 def _library(source: "Source | str") -> ctypes.CDLL:
     source = Source(source) if isinstance(source, str) else source
-    command, path = _command(), Path(_PACKAGE, source.file)
-    texts = [file.read_bytes() for file in (path, *sorted(_PACKAGE.rglob("*.h")))]
-    version = _run([*command, "--version"])
-    settings = repr((command, _FLAGS, source.defines))
-    prefix = f"{source.stem}-{_digest(*texts, version.encode(), settings.encode(), _cpu().encode())}"
+    command, path = compiling.command(), Path(_PACKAGE, source.file)
+    text = path.read_bytes()
+    parts = [text, *(file.read_bytes() for file in sorted(_PACKAGE.rglob("*.h")))]
+    version = compiling.run([*command, "--version"], compiling.VERSION_TIMEOUT)
+    setting = repr((command, compiling.FLAGS, source.defines))
+    prefix = f"{source.stem}-{compiling.digest(*parts, version.encode(), setting.encode(), _cpu().encode())}"
     # where there is no home, or nothing can be written, locked or loaded there: for this process alone
     try:
-        return ctypes.CDLL(str(_cached(source, command, prefix)))
+        folder = folders.cache()
+        lacking = _find(folder, prefix)
+        if lacking:
+            with contextlib.suppress(AttributeError):
+                return _loaded(lacking, text)
+        return _loaded(_cached(source, command, folder, prefix, lacking), text)
+    except AttributeError as error:
+        raise CompilerError(f"the library lacks a function ({error})") from error
     except (OSError, RuntimeError, ImportError) as error:
-        _without_cache[str(source)] = str(error)  # this may be a thread of its own, which has no caller to warn
+        _without_cache[str(source)] = _printable(
+            str(error)
+        )  # this may be a thread of its own, which has no caller to warn
+    folders.trusted(Path(tempfile.gettempdir()).absolute())
     with tempfile.TemporaryDirectory(prefix="unihpe_kernels-") as own:
-        return ctypes.CDLL(str(_compile(source, command, Path(own), prefix)))
+        return _loaded(_compiled(source, command, Path(own), prefix), text)
 
 
-def _cached(source: Source, command: Sequence[str], prefix: str) -> Path:
-    folder = _cache()
-    if found := _find(folder, prefix):
-        return found
-    with _locked(folder / f"{source.stem}.lock"):
-        if found := _find(folder, prefix):  # by the process that had the lock
+def _loaded(file: Path, text: bytes) -> ctypes.CDLL:
+    """The library; AttributeError where it lacks a function that the text of its source has, OSError for no library."""
+    library = ctypes.CDLL(str(file))
+    exported = text[max(text.find(b'extern "C"'), 0) :].decode()
+    for name in re.findall(r'^(?:extern "C" )?void (\w+)\(', exported, re.MULTILINE):
+        getattr(library, name)
+    return library
+
+
+def _cached(source: Source, command: list[str], folder: Path, prefix: str, lacking: Path | None) -> Path:
+    """A library other than `lacking`: that of the process which had the lock before, or one that is compiled now."""
+    with folders.locked(folder / f"{source.stem}.lock", _PATIENCE):
+        found = _find(folder, prefix)
+        if found and found != lacking:
             return found
+        verdict = folder / f"{prefix}.failed"
+        _raise_verdict(verdict)
         for old in folder.glob(f"{source.stem}-*"):
-            unread = old.suffix == ".so" and old.stat().st_atime < time.time() - _UNREAD
+            unread = old.suffix in (".so", ".failed") and old.lstat().st_atime < time.time() - _UNREAD
             if unread or old.suffix == ".part" or old.name.startswith(prefix):  # of killed compilers, or damaged
                 old.unlink()
-        return _compile(source, command, folder, prefix)
+        try:
+            return _compiled(source, command, folder, prefix)
+        except CompilerError as error:
+            descriptor = os.open(verdict, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+                file.write(str(error))
+            raise
+
+
+def _compiled(source: Source, command: list[str], folder: Path, prefix: str) -> Path:
+    defines = [f"-D{define}" for define in source.defines]
+    return compiling.compiled(_PACKAGE / source.file, [*command, *defines], _TUNING, _PACKAGE, folder, prefix)
+
+
+def _raise_verdict(file: Path) -> None:
+    """What the compiler said to another process a while ago, so that a process need not wait for a compiler that hangs
+    because another one did."""
+    with contextlib.suppress(OSError):
+        folders.digest_of(file)  # that it is a file, and ours
+        age = time.time() - file.stat().st_mtime
+        if 0 <= age < _VERDICT:
+            text = file.read_text(encoding="utf-8", errors="replace")
+            raise CompilerError(f"{text} (so it was {age:.0f} seconds ago; without {file} it is tried again)")
 
 
 def _find(folder: Path, prefix: str) -> Path | None:
     """A library whose bytes are those that its name tells of: loading a damaged one can kill the process."""
-    return next((file for file in folder.glob(f"{prefix}-*.so") if file.name == _name(prefix, file)), None)
-
-
-def _name(prefix: str, file: Path) -> str:
-    return f"{prefix}-{_digest(file.read_bytes())}.so"
-
-
-def _compile(source: Source, command: Sequence[str], folder: Path, prefix: str) -> Path:
-    """Written beside, then renamed: other processes see the whole file or none."""
-    part = folder / f"{source.stem}-{secrets.token_hex(8)}.part"
-    whole = [*command, *_FLAGS, "-I", str(_PACKAGE), "-o", str(part), str(_PACKAGE / source.file), "-pthread"]
-    whole += [f"-D{define}" for define in source.defines]
-    try:
-        try:
-            _run([*whole, _TUNING])
-        except subprocess.CalledProcessError:
-            _run(whole)  # not every compiler knows every CPU
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        return part.rename(folder / _name(prefix, part))
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    import fcntl  # Windows has none
-
-    with file.open("w") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:  # a forked process may still have it open
-            fcntl.flock(opened, fcntl.LOCK_UN)
-
-
-def _run(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, timeout=_TIMEOUT)
-    return done.stdout
-
-
-def _cache() -> Path:
-    """Raises OSError or RuntimeError where there is none that only this user can write to: what lies there is run."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():
-        base = Path.home() / ".cache"
-    folder = base / "unihpe_kernels"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if status.st_mode & 0o022 or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
-        raise PermissionError(f"{folder} can be written by others")
-    return folder
-
-
-def _digest(*texts: bytes) -> str:
-    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:20]
+    for file in folder.glob(f"{prefix}-*.so"):
+        with contextlib.suppress(OSError):
+            if file.name == f"{prefix}-{folders.digest_of(file)}.so":
+                return file
+    return None
 
 
 def _cpu() -> str:

@@ -482,7 +482,7 @@ def paired_finish(
             part = tl.load(highest + place, mask=anchor, other=0.0)
             total += tl.load(sums + place, mask=anchor, other=1.0) * tl.exp2(part - top)
         # -infinity where there are no others; a NaN goes through every comparison
-        none = total == 0
+        none = (total == 0) & (positive == positive)
         others = tl.where(none, float("-inf"), tl.log2(tl.where(anchor & (total != 0), total, 1.0)) + (top - positive))
         part, share = softplus2(tl.where(anchor, others, float("-inf")))
         if OTHERS:

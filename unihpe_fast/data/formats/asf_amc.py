@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from unihpe_fast.data.formats.motion import euler_matrix, parse_numbers, read_lines
+from unihpe_fast.data.formats.untrusted import whole_number
 
 ROOT = "root"
 _DOFS = {"rx": 0, "ry": 1, "rz": 2}
@@ -132,7 +133,7 @@ def read_amc(path: Path, skeleton: Skeleton) -> Motion:
         if len(words) == 1 and words[0].isdecimal():
             _check_complete(values, frames, f"{where}: frame {frames}")
             frames += 1
-            if int(words[0]) != frames:
+            if whole_number(words[0]) != frames:
                 raise ValueError(f"{where}: want frame {frames}, got {words[0]}")
         elif words[0] not in widths:
             raise ValueError(f"{where}: {words[0]!r} is no moving bone of {skeleton.path.name}")

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from unihpe_fast.data.formats.motion import euler_matrix, parse_numbers, read_lines
+from unihpe_fast.data.bounds import LARGEST_RATE, LEAST_RATE
+from unihpe_fast.data.formats.motion import LARGEST_NUMBER, euler_matrix, parse_numbers, read_lines
+from unihpe_fast.data.formats.untrusted import whole_number
 
 _POSITION = {"xposition": 0, "yposition": 1, "zposition": 2}
 _ROTATION = {"xrotation": "X", "yrotation": "Y", "zrotation": "Z"}
-# seconds between two frames: no camera is as slow, and a frame rate written in this place is refused
-LONGEST_FRAME = 2.0
+# seconds between two frames; a frame rate written in this place is longer
+SHORTEST_FRAME, LONGEST_FRAME = 1 / LARGEST_RATE, 1 / LEAST_RATE
 
 
 @dataclass(frozen=True)
@@ -196,12 +198,12 @@ def _parse_motion_header(path: Path, lines: list[str], start: int) -> tuple[int,
     if len(header) < 2 or not header[0].startswith("frames:") or not header[1].startswith("frame time:"):
         raise ValueError(f"{path}, line {start + 2}: want 'Frames:' and 'Frame Time:' after MOTION")
     frames = header[0].removeprefix("frames:").strip()
-    if not frames.isdecimal() or int(frames) == 0:
+    if not whole_number(frames):
         raise ValueError(f"{path}, line {filled[0] + 1}: want a number of frames, got {frames!r}")
     where = f"{path}, line {filled[1] + 1}"
     (frame_time,) = parse_numbers([header[1].removeprefix("frame time:").strip()], where)
-    if frame_time <= 0:
-        raise ValueError(f"{where}: want a positive frame time, got {frame_time}")
+    if frame_time < SHORTEST_FRAME:
+        raise ValueError(f"{where}: want a positive frame time of at least {SHORTEST_FRAME:g} s, got {frame_time}")
     if frame_time > LONGEST_FRAME:
         raise ValueError(
             f"{where}: Frame Time must be the seconds of a frame, at most {LONGEST_FRAME:g}, got {frame_time:g} (the"
@@ -222,7 +224,7 @@ def _parse_frames(path: Path, lines: list[str], start: int, frames: int, width: 
         motion = np.array([words for _, words in rows], dtype=np.float64)
     except ValueError:
         motion = np.full((1, 1), np.nan)
-    if not np.isfinite(motion).all():
+    if not (np.abs(motion) <= LARGEST_NUMBER).all():
         for number, words in rows:
             parse_numbers(words, f"{path}, line {number}")
     return motion

@@ -12,8 +12,8 @@ from unihpe_fast.data.errors import SourceError
 # deflate, the filter that packs best of those HDF5 brings, cannot do more
 _MAX_RATIO = 1032
 _MAX_BYTES = 2 << 30
-# what h5py raises for files that are damaged
-_BROKEN = (OSError, RuntimeError, ValueError, LookupError, TypeError, MemoryError, OverflowError, NotImplementedError)
+# what h5py raises for files that are damaged, or hold what numpy has no type for
+BROKEN = (OSError, RuntimeError, ValueError, LookupError, TypeError, MemoryError, OverflowError, NotImplementedError)
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def opened_file(path: Path) -> Iterator[h5py.File]:
             yield file
     except SourceError:
         raise
-    except _BROKEN as error:
+    except BROKEN as error:
         raise SourceError(f"{path}: cannot be read: {error}") from error
 
 
@@ -67,7 +67,7 @@ def opened_dataset(path: Path, key: str, shape: Sequence[int | str], kinds: str)
             yield dataset
     except SourceError:
         raise
-    except _BROKEN as error:
+    except BROKEN as error:
         raise SourceError(f"{where}: cannot be read: {error}") from error
 
 

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unihpe_fast.data.errors import SourceError
-from unihpe_fast.data.formats.untrusted import file_size
+from unihpe_fast.data.formats.untrusted import LARGEST, file_size
 
 CHUNK = 1 << 20
 # characters of one record; COCO's longest are some 100 thousand
 LONGEST = 16 << 20
-# beyond this a number is no pixel
-LARGEST = 1e6
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 

@@ -1,7 +1,6 @@
 """What the BVH and the ASF/AMC reader share: opening a file, parsing numbers, rotations by Euler angles."""
 
 import gzip
-import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,16 +28,22 @@ def read_lines(path: Path) -> list[str]:
     return data.removeprefix(b"\xef\xbb\xbf").decode("latin-1").splitlines()
 
 
+# of what a motion file may hold, in any unit: squares and products of such numbers are finite
+LARGEST_NUMBER = 1e12
+
+
 def parse_numbers(words: Sequence[str], where: str) -> list[float]:
-    """Finite floats of the words; ValueError that begins with `where` and shows the word that is none."""
+    """Floats of the words, within 1e12; ValueError that begins with `where` and shows the word that is none."""
     numbers = []
     for word in words:
         try:
             number = float(word)
         except ValueError:
-            raise ValueError(f"{where}: want a number, got {word!r}") from None
-        if not math.isfinite(number):
-            raise ValueError(f"{where}: want a finite number, got {word!r}")
+            raise ValueError(f"{where}: want a number, got {word!r:.60}") from None
+        if not abs(number) <= LARGEST_NUMBER:
+            raise ValueError(
+                f"{where}: want a finite number, got {word!r:.60}, and no larger one than {LARGEST_NUMBER:g}"
+            )
         numbers.append(number)
     return numbers
 

@@ -1,20 +1,22 @@
 """Checks for what comes out of other people's files, before anything is made of it."""
 
+import csv
 import math
 import posixpath
 import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unihpe_fast.data.bounds import LARGEST_PX
 from unihpe_fast.data.errors import SourceError
 
-# px, m or mm; numbers beyond are none
-LARGEST = 1e6
+# of px, m and mm alike: numbers beyond are none
+LARGEST = LARGEST_PX
 _DRIVE = re.compile(r"[A-Za-z]:(/|$)")
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(b1|\?|[iu][1248]|f[248]|O8?|[SU][1-9]\d{0,8})")
 _KIND_NAMES = {"b": "bool", "i": "int", "u": "uint", "f": "float", "S": "bytes", "U": "str", "O": "object"}
@@ -54,6 +56,24 @@ def read_bytes(path: Path, limit: int) -> bytes:
         raise SourceError(f"{path}: has {size} bytes, want at most {limit}")
     with path.open("rb") as file:
         return file.read(size)
+
+
+def csv_rows(lines: Sequence[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number, counted from 1, and cells; SourceError for cells of more than 131,072 characters and the like."""
+    reader = csv.reader(lines, delimiter=delimiter)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise SourceError(f"{path}: line {reader.line_num}: cannot be read as a table: {error}") from error
+        if row is None:
+            return
+        yield reader.line_num, row
+
+
+def whole_number(text: str) -> int | None:
+    """Of decimal digits, as many as a number has that counts something; None for any other text."""
+    return int(text) if text.isdecimal() and len(text) <= 15 else None
 
 
 def plain_dtype(text: object, where: str) -> np.dtype:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from unihpe_fast.data.bbox import square_bbox
+from unihpe_fast.data.bounds import LARGEST_MM, LARGEST_RATE, LEAST_RATE
 from unihpe_fast.data.bvh_people import INCH, Mapping, Setup, bvh_people, parse_joints
 from unihpe_fast.data.camera import Camera, project
 from unihpe_fast.data.formats.asf_amc import read_amc, read_asf
@@ -25,7 +26,7 @@ from unihpe_fast.data.formats.bvh import read_bvh
 from unihpe_fast.data.plausible import IMPLAUSIBLE
 from unihpe_fast.data.records import Sample
 from unihpe_fast.data.rig import camera_rig
-from unihpe_fast.data.skeleton import NUM_JOINTS
+from unihpe_fast.data.skeleton import JOINT_NAMES, NUM_JOINTS
 from unihpe_fast.data.sources import Reading, Request, Tally
 from unihpe_fast.data.sources.motion_manifest import ClipFile, clip_file, read_manifest
 
@@ -93,8 +94,8 @@ def read_motion(
     """
     if options.views < 1:
         raise ValueError(f"views: want at least 1, got {options.views}")
-    if not 0 < options.fps < float("inf"):
-        raise ValueError(f"fps: want a positive number, got {options.fps}")
+    if not LEAST_RATE <= options.fps <= LARGEST_RATE:
+        raise ValueError(f"fps: want a positive number from {LEAST_RATE:g} to {LARGEST_RATE:g}, got {options.fps}")
     reader = ClipReader(Setup(options.unit, options.up, parse_joints(options.joints)), options.skeleton, kinds, slow)
     tally = Tally()
     clips = _choose(find_clips(inputs, tally.notes), options.subjects, tally)
@@ -175,7 +176,7 @@ class ClipReader:
         if _kind(file.path) == "amc":
             joints = _read_acclaim(file.path, self.skeleton)
             # Y up to Human3.6M's Z up
-            joints = np.stack([joints[..., 0], -joints[..., 2], joints[..., 1]], axis=-1)
+            joints = _plausible(np.stack([joints[..., 0], -joints[..., 2], joints[..., 1]], axis=-1), file.path, 1)
             return Clip(file, joints, 1, file.fps or self._slow(file) or NATIVE_FPS)
         bvh = read_bvh(file.path)
         people = bvh_people(bvh, replace(self.setup, up=up) if up else self.setup)
@@ -184,10 +185,27 @@ class ClipReader:
                 f"{file.path}: skeleton must be {' or '.join(self.kinds)}, got {people.kind}: the source motion does"
             )
         fps = file.fps or self._slow(file) or 1 / bvh.frame_time
-        return Clip(file, people.joints, people.first, fps, people.reading, people.up, people.sure)
+        joints = _plausible(people.joints, file.path, people.first)
+        return Clip(file, joints, people.first, fps, people.reading, people.up, people.sure)
 
     def _slow(self, file: ClipFile) -> float:
         return 60.0 if file.subject in self.slow else 0.0
+
+
+def _plausible(joints: np.ndarray, path: Path, first: int) -> np.ndarray:
+    """The joints [F, 17, 3] mm; ValueError naming the first that lies further from the origin than people walk.
+
+    first: the number of the first frame.
+    """
+    far = ~(np.abs(joints) <= LARGEST_MM).all(-1)
+    if far.any():
+        frame, joint = np.argwhere(far)[0].tolist()
+        found = f"{np.abs(joints[frame, joint]).max():.3g} mm"
+        raise ValueError(
+            f"{path}: frame {frame + first}: joint {JOINT_NAMES[joint]} must lie within {LARGEST_MM:.0e} mm of the"
+            f" origin, got {found}: another unit?"
+        )
+    return joints
 
 
 def glitched(joints: np.ndarray, fps: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from unihpe_fast.data.bbox import MARGIN, square_bbox
+from unihpe_fast.data.bounds import LARGEST_PX
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.json_records import field_of, numbers_of, records
 from unihpe_fast.data.formats.untrusted import photo_path
@@ -108,7 +109,11 @@ def _box(record: dict[str, Any], joints: np.ndarray, where: str) -> np.ndarray |
     center = np.array(numbers_of(record, "center", 2, where))
     (scale,) = numbers_of({"scale": [record.get("scale")]}, "scale", 1, where)
     if center[0] != -1 and scale > 0:
-        return person_box(center, scale)
+        box = person_box(center, scale)
+        if np.abs(box).max() > LARGEST_PX:
+            found = f"center {center.tolist()} and scale {scale:g}"
+            raise SourceError(f"{where}: found {found}, wanted a box within {LARGEST_PX:.0e} px")
+        return box
     try:
         return square_bbox(joints)
     except ValueError:

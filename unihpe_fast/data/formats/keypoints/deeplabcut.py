@@ -1,6 +1,5 @@
 """DeepLabCut's tables, .csv or .h5: columns scorer / [individuals] / bodyparts / coords with x, y, likelihood."""
 
-import csv
 from typing import Any
 
 import h5py
@@ -11,7 +10,7 @@ from unihpe_fast.data.formats.hdf5 import members, opened_file
 from unihpe_fast.data.formats.keypoints.found import Found
 from unihpe_fast.data.formats.keypoints.record import Keypoints, People, ReadOptions
 from unihpe_fast.data.formats.safe_pickle import load_pickle
-from unihpe_fast.data.formats.untrusted import read_bytes
+from unihpe_fast.data.formats.untrusted import csv_rows, read_bytes, whole_number
 
 LARGEST_FILE = 1 << 30
 _KEY = "df_with_missing"
@@ -52,7 +51,7 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
 
 def _csv(found: Found) -> tuple[list[tuple[str, ...]], list[int], np.ndarray]:
     text = read_bytes(found.first, LARGEST_FILE).decode("utf-8-sig", errors="replace")
-    rows = [row for row in csv.reader(text.splitlines()) if row]
+    rows = [row for _, row in csv_rows(text.splitlines(), ",", found.path) if row]
     header = next((number for number, row in enumerate(rows[:5]) if row[0] == "coords"), None)
     if header is None:
         raise SourceError(f"{found.path}: must have a row of coords among the first, got {text:.60}")
@@ -66,7 +65,8 @@ def _csv(found: Found) -> tuple[list[tuple[str, ...]], list[int], np.ndarray]:
     except ValueError as error:
         raise SourceError(f"{found.path}: cells must be numbers, got {error}") from error
     # tables of labelled pictures have file names there
-    index = [int(row[0]) if row[0].isdecimal() else order for order, row in enumerate(body)]
+    numbers = [whole_number(row[0]) for row in body]
+    index = [order if number is None else number for order, number in enumerate(numbers)]
     return columns, index, np.array(cells, np.float64).reshape(len(body), len(columns))
 
 

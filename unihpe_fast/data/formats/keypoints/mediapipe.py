@@ -10,7 +10,7 @@ import numpy as np
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.keypoints.found import Found
 from unihpe_fast.data.formats.keypoints.record import KEYPOINT_NAMES, Keypoints, People, ReadOptions
-from unihpe_fast.data.formats.untrusted import read_bytes
+from unihpe_fast.data.formats.untrusted import csv_rows, read_bytes, whole_number
 from unihpe_fast.data.joint_sets import canonical_name
 
 LARGEST_FILE = 1 << 30
@@ -146,7 +146,7 @@ def _read_csv(found: Found, people: People) -> int:
     if columns is None:
         raise SourceError(f"{found.path}: columns must be x, y, visibility of {_COUNT} landmarks, got {found.head:.80}")
     text = read_bytes(found.first, LARGEST_FILE).decode("utf-8-sig", errors="replace").splitlines()
-    rows = list(csv.reader(text, delimiter=_delimiter(text)))[1:]
+    rows = [row for _, row in csv_rows(text, _delimiter(text), found.path)][1:]
     frames: dict[int, None] = {}
     one: dict[tuple[int, int], np.ndarray] = {}
 
@@ -179,7 +179,9 @@ def _read_csv(found: Found, people: People) -> int:
         else:
             number, x, y, seen = columns["long"]
             text_number = row[number].strip() if number < len(row) else ""
-            landmark = int(text_number) if text_number.isdecimal() else _INDEX.get(canonical_name(text_number), -1)
+            landmark = whole_number(text_number)
+            if landmark is None:
+                landmark = _INDEX.get(canonical_name(text_number), -1)
             if not 0 <= landmark < _COUNT:
                 raise SourceError(f"{found.path}: line {line}: landmark must be of the {_COUNT}, got {text_number!r}")
             # without a column of frames, each first landmark begins one

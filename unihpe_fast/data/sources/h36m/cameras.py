@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unihpe_fast.data.bounds import LARGEST_DISTORTION, LARGEST_FOCAL, LARGEST_MM, LARGEST_PX, LEAST_FOCAL
 from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.untrusted import read_bytes
@@ -68,8 +69,16 @@ def read_metadata(path: Path) -> Rigs:
     if numbers.shape != (300,) or not np.isfinite(numbers).all():
         raise SourceError(f"{path}: w0: want 300 finite numbers, found {np.isfinite(numbers).sum()} of {len(numbers)}")
     places, lenses = numbers[:264].reshape(4, 11, 6), numbers[264:].reshape(4, 9)
-    if not (lenses[:, :2] > 0).all():
-        raise SourceError(f"{path}: w0: want positive focal lengths, found {lenses[:, :2].min()}")
+    for what, values, least, most in (
+        ("positive focal lengths in px", lenses[:, :2], LEAST_FOCAL, LARGEST_FOCAL),
+        ("principal points in px", lenses[:, 2:4], -LARGEST_PX, LARGEST_PX),
+        ("coefficients of distortion", lenses[:, 4:], -LARGEST_DISTORTION, LARGEST_DISTORTION),
+        ("angles in rad", places[..., :3], -2 * np.pi, 2 * np.pi),
+        ("places in mm", places[..., 3:], -LARGEST_MM, LARGEST_MM),
+    ):
+        outside = values[(values < least) | (values > most)]
+        if len(outside):
+            raise SourceError(f"{path}: w0: want {what} from {least:.3g} to {most:.3g}, found {outside[0]:.6g}")
     lenses = lenses[:, [0, 1, 2, 3, 4, 5, 6, 8, 7]]
     return {
         subject: {
