@@ -117,7 +117,8 @@ def test_native_closed_form_of_next_to_nothing():
 @pytest.mark.parametrize("kind", HARD)
 def test_closed_form_of_ten_million_triples(kind, method):
     generator = torch.Generator().manual_seed(1)
-    for _ in range(17):
+    # C++ does the work on a CPU; torch's takes the same steps in float32 and is slower
+    for _ in range(17 if method is native_closed_form else 3):
         check_triples(spread(kind, 100_000, generator).float(), method)
 
 

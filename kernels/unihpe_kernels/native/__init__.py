@@ -151,26 +151,24 @@ def _library(source: "Source | str") -> ctypes.CDLL:
         folder = folders.cache()
         lacking = _find(folder, prefix)
         if lacking:
-            with contextlib.suppress(AttributeError):
+            with contextlib.suppress(CompilerError):
                 return _loaded(lacking, text)
         return _loaded(_cached(source, command, folder, prefix, lacking), text)
-    except AttributeError as error:
-        raise CompilerError(f"the library lacks a function ({error})") from error
     except (OSError, RuntimeError, ImportError) as error:
-        _without_cache[str(source)] = _printable(
-            str(error)
-        )  # this may be a thread of its own, which has no caller to warn
+        # this may be a thread of its own, which has no caller to warn
+        _without_cache[str(source)] = _printable(str(error))
     folders.trusted(Path(tempfile.gettempdir()).absolute())
     with tempfile.TemporaryDirectory(prefix="unihpe_kernels-") as own:
         return _loaded(_compiled(source, command, Path(own), prefix), text)
 
 
 def _loaded(file: Path, text: bytes) -> ctypes.CDLL:
-    """The library; AttributeError where it lacks a function that the text of its source has, OSError for no library."""
+    """The library; CompilerError where it lacks a function that the text of its source has, OSError for no library."""
     library = ctypes.CDLL(str(file))
     exported = text[max(text.find(b'extern "C"'), 0) :].decode()
     for name in re.findall(r'^(?:extern "C" )?void (\w+)\(', exported, re.MULTILINE):
-        getattr(library, name)
+        if not hasattr(library, name):
+            raise CompilerError(f"the library lacks a function: {name}")
     return library
 
 
