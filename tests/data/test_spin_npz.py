@@ -49,7 +49,7 @@ def drawn(*paths, images=None):
 
 def test_spin_rows_become_samples(tmp_path):
     path = write(tmp_path / "a.npz")
-    samples, reading = drawn(path, images=Path("/root"))
+    samples, reading = drawn(path, images=Path("/photos"))
     want = annotations()
     assert reading.total == len(samples) == 2
     assert not reading.caveat
@@ -63,7 +63,7 @@ def test_spin_rows_become_samples(tmp_path):
     # what is relative to the pelvis says so by a pelvis at the origin, exactly
     assert second.joints_3d[0].tolist() == [0, 0, 0, 1]
     assert first.camera is None
-    assert first.photo == Path("/root/images/S9_Directions_1.60457274_000006.jpg")
+    assert first.photo == Path("/photos/images/S9_Directions_1.60457274_000006.jpg")
     assert (first.subject, first.action, first.camera_id, first.frame) == ("S9", "Directions 1", "60457274", 5)
     assert (second.subject, second.action, second.camera_id, second.frame) == ("S11", "Photo", "55011271", 0)
     assert any("relative to the pelvis" in note for note in reading.tally.notes)
@@ -376,7 +376,7 @@ def test_fuzz_spin_npz():
 
     def read_all(folder):
         for name in files:
-            reading = read([folder / name], Options(), Request(Path("/root")))
+            reading = read([folder / name], Options(), Request(Path("/photos")))
             for sample in reading.samples:
                 for array in (sample.bbox, sample.keypoints_2d, sample.joints_3d):
                     assert array is None or np.isfinite(array).all()

@@ -300,7 +300,7 @@ def test_fuzz_3dpw():
     def read_all(folder):
         for joints in (None, folder / "joints.npz"):
             for name in ("a.pkl", "b.pkl"):
-                for sample in read([folder / name], Options(joints), Request(Path("/root"))).samples:
+                for sample in read([folder / name], Options(joints), Request(Path("/photos"))).samples:
                     for array in (sample.bbox, sample.keypoints_2d, sample.joints_3d, sample.camera.vector):
                         assert array is None or np.isfinite(array).all()
 
