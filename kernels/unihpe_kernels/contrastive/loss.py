@@ -12,6 +12,7 @@ from unihpe_kernels.contrastive.paired import Pairs, keeps, products_size
 from unihpe_kernels.contrastive.pairwise import Pairwise
 from unihpe_kernels.contrastive.parts import Part, make_parts
 from unihpe_kernels.scores import LOG2_E, SCORES
+from unihpe_kernels.sv_contrastive.torch_backend import inverse_total
 
 # What the forward pass decides by the temperature's value, on a CPU, and the backward pass reads: whether float32 holds
 # the exponentials.
@@ -270,15 +271,6 @@ def mean_gradients(
     d_weights = (sample_loss - (count if anchor_counts is None else anchor_counts) * loss).mul_(grad)
     d_loss = grad.expand_as(sample_loss) if weights is None else weights.to(sample_loss.dtype) * grad
     return d_loss, d_weights if weights is None else d_weights.to(weights.dtype)
-
-
-def inverse_total(weights: Tensor | None, anchor_counts: Tensor | None, count: int, like: Tensor) -> Tensor | float:
-    """One over the total weight of all anchors; 0 where there is none."""
-    if weights is None and anchor_counts is None:
-        return 1 / (count * len(like)) if len(like) else 0.0
-    weighted = torch.ones_like(like) if weights is None else weights.to(like.dtype)
-    total = (weighted * (count if anchor_counts is None else anchor_counts)).sum()
-    return total.reciprocal().masked_fill_(total == 0, 0)
 
 
 def find_route(temperature: Tensor, spec: Spec, count: int, batch: int) -> int:

@@ -22,13 +22,10 @@ from unihpe_kernels.contrastive.loss import WIDE, add_part, backend_of, find_rou
 from unihpe_kernels.contrastive.options import Arguments, Spec
 from unihpe_kernels.contrastive.paired import Pairs
 from unihpe_kernels.contrastive.parts import Part, further, make_parts
+from unihpe_kernels.group_samples import GATHERED_BYTES, codes_of_ranks, gathers_in, slices_of_ranks, weights_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-# Bytes of the gathered embeddings and their gradients up to which "paired" gathers: fewer and larger transfers and
-# matrix products than in a ring. Beyond, the ring: memory for some five blocks of one rank.
-GATHERED_BYTES = 2**31
 
 
 @torch.compiler.disable
@@ -207,9 +204,9 @@ class _GroupLoss(torch.autograd.Function):
         wire, spec = call.wire, call.spec
         own = _samples(embeddings, present, spec)
         count = own.shape[1]
-        codes = _codes(call, own, present)
-        weighted = _weights(weights, own)
-        gathered = None if _takes_ring(call, own) else wire.gather(own)
+        codes = codes_of_ranks(wire, own, present) if call.masked else None
+        weighted = weights_of(weights, own)
+        gathered = wire.gather(own) if spec.both or gathers_in(wire, own, GATHERED_BYTES) else None
         learns = temperature.requires_grad or (bias is not None and bias.requires_grad)
         sweep = _Sweep(call, own, codes, temperature, bias, learns)
         sweep.forward(_others(call, own, gathered, codes))
@@ -246,14 +243,14 @@ class _GroupLoss(torch.autograd.Function):
         wire, spec = call.wire, call.spec
         own = _samples(embeddings, present, spec)
         over_tau = inverse_total / temperature.to(inverse_total.dtype)
-        d_loss = _weights(weights, own) * inverse_total
+        d_loss = weights_of(weights, own) * inverse_total
         sweep = _Sweep(call, own, codes, temperature, bias, False)
-        sweep.backward(_weights(weights, own) * over_tau, shares)
+        sweep.backward(weights_of(weights, own) * over_tau, shares)
         # the sums of scores times their gradient, and of the bias's
         d_scores = torch.dot(d_loss, samples[1]).double() / temperature.double()
         d_bias = torch.dot(d_loss, samples[2]).double()
         if gathered is None:
-            places = _slices(wire)
+            places = slices_of_ranks(wire)
             none = torch.zeros(own.shape, dtype=d_loss.dtype, device=own.device)
             d_own = wire.circulate_gradients(
                 own,
@@ -291,35 +288,6 @@ def _samples(embeddings: tuple[Tensor, ...] | list[Tensor], present: Tensor | No
     return samples if used is None else samples.masked_fill_(~used.T[:, :, None], 0)
 
 
-def _codes(call: _Call, own: Tensor, present: Tensor | None) -> Tensor | None:
-    """int64 [total], bit m: has modality m. None: every sample of every rank has all."""
-    if not call.masked:
-        return None
-    count = own.shape[1]
-    codes = torch.full((len(own),), 2**count - 1, dtype=torch.uint8, device=own.device)
-    if present is not None:
-        bits = 1 << torch.arange(count, dtype=torch.uint8, device=own.device)
-        codes = (present * bits[:, None]).sum(0, dtype=torch.uint8)
-    return call.wire.gather(codes).long()
-
-
-def _weights(weights: Tensor | None, own: Tensor) -> Tensor:
-    """In the compute dtype, ones for None."""
-    dtype = torch.float64 if own.dtype == torch.float64 else torch.float32
-    return torch.ones(len(own), dtype=dtype, device=own.device) if weights is None else weights.to(dtype)
-
-
-def _takes_ring(call: _Call, own: Tensor) -> bool:
-    numbers, spec = call.wire.total * own.shape[1] * own.shape[2], call.spec
-    return not spec.both and numbers * (own.element_size() + max(4, own.element_size())) > GATHERED_BYTES
-
-
-def _slices(wire: Wire) -> list[slice]:
-    """Of every rank's samples among all."""
-    ends = torch.tensor(wire.sizes).cumsum(0).tolist()
-    return [slice(end - size, end) for end, size in zip(ends, wire.sizes, strict=True)]
-
-
 def _others(
     call: _Call, own: Tensor, gathered: Tensor | None, codes: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -333,7 +301,7 @@ def _others(
 
         yield without_own(gathered), None if codes is None else without_own(codes)
         return
-    places = _slices(wire)
+    places = slices_of_ranks(wire)
     for owner, block in wire.circulate(own):
         if owner != wire.rank:
             yield block, None if codes is None else codes[places[owner]]

@@ -30,29 +30,12 @@ MODALITIES = range(3, 9)
 _OF_ALL: dict[str, Any] = {"anchors": None, "direction": "anchor", "label_smoothing": 0.0}
 
 
-@without_autocast
 def product_contrastive_loss(
-    embeddings: Sequence[Tensor],
-    *,
-    temperature: float | Tensor = 0.07,
-    negatives: str = "paired",
-    anchors: int | Sequence[int] | None = None,
-    direction: str = "anchor",
-    label_smoothing: float = 0.0,
-    form: str = "softmax",
-    bias: float | Tensor | None = None,
-    weights: Tensor | None = None,
-    present: Tensor | None = None,
-    normalize: bool = True,
-    group: "ProcessGroup | None" = None,
-    backend: Backend = "auto",
+    embeddings: Sequence[Tensor], *, negatives: str, group: "ProcessGroup | None", **arguments: Any
 ) -> Tensor:
-    """`tuple_contrastive_loss` with score="product"."""
+    """`tuple_contrastive_loss` with score="product": its other arguments, all of them."""
     case = f'score="product" and negatives="{negatives}"'
-    check = partial(
-        _check, embeddings, temperature, negatives, weights, normalize, case, present, form, bias, backend,
-        anchors=anchors, direction=direction, label_smoothing=label_smoothing,
-    )  # fmt: skip
+    check = partial(_check, embeddings, negatives=negatives, case=case, **arguments)
     return _loss(check, negatives, group, draws=False)
 
 

@@ -18,16 +18,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unihpe_kernels.collectives import Header, Wire, exchange_headers
+from unihpe_kernels.group_samples import GATHERED_BYTES, codes_of_ranks, gathers_in, slices_of_ranks, weights_of
 from unihpe_kernels.sv_contrastive.arguments import Arguments, warn_of_many_triples
 from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces
 from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-# Bytes of the gathered embeddings and their gradients up to which "paired" gathers: fewer and larger transfers and
-# matrix products than in a ring. Beyond, the ring: memory for some five blocks of one rank.
-GATHERED_BYTES = 2**31
 
 # what unihpe_kernels.contrastive has more, so that ranks that call different losses hear of it
 _OF_THE_SCORE: Header = {
@@ -145,10 +142,10 @@ class _GroupLoss(torch.autograd.Function):
     ) -> Tensor:
         wire = call.wire
         own = _samples(embeddings, present)
-        codes = _codes(call, own, present)
-        weighted = _weights(weights, own)
+        codes = codes_of_ranks(wire, own, present) if call.masked else None
+        weighted = weights_of(weights, own)
         pieces = call.pieces(temperature, call.normalize, own)
-        gathered = None if _takes_ring(call, own) else wire.gather(own)
+        gathered = wire.gather(own) if call.triples or gathers_in(wire, own, GATHERED_BYTES) else None
         count = own.shape[1]
 
         # of anchors set against pairs: their losses to base 2, log2 of normalisers relative to the own exponentials
@@ -216,7 +213,7 @@ class _GroupLoss(torch.autograd.Function):
         own = _samples(embeddings, present)
         pieces = call.pieces(temperature, call.normalize, own)
         over_tau = inverse_total / temperature.to(inverse_total.dtype)
-        d_score = _weights(weights, own) * over_tau
+        d_score = weights_of(weights, own) * over_tau
         d_own = torch.zeros(own.shape, dtype=d_score.dtype, device=own.device)
         d_scores = torch.zeros((), dtype=torch.float64, device=own.device)
         parts = _parts(call, own, codes)
@@ -247,7 +244,7 @@ class _GroupLoss(torch.autograd.Function):
             return d_columns
 
         if gathered is None:
-            slices = _slices(wire)
+            slices = slices_of_ranks(wire)
             d_own += wire.circulate_gradients(
                 own,
                 lambda owner, block: of_columns(
@@ -288,35 +285,6 @@ def _samples(embeddings: tuple[Tensor, ...] | list[Tensor], present: Tensor | No
     return samples.masked_fill_(~(present & (present.sum(0) >= 2)).T[:, :, None], 0)
 
 
-def _codes(call: _Call, own: Tensor, present: Tensor | None) -> Tensor | None:
-    """int64 [total], bit m: has modality m. None: every sample of every rank has all."""
-    if not call.masked:
-        return None
-    count = own.shape[1]
-    codes = torch.full((len(own),), 2**count - 1, dtype=torch.uint8, device=own.device)
-    if present is not None:
-        bits = 1 << torch.arange(count, dtype=torch.uint8, device=own.device)
-        codes = (present * bits[:, None]).sum(0, dtype=torch.uint8)
-    return call.wire.gather(codes).long()
-
-
-def _weights(weights: Tensor | None, own: Tensor) -> Tensor:
-    """In the compute dtype, ones for None."""
-    dtype = torch.float64 if own.dtype == torch.float64 else torch.float32
-    return torch.ones(len(own), dtype=dtype, device=own.device) if weights is None else weights.to(dtype)
-
-
-def _takes_ring(call: _Call, own: Tensor) -> bool:
-    numbers = call.wire.total * own.shape[1] * own.shape[2]
-    return not call.triples and numbers * (own.element_size() + max(4, own.element_size())) > GATHERED_BYTES
-
-
-def _slices(wire: Wire) -> list[slice]:
-    """Of every rank's samples among all."""
-    ends = torch.tensor(wire.sizes).cumsum(0).tolist()
-    return [slice(end - size, end) for end, size in zip(ends, wire.sizes, strict=True)]
-
-
 def _blocks(
     call: _Call, own: Tensor, gathered: Tensor | None, codes: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
@@ -324,7 +292,7 @@ def _blocks(
     if gathered is not None:
         yield gathered, codes, _places(own, call.wire.begin)
         return
-    slices = _slices(call.wire)
+    slices = slices_of_ranks(call.wire)
     for owner, block in call.wire.circulate(own):
         its_codes = None if codes is None else codes[slices[owner]]
         yield block, its_codes, _places(own, 0 if owner == call.wire.rank else len(block))
