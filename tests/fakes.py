@@ -1,8 +1,9 @@
 """Batches of upright stick people, and predictions of them that are wrong by a known amount."""
 
+import numpy as np
 import torch
 
-from unihpe_fast.data.records import FUSED, Batch
+from unihpe_fast.data.records import FUSED, Batch, SampleInfo
 from unihpe_fast.engine.evaluation import Predictions
 
 # mm, camera axes: x right, y down
@@ -36,12 +37,14 @@ def people(count: int, *, image_size: int = 16, seed: int = 0, start: int = 0) -
         box=torch.zeros(count, 3),
         present=present,
         weights=torch.ones(count),
-        index=torch.arange(start, start + count),
         scale_2d=torch.linspace(100, 200, count),
-        frame=torch.arange(start, start + count),
-        subject=[f"S{row % 2}" for row in range(count)],
-        action=[ACTIONS[row % len(ACTIONS)] for row in range(count)],
-        camera_id=[str(row % 2) for row in range(count)],
+        info=SampleInfo(
+            index=np.arange(start, start + count),
+            frame=np.arange(start, start + count),
+            subject=[f"S{row % 2}" for row in range(count)],
+            action=[ACTIONS[row % len(ACTIONS)] for row in range(count)],
+            camera_id=[str(row % 2) for row in range(count)],
+        ),
     )
 
 
@@ -57,9 +60,5 @@ def truth(batch: Batch, modalities: tuple[str, ...] = ("image", "pose2d", "pose3
         target_2d=batch.target_2d,
         present=batch.present,
         scale_2d=batch.scale_2d,
-        index=batch.index,
-        frame=batch.frame,
-        subject=batch.subject,
-        action=batch.action,
-        camera_id=batch.camera_id,
+        info=batch.info,
     )

@@ -135,7 +135,7 @@ def test_samples_that_lack_a_modality_are_drawn_too(tmp_path: Path) -> None:
     batch.present[2, 1] = False
     batch.present[:2, 2] = False
     batch.present[:, 3] = False
-    batch.action[3] = ""
+    batch.info.action[3] = ""
     plots.plot_predictions(batch, truth(batch), tmp_path / "p.png")
     assert _pixels_of(tmp_path / "p.png", plots.BLUE) > 100
 

@@ -54,7 +54,9 @@ def prepared(path: Path, rows: list[Row], dataset: str = "h36m", **changes) -> S
 
 def chosen(store: Store, rows: np.ndarray) -> list[Row]:
     columns = store.read(rows, images=False)
-    return list(zip(columns.subject, columns.action, columns.camera_id, columns.frame.tolist(), strict=True))
+    return list(
+        zip(columns.info.subject, columns.info.action, columns.info.camera_id, columns.info.frame.tolist(), strict=True)
+    )
 
 
 def predictions(names: list[tuple[str, str]], error: torch.Tensor, *, absolute: bool = True) -> Predictions:
@@ -62,8 +64,10 @@ def predictions(names: list[tuple[str, str]], error: torch.Tensor, *, absolute: 
     batch = people(len(names), image_size=0)
     p = truth(batch, ("pose2d",))
     joints = p.joints_3d["pose2d"] + error + (torch.tensor([300.0, -50.0, 70.0]) if absolute else 0)
-    subject, action = map(list, zip(*names, strict=True))
-    return dataclasses.replace(p, joints_3d={"pose2d": joints}, subject=subject, action=action)
+    info = dataclasses.replace(
+        p.info, **dict(zip(("subject", "action"), map(list, zip(*names, strict=True)), strict=True))
+    )
+    return dataclasses.replace(p, joints_3d={"pose2d": joints}, info=info)
 
 
 def test_the_scored_joints_are_the_published_ones() -> None:

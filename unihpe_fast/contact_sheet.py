@@ -54,9 +54,9 @@ def draw_contact_sheet(path: Path, out_png: Path, *, seed: int = 0) -> Path:
 
 def _draw_sample(cell: Any, columns: Columns, number: int) -> None:
     panels = cell.subplots(1, 3)
-    words = (columns.subject[number], columns.action[number], columns.camera_id[number])
+    words = (columns.info.subject[number], columns.info.action[number], columns.info.camera_id[number])
     name = " ".join(word for word in words if word)
-    title = f"row {columns.index[number]}: {shorten(name, 38)} frame {columns.frame[number]}"
+    title = f"row {columns.info.index[number]}: {shorten(name, 38)} frame {columns.info.frame[number]}"
     cell.suptitle(title, fontsize=8.5, color=GREY)
     _draw_picture(panels[0], columns, number)
     joints, valid = columns.joints_3d[number, :, :3], columns.joints_3d[number, :, 3] > 0

@@ -20,7 +20,7 @@ from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
 from unihpe_fast.data.store import Store, StoreError
 from unihpe_fast.engine.checkpoint import METRICS, SUMMARY, CheckpointError, load_model
 from unihpe_fast.engine.distributed import Ranks, SessionError, session
-from unihpe_fast.engine.evaluation import predict_together, scorable, score
+from unihpe_fast.engine.evaluation import predict_some, predict_together, scorable, score
 from unihpe_fast.engine.faults import failed
 from unihpe_fast.engine.report import draw_plots, print_report, write_summary
 from unihpe_fast.engine.runtime import choose_runtime
@@ -145,7 +145,7 @@ def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None)
         write_summary(path, scores)
     if arguments.plots:
         metrics = arguments.run / METRICS if folder == arguments.run else None
-        written += draw_plots(folder / "plots", config, model, runtime, metrics=metrics)
+        written += draw_plots(folder / "plots", *predict_some(model, config.data, runtime), metrics=metrics)
     print_report(scores, console=console, rows=scorable(predictions))
     console.print("\nwritten: " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
 

@@ -277,7 +277,7 @@ def _mpjpe(pred: Tensor, target: Tensor, valid: Tensor) -> float:
 
 
 def _check_rows(batch: Batch, predictions: Predictions) -> None:
-    if len(batch) != len(predictions) or not batch.index.cpu().equal(predictions.index):
+    if len(batch) != len(predictions) or not np.array_equal(batch.info.index, predictions.info.index):
         raise ValueError(
             f"predictions: wanted those of the {len(batch)} samples of the batch, row by row, "
             f"found {len(predictions)} of other samples"
@@ -350,7 +350,7 @@ def _how_chosen(batch: Batch, chosen: Sequence[tuple[int, str]]) -> str:
 def _draw_sample(cell: Any, batch: Batch, predictions: Predictions, row: int, word: str, *, views: int) -> None:
     panels = cell.subplots(1, 1 + 2 * views)
     target, valid = predictions.target_3d[row, :, :3], predictions.valid_3d[row]
-    name = shorten(batch.action[row], 30) or f"sample {int(batch.index[row])}"
+    name = shorten(batch.info.action[row], 30) or f"sample {int(batch.info.index[row])}"
     cell.suptitle(f"{word}: {name}" if word else name, fontsize=9.5, fontweight="bold")
 
     photo = _has(batch, "image", row)
@@ -433,7 +433,7 @@ def plot_neighbours(
         figure.suptitle(f"{LABELS[query]} → nearest {LABELS[gallery]} among {len(pool)} samples", fontweight="bold")
         for line, row in zip(range(len(chosen)), chosen.tolist(), strict=True):
             _draw_modality(panels[line, 0], batch, predictions, row, query)
-            panels[line, 0].set_title(shorten(f"query: {batch.action[row]}", 20), fontweight="bold")
+            panels[line, 0].set_title(shorten(f"query: {batch.info.action[row]}", 20), fontweight="bold")
             if first == 2:
                 panels[line, 1].set_title("its true pose", fontweight="bold")
                 _draw_modality(panels[line, 1], batch, predictions, row, "pose3d")

@@ -16,7 +16,7 @@ from unihpe_fast.data.collate import collate, input_crop
 from unihpe_fast.data.formats.keypoints import Keypoints
 from unihpe_fast.data.images import normalized
 from unihpe_fast.data.joint_sets import KEYPOINT_NAMES, joint_map, to_h36m17
-from unihpe_fast.data.records import MODALITIES, Batch
+from unihpe_fast.data.records import MODALITIES, Batch, SampleInfo
 from unihpe_fast.detector.interface import Detections, Detector
 from unihpe_fast.engine.checkpoint import load_model
 from unihpe_fast.engine.packaged import read_card, shipped
@@ -404,11 +404,7 @@ def _batch(people: Any, pixels: Tensor | None) -> Batch:
         people,
         torch.zeros(count, 3, 1, 1) if pixels is None else pixels,
         present=present,
-        index=np.arange(count),
-        frame=np.zeros(count, np.int64),
-        subject=[],
-        action=[],
-        camera_id=[],
+        info=SampleInfo.unnamed(count),
     )
 
 

@@ -164,18 +164,18 @@ def select(protocol: Protocol, store: Store, *, drop_bad_s9: bool = False) -> Se
     columns = store.read(np.arange(len(store)), images=False)
     keep = np.ones(len(store), dtype=bool)
     for what, wanted, listed in (
-        ("subject", protocol.subjects, columns.subject),
-        ("camera", protocol.cameras, columns.camera_id),
+        ("subject", protocol.subjects, columns.info.subject),
+        ("camera", protocol.cameras, columns.info.camera_id),
     ):
         if wanted:
             _demand(protocol, store, what, wanted, set(listed))
             keep &= np.isin(listed, wanted)
-    keep &= columns.frame % protocol.every == 0
+    keep &= columns.info.frame % protocol.every == 0
     if drop_bad_s9:
-        pairs = zip(columns.subject, columns.action, strict=True)
+        pairs = zip(columns.info.subject, columns.info.action, strict=True)
         keep &= np.array([pair not in BAD_S9 for pair in pairs], dtype=bool)
     chosen = np.flatnonzero(keep)
-    _demand(protocol, store, "action", protocol.actions, {action_name(columns.action[row]) for row in chosen})
+    _demand(protocol, store, "action", protocol.actions, {action_name(columns.info.action[row]) for row in chosen})
     needed = sorted({ROOT}.union(*protocol.metrics.values()))
     whole = columns.present[2][chosen] & (columns.joints_3d[chosen][:, needed, 3] > 0).all(1)
     if not whole.any():
@@ -200,8 +200,8 @@ def _demand(protocol: Protocol, store: Store, what: str, wanted: tuple[str, ...]
 def _demand_every_frame(protocol: Protocol, store: Store, columns: Any, rows: np.ndarray) -> None:
     frames: dict[tuple[str, str, str], set[int]] = {}
     for row in rows.tolist():
-        name = (columns.subject[row], columns.action[row], columns.camera_id[row])
-        frames.setdefault(name, set()).add(int(columns.frame[row]))
+        name = (columns.info.subject[row], columns.info.action[row], columns.info.camera_id[row])
+        frames.setdefault(name, set()).add(int(columns.info.frame[row]))
     for name, seen in frames.items():
         if len(seen) != max(seen) + 1:
             raise ProtocolError(
@@ -225,7 +225,7 @@ def protocol_scores(
     of the samples lack, or that the model does not read, is None, with the reason under "why_not".
     """
     p = predictions
-    names = [action_name(name) for name in p.action] if protocol.groups == "action" else list(p.subject)
+    names = [action_name(name) for name in p.info.action] if protocol.groups == "action" else list(p.info.subject)
     groups, rows = np.unique(np.array(names, np.str_), return_inverse=True)
     group_of = torch.from_numpy(rows.reshape(-1))
     counts = torch.bincount(group_of, minlength=len(groups)).tolist()

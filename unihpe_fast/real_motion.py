@@ -91,7 +91,7 @@ def family(action: str) -> str:
 
 def batch_of(columns: Columns, config: AugmentConfig | None, rng: np.random.Generator) -> Batch:
     """The samples with the 2D input of a protocol; targets and cameras are those of the file."""
-    count = len(columns.index)
+    count = len(columns.info)
     people = People(
         keypoints_2d=columns.keypoints_2d.astype(np.float64),
         joints_3d=columns.joints_3d.astype(np.float64),
@@ -114,11 +114,7 @@ def batch_of(columns: Columns, config: AugmentConfig | None, rng: np.random.Gene
         people,
         torch.zeros(count, 3, 0, 0),
         present=np.array([np.zeros(count), np.ones(count), np.ones(count)], dtype=bool),
-        index=columns.index,
-        frame=columns.frame,
-        subject=columns.subject,
-        action=columns.action,
-        camera_id=columns.camera_id,
+        info=columns.info,
     )
 
 
@@ -157,9 +153,9 @@ def errors(
                 parts[name].append(values.double().numpy())
             for name, tensor in (("keypoints_2d", batch.keypoints_2d), ("pred", pred), ("target", target)):
                 parts[name].append(tensor.numpy())
-            parts["person"].append(np.array([f"{store.attributes['dataset']} {who}" for who in batch.subject]))
-            parts["family"].append(np.array([family(action) for action in batch.action]))
-            parts["action"].append(np.array(batch.action))
+            parts["person"].append(np.array([f"{store.attributes['dataset']} {who}" for who in batch.info.subject]))
+            parts["family"].append(np.array([family(action) for action in batch.info.action]))
+            parts["action"].append(np.array(batch.info.action))
             parts["file"].append(np.full(len(block), number))
             parts["row"].append(block)
     return Found(**{name: np.concatenate(values) for name, values in parts.items()})

@@ -127,7 +127,11 @@ def test_flipped_bits_of_prepared_files_change_nothing_unseen(tmp_path: Path) ->
         assert store.attributes == attributes
         for name in ("keypoints_2d", "joints_3d", "bbox", "crop", "camera", "size", "rotation", "present", "frame"):
             np.testing.assert_array_equal(getattr(found, name), getattr(sound, name), name)
-        assert (found.subject, found.action, found.camera_id) == (sound.subject, sound.action, sound.camera_id)
+        assert (found.info.subject, found.info.action, found.info.camera_id) == (
+            sound.info.subject,
+            sound.info.action,
+            sound.info.camera_id,
+        )
         for row in np.flatnonzero(~found.damaged):
             assert found.images[row].tobytes() == sound.images[row].tobytes()
 

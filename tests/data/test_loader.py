@@ -41,9 +41,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def assert_same(found: Batch, wanted: Batch) -> None:
-    assert found.subject == wanted.subject
-    assert found.action == wanted.action
-    assert found.camera_id == wanted.camera_id
+    for name, values in vars(wanted.info).items():
+        assert np.array_equal(getattr(found.info, name), values), name
     assert found.tensors().keys() == wanted.tensors().keys()
     for name, tensor in wanted.tensors().items():
         other = found.tensors()[name]
@@ -64,19 +63,19 @@ def assert_well_formed(batch: Batch, count: int, image_size: int) -> None:
         "box": (count, 3),
         "present": (3, count),
         "weights": (count,),
-        "index": (count,),
         "scale_2d": (count,),
-        "frame": (count,),
     }
     assert {name: tuple(tensor.shape) for name, tensor in batch.tensors().items()} == shapes
-    types = dict.fromkeys(shapes, torch.float32) | {"present": torch.bool, "index": torch.int64, "frame": torch.int64}
+    types = dict.fromkeys(shapes, torch.float32) | {"present": torch.bool}
     assert {name: tensor.dtype for name, tensor in batch.tensors().items()} == types
-    assert len(batch) == len(batch.subject) == len(batch.action) == count
+    info = batch.info
+    assert (info.index.dtype, info.frame.dtype) == (np.int64, np.int64)
+    assert len(batch) == len(info) == len(info.frame) == len(info.subject) == len(info.action) == count
 
 
 def rows_of(batches: list[Batch]) -> list[tuple[str, int]]:
     """Subject and row of every sample, in order; a subject of these files is in one file only."""
-    return [pair for batch in batches for pair in zip(batch.subject, batch.index.tolist(), strict=True)]
+    return [pair for batch in batches for pair in zip(batch.info.subject, batch.info.index.tolist(), strict=True)]
 
 
 def full_image_pixels(batch: Batch) -> np.ndarray:
@@ -93,11 +92,11 @@ def test_an_unaugmented_batch_says_what_the_samples_say(files: dict[str, str]) -
     batch = open_dataset(files["images"], image_size=64, seed=0).batch(rows, None)
     assert_well_formed(batch, 4, 64)
     assert batch.present.all()
-    assert batch.index.tolist() == rows.tolist()
-    assert batch.subject == ["S1"] * 4
-    assert batch.action == ["Walking"] * 4
-    assert batch.camera_id == ["54138969"] * 4
-    assert batch.frame.tolist() == rows.tolist()
+    assert batch.info.index.tolist() == rows.tolist()
+    assert batch.info.subject == ["S1"] * 4
+    assert batch.info.action == ["Walking"] * 4
+    assert batch.info.camera_id == ["54138969"] * 4
+    assert batch.info.frame.tolist() == rows.tolist()
     for i, person in enumerate(people[row] for row in rows):
         joints = person.joints_3d[:, :3]
         np.testing.assert_allclose(batch.root[i], joints[0], rtol=1e-6)
@@ -254,7 +253,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(files: dict[str, str]) -
         assert_same(found, wanted)
     # another seed gives other samples
     other = next(iter(train_batches(mixed_config(files), seed=6, start_step=0, steps=1)))
-    assert other.index.tolist() != batches[0][0].index.tolist()
+    assert other.info.index.tolist() != batches[0][0].info.index.tolist()
 
 
 def test_a_resumed_run_goes_on_with_the_same_batches(files: dict[str, str]) -> None:
@@ -270,8 +269,8 @@ def test_a_resumed_run_goes_on_with_the_same_batches(files: dict[str, str]) -> N
 def test_augmentation_differs_from_epoch_to_epoch(files: dict[str, str]) -> None:
     config = DataConfig(train=(files["poses"],), image_size=0, batch_size=40, augment=EVERYTHING)
     first, second = train_batches(config, seed=0, start_step=0, steps=2)
-    rows = [batch.index.argsort() for batch in (first, second)]
-    assert first.index[rows[0]].tolist() == second.index[rows[1]].tolist() == list(range(40))
+    rows = [batch.info.index.argsort() for batch in (first, second)]
+    assert first.info.index[rows[0]].tolist() == second.info.index[rows[1]].tolist() == list(range(40))
     assert (first.joints_3d[rows[0]] != second.joints_3d[rows[1]]).any((1, 2)).all()
 
 
@@ -280,7 +279,7 @@ def test_sources_are_mixed_by_weight_or_by_size(files: dict[str, str]) -> None:
     subjects: list[str] = []
     modalities = set()
     for batch in train_batches(config, seed=0, start_step=0, steps=40):
-        subjects += batch.subject
+        subjects += batch.info.subject
         modalities |= {tuple(column) for column in batch.present.T.tolist()}
         # a batch may hold any mixture
         assert_well_formed(batch, 10, 24)
@@ -305,9 +304,9 @@ def test_processes_share_batches_without_repeats_or_losses(files: dict[str, str]
     )  # fmt: skip
     ranks = [list(train_batches(config, seed=0, start_step=0, steps=8, rank=r, world_size=world)) for r in range(world)]
     assert {len(batch) for batches in ranks for batch in batches} == {1: {10}, 2: {5}, 3: {3, 4}}[world]
-    steps = [torch.cat([batch.index for batch in parts]).tolist() for parts in zip(*ranks, strict=True)]
+    steps = [np.concatenate([batch.info.index for batch in parts]).tolist() for parts in zip(*ranks, strict=True)]
     one = train_batches(config, seed=0, start_step=0, steps=8)
-    assert steps == [batch.index.tolist() for batch in one]
+    assert steps == [batch.info.index.tolist() for batch in one]
     for epoch in (steps[:4], steps[4:]):
         assert sorted(row for step in epoch for row in step) == list(range(40))
     for limit in (0, 2):
@@ -393,8 +392,8 @@ def test_another_training_sample_stands_in_for_a_broken_one(tmp_path: Path, work
     found = list(train_batches(config, seed=0, start_step=0, steps=3))
     for batch, wanted in zip(found, sound, strict=True):
         # the next one in the file, round its end
-        assert batch.index.tolist() == [{4: 0, 5: 0}.get(row, row) for row in wanted.index.tolist()]
-        whole = wanted.index < 4
+        assert batch.info.index.tolist() == [{4: 0, 5: 0}.get(row, row) for row in wanted.info.index.tolist()]
+        whole = wanted.info.index < 4
         # what is drawn for the others is what it was
         for name in ("image", "keypoints_2d", "joints_3d"):
             assert torch.equal(getattr(batch, name)[whole], getattr(wanted, name)[whole]), name
@@ -432,10 +431,10 @@ def test_synthetic_people_are_fresh_at_every_step_and_fixed_for_validation() -> 
     # people, pictures and looks are those of their row, whatever else is asked for
     dataset = SyntheticDataset(image_size=24, seed=0)
     assert len(dataset) == SYNTHETIC_SIZE
-    for row in (fixed[1].index[1].item(), 0):
+    for row in (fixed[1].info.index[1].item(), 0):
         one = dataset.batch(np.array([row]), None)
         batch = fixed[0] if row == 0 else fixed[1]
-        place = batch.index.tolist().index(row)
+        place = batch.info.index.tolist().index(row)
         assert torch.equal(one.image[0], batch.image[place])
         assert torch.equal(one.joints_3d[0], batch.joints_3d[place])
     assert fixed[0].image.std() > 0.1
@@ -506,6 +505,8 @@ def test_a_sample_is_one_row_of_a_batch(files: dict[str, str]) -> None:
     for name, tensor in batch.tensors().items():
         row = tensor[:, 1:2] if name == "present" else tensor[1:2]
         assert torch.equal(row, alone.tensors()[name]), name
+    for name, values in vars(batch.info).items():
+        assert np.array_equal(values[1:2], getattr(alone.info, name)), name
 
 
 def test_the_place_of_a_person_of_unknown_distance_is_not_a_number(tmp_path: Path) -> None:

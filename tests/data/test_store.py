@@ -70,7 +70,7 @@ def test_every_field_comes_back_and_what_a_sample_lacks_is_absent(tmp_path: Path
 
     order = np.array([4, 0, 3, 0, 2, 1])
     columns = store.read(order)
-    np.testing.assert_array_equal(columns.index, order)
+    np.testing.assert_array_equal(columns.info.index, order)
     np.testing.assert_array_equal(columns.present, present[:, order])
     for row, person in enumerate(people[i] for i in order):
         np.testing.assert_array_equal(columns.bbox[row], person.bbox.astype(np.float32))
@@ -80,7 +80,12 @@ def test_every_field_comes_back_and_what_a_sample_lacks_is_absent(tmp_path: Path
             assert found.dtype == np.float32
             np.testing.assert_array_equal(found, wanted.astype(np.float32))
         assert columns.images[row].tobytes() == (person.image or b"")
-        found = columns.subject[row], columns.action[row], columns.camera_id[row], columns.frame[row]
+        found = (
+            columns.info.subject[row],
+            columns.info.action[row],
+            columns.info.camera_id[row],
+            columns.info.frame[row],
+        )
         assert found == (person.subject, person.action, person.camera_id, person.frame)
         camera = person.camera
         np.testing.assert_array_equal(columns.camera[row], np.full(9, np.nan) if camera is None else camera.vector)

@@ -17,7 +17,7 @@ def poison(patch: pytest.MonkeyPatch, batch_number: int, row: int) -> None:
     def poisoned(*arguments: Any, **options: Any) -> Iterator[Batch]:
         for number, batch in enumerate(train_batches(*arguments, **options), start=options["start_step"]):
             if number == batch_number:
-                batch.joints_3d[batch.index == row, :, :3] = torch.nan
+                batch.joints_3d[torch.from_numpy(batch.info.index == row), :, :3] = torch.nan
             yield batch
 
     patch.setattr(loop, "train_batches", poisoned)

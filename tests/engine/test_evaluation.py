@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.engine.tiny import TINY, tiny
 from tests.fakes import STANDING, people, truth
-from unihpe_fast.data.records import FUSED, MODALITIES, Batch
+from unihpe_fast.data.records import FUSED, MODALITIES, Batch, SampleInfo
 from unihpe_fast.data.skeleton import FLIP
 from unihpe_fast.engine.evaluation import Predictions, predict, scorable, score
 from unihpe_fast.engine.flip import mirrored
@@ -81,12 +81,12 @@ def test_predictions_keep_the_order_of_the_batches_and_the_names_of_the_modaliti
     torch.testing.assert_close(got.keypoints_2d, keypoints[..., :2] + 3)
     torch.testing.assert_close(got.target_3d, joints)
     assert len(got) == 5
-    assert got.index.tolist() == [0, 1, 2, 3, 4]
+    assert got.info.index.tolist() == [0, 1, 2, 3, 4]
     assert got.present.shape == (3, 5)
-    assert got.action == batches[0].action + batches[1].action
-    assert got.subject == batches[0].subject + batches[1].subject
-    assert got.camera_id == batches[0].camera_id + batches[1].camera_id
-    assert got.frame.tolist() == [0, 1, 2, 3, 4]
+    assert got.info.action == batches[0].info.action + batches[1].info.action
+    assert got.info.subject == batches[0].info.subject + batches[1].info.subject
+    assert got.info.camera_id == batches[0].info.camera_id + batches[1].info.camera_id
+    assert got.info.frame.tolist() == [0, 1, 2, 3, 4]
     torch.testing.assert_close(got.scale_2d, torch.cat([b.scale_2d for b in batches]))
     # evaluation mode, no autocast in float32, no graph; the mode comes back
     assert model.seen == [(False, False, True)] * 2
@@ -118,8 +118,7 @@ def test_the_real_model_says_the_same_in_batches_and_at_once() -> None:
         dataclasses.replace(
             whole,
             **{n: x[:, rows] if n == "present" else x[rows] for n, x in whole.tensors().items()},
-            subject=whole.subject[rows],
-            action=whole.action[rows],
+            info=SampleInfo(**{name: values[rows] for name, values in vars(whole.info).items()}),
         )
         for rows in (slice(0, 6), slice(6, 10))
     ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -353,8 +354,8 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path, monkeypatch: 
     assert trainer.bad_steps.counts.tolist() == [0, 1, 1]
 
 
-def _batch_rows(config: Config, number: int) -> torch.Tensor:
-    return next(iter(loop.train_batches(config.data, seed=0, start_step=number, steps=number + 1))).index
+def _batch_rows(config: Config, number: int) -> np.ndarray:
+    return next(iter(loop.train_batches(config.data, seed=0, start_step=number, steps=number + 1))).info.index
 
 
 def test_running_statistics_go_back_after_a_step_that_is_not_finite() -> None:

@@ -91,7 +91,7 @@ def test_each_source_is_augmented_in_its_own_way(files) -> None:
     flat = ~batch.present[2]
     assert 0 < flat.sum() < 30
     for mine, source, turned in ((~flat, still[0], False), (flat, still[1], True)):
-        plain = source.batch(batch.index[mine].numpy(), None)
+        plain = source.batch(batch.info.index[mine.numpy()], None)
         assert torch.equal(plain.target_2d, batch.target_2d[mine]) != turned
 
 

@@ -105,7 +105,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     # batch 11 is the second of step 6
     first = next(iter(loop.train_batches(config.data, seed=0, start_step=11, steps=12)))
-    batch_number, row = 11, int(first.index[-1])
+    batch_number, row = 11, int(first.info.index[-1])
     compiled = {"compile": "default"}
     options = {"two": config, "images": images, "compiled": _with(images, optim={"steps": 1}, run=compiled)}
     for name, whole in options.items():

@@ -12,7 +12,7 @@ from tests.fakes import STANDING, people, truth
 from unihpe_fast.config import Config
 from unihpe_fast.engine import report
 from unihpe_fast.engine.checkpoint import METRICS
-from unihpe_fast.engine.evaluation import Predictions, scorable, score
+from unihpe_fast.engine.evaluation import Predictions, predict_some, scorable, score
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.models.unihpe import UniHPE
 
@@ -28,7 +28,7 @@ def test_every_number_is_printed_with_its_unit_in_80_columns() -> None:
     batch = people(8)
     p = truth(batch)
     p.joints_3d["pose2d"][:, 3, 0] += 17 * 12.3
-    p.joints_3d["pose2d"][batch.action.index("Sitting"), 3, 0] += 34 * 12.3
+    p.joints_3d["pose2d"][batch.info.action.index("Sitting"), 3, 0] += 34 * 12.3
     assert p.keypoints_2d is not None
     p.keypoints_2d[..., 0] += 0.02
     text = _printed(p)
@@ -81,7 +81,7 @@ def _draw(config: Config, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> lis
     torch.manual_seed(0)
     model = UniHPE(config.model, image_size=config.data.image_size)
     runtime = choose_runtime(config.run)
-    drawn = report.draw_plots(run_dir / "plots", config, model, runtime, metrics=run_dir / METRICS)
+    drawn = report.draw_plots(run_dir / "plots", *predict_some(model, config.data, runtime), metrics=run_dir / METRICS)
     # all in one batch
     assert asked == [(config.data.val, report.PLOTTED, report.PLOTTED, 0)]
     assert all(path.is_file() and path.parent == run_dir / "plots" for path in drawn)

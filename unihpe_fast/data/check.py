@@ -83,7 +83,7 @@ def check_store(path: Path, advance: Callable[[int], None] = lambda count: None)
             thighs.append(_thighs(columns.joints_3d))
             _check_people(columns, problems)
             postures.add(columns)
-            advance(len(columns.index))
+            advance(len(columns.info))
     report = Report(_facts(store, sizes), list(problems.lines()))
     misses.report(report)
     if inside[1]:
@@ -126,14 +126,14 @@ def _check_images(columns: Columns, pool: ThreadPoolExecutor, problems: _Problem
     has = columns.present[0]
     broken = np.array([bool(reason) for reason, _ in results], dtype=bool)
     first = next((reason for (reason, _), there in zip(results, has, strict=True) if reason and there), "")
-    problems.add("image: does not decode", columns.index, has & broken, first)
-    problems.add(f"image: {DAMAGED}", columns.index, columns.damaged & ~broken)
+    problems.add("image: does not decode", columns.info.index, has & broken, first)
+    problems.add(f"image: {DAMAGED}", columns.info.index, columns.damaged & ~broken)
     stray = ~has & np.array([len(data) > 0 for data in columns.images], dtype=bool)
-    problems.add("image: bytes where present says there is no image", columns.index, stray)
+    problems.add("image: bytes where present says there is no image", columns.info.index, stray)
     middle = np.einsum("nij,nj->ni", columns.crop[:, :, :2], columns.bbox[:, :2]) + columns.crop[:, :, 2]
     size = np.array([size for _, size in results], np.float64).reshape(-1, 2)
     outside: np.ndarray = has & ~broken & ((middle < -0.5) | (middle > size - 0.5)).any(1)
-    problems.add("crop: the middle of the box lies outside the picture", columns.index, outside)
+    problems.add("crop: the middle of the box lies outside the picture", columns.info.index, outside)
     return {size for (reason, size), there in zip(results, has, strict=True) if there and not reason}
 
 
@@ -154,13 +154,15 @@ def _decoded(data: np.ndarray) -> tuple[str, tuple[int, int]]:
 
 def _check_absence(columns: Columns, problems: _Problems) -> None:
     has = columns.present
-    problems.add("present: has neither image nor 2D nor 3D", columns.index, np.logical_not(has.any(0)))
+    problems.add("present: has neither image nor 2D nor 3D", columns.info.index, np.logical_not(has.any(0)))
     for key, row in (("keypoints_2d", 1), ("joints_3d", 2)):
         values: np.ndarray = getattr(columns, key)
-        problems.add(f"{key}: numbers where present says there are none", columns.index, ~has[row] & values.any((1, 2)))
+        problems.add(
+            f"{key}: numbers where present says there are none", columns.info.index, ~has[row] & values.any((1, 2))
+        )
         none = has[row] & ~(values[..., -1] > 0).any(1)
-        problems.add(f"{key}: present, but no joint of it is known", columns.index, none)
-    problems.add("frame: below 0", columns.index, columns.frame < 0)
+        problems.add(f"{key}: present, but no joint of it is known", columns.info.index, none)
+    problems.add("frame: below 0", columns.info.index, columns.info.frame < 0)
 
 
 class _Misses:
@@ -174,7 +176,7 @@ class _Misses:
         valid = (columns.joints_3d[..., 3] > 0) & columns.present[2][:, None]
         seen = ~np.isnan(columns.camera).any(1)
         behind = seen & (valid & (columns.joints_3d[..., 2] <= 0)).any(1)
-        problems.add("joints_3d: a joint lies behind the camera", columns.index, behind)
+        problems.add("joints_3d: a joint lies behind the camera", columns.info.index, behind)
         both = valid & (columns.keypoints_2d[..., 2] > 0) & columns.present[1][:, None]
         rows = np.flatnonzero(seen & ~behind & both.any(1))
         if not len(rows):
@@ -204,22 +206,24 @@ def _check_people(columns: Columns, problems: _Problems) -> None:
     """Clips, or where no subject is named single people, whose 3D joints no person has."""
     what = "joints_3d: no person has"
     has = np.flatnonzero(columns.present[2])
-    nameless = [row for row in has if not columns.subject[row]]
+    nameless = [row for row in has if not columns.info.subject[row]]
     if nameless:
-        odd = np.zeros(len(columns.index), dtype=bool)
+        odd = np.zeros(len(columns.info), dtype=bool)
         odd[nameless] = odd_people(columns.joints_3d[nameless])
         first = np.flatnonzero(odd)[:1]
-        problems.add(what, columns.index, odd, "; ".join(person_faults(columns.joints_3d[first])) if odd.any() else "")
+        problems.add(
+            what, columns.info.index, odd, "; ".join(person_faults(columns.joints_3d[first])) if odd.any() else ""
+        )
     for (subject, action, camera), rows in _groups(columns, has).items():
         if subject and (faults := person_faults(columns.joints_3d[rows], _up(columns, rows))):
             clip = " ".join(word for word in (subject, action, camera) if word)
-            problems.add(what, columns.index[rows], np.ones(len(rows), dtype=bool), f"{clip}: {'; '.join(faults)}")
+            problems.add(what, columns.info.index[rows], np.ones(len(rows), dtype=bool), f"{clip}: {'; '.join(faults)}")
 
 
 def _groups(columns: Columns, rows: np.ndarray) -> dict[tuple[str, str, str], list[int]]:
     groups: dict[tuple[str, str, str], list[int]] = {}
     for row in rows.tolist():
-        key = (columns.subject[row], columns.action[row], columns.camera_id[row])
+        key = (columns.info.subject[row], columns.info.action[row], columns.info.camera_id[row])
         groups.setdefault(key, []).append(row)
     return groups
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unihpe_fast.config import AugmentConfig
 from unihpe_fast.data.augment import People, simulate_detector
-from unihpe_fast.data.records import Batch
+from unihpe_fast.data.records import Batch, SampleInfo
 from unihpe_fast.data.skeleton import ROOT
 
 
@@ -41,11 +41,7 @@ def collate(
     image: Tensor,
     *,
     present: np.ndarray,
-    index: np.ndarray,
-    frame: np.ndarray,
-    subject: list[str],
-    action: list[str],
-    camera_id: list[str],
+    info: SampleInfo,
     detector: AugmentConfig | None = None,
     rng: np.random.Generator | None = None,
 ) -> Batch:
@@ -68,7 +64,7 @@ def collate(
     told = people
     if detector is not None and rng is not None and detector.unknown_focal:
         camera = people.camera.copy()
-        camera[rng.random(len(index)) < detector.unknown_focal, :4] = np.nan
+        camera[rng.random(len(info)) < detector.unknown_focal, :4] = np.nan
         told = replace(people, camera=camera)
 
     root = people.joints_3d[:, ROOT, :3] * present[2][:, None]
@@ -88,13 +84,9 @@ def collate(
         crop=_float(input_crop(people.bbox, image.shape[-1])),
         box=_float(_box(told)),
         present=torch.from_numpy(present),
-        weights=torch.ones(len(index)),
-        index=torch.from_numpy(index.astype(np.int64)),
+        weights=torch.ones(len(info)),
         scale_2d=_float(people.bbox[:, 2] / 2),
-        frame=torch.from_numpy(frame.astype(np.int64)),
-        subject=subject,
-        action=action,
-        camera_id=camera_id,
+        info=info,
     )
 
 
@@ -125,6 +117,8 @@ def merge(batches: list[Batch]) -> Batch:
             merged[f.name] = torch.cat(parts, dim=1)
         elif isinstance(parts[0], Tensor):
             merged[f.name] = torch.cat(parts)
+        elif isinstance(parts[0], SampleInfo):
+            merged[f.name] = SampleInfo.joined(parts)
         else:
             merged[f.name] = list(chain.from_iterable(parts))
     return Batch(**merged)

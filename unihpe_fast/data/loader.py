@@ -93,21 +93,17 @@ class FileDataset:
         """Raises _BrokenPictures for those that cannot be decoded; the image of a row known to be broken is absent."""
         columns = self.store.read(indices, images=self.image_size > 0)
         present = columns.present & np.array([[self.image_size > 0], [True], [True]])
-        present[0] &= ~np.isin(columns.index, list(self._broken))
+        present[0] &= ~np.isin(columns.info.index, list(self._broken))
         people = _people(columns, free=~present[0])
         colors: tuple[np.ndarray, ...] = ()
         if rng is not None and self.augment is not None:
             people = aug.augment(people, self.augment, rng)
-            colors = aug.color_jitter(len(columns.index), self.augment, rng)
+            colors = aug.color_jitter(len(columns.info.index), self.augment, rng)
         return collate(
             people,
             self._pictures(columns, people, present[0], colors),
             present=present,
-            index=columns.index,
-            frame=columns.frame,
-            subject=columns.subject,
-            action=columns.action,
-            camera_id=columns.camera_id,
+            info=columns.info,
             detector=self.augment,
             rng=rng,
         )
@@ -127,7 +123,7 @@ class FileDataset:
                 if columns.damaged[row]:
                     raise ValueError(DAMAGED)
             except ValueError as error:
-                broken[int(columns.index[row])] = str(error)
+                broken[int(columns.info.index[row])] = str(error)
         if broken:
             raise _BrokenPictures(broken)
         drawn = normalized(torch.from_numpy(pixels).permute(0, 3, 1, 2), *(c[rows] for c in colors))

@@ -1,7 +1,9 @@
-"""The records one sample passes through: `Sample` (one person, one frame) and `Batch` (what a training step eats)."""
+"""The records one sample passes through: `Sample` (one person, one frame) and `Batch` (what a training step eats);
+`SampleInfo` says of many samples which they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,39 @@ class Sample:
     frame: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class SampleInfo:
+    """Which samples these N are; it is carried whole from the file to the scores and stays on the host.
+
+    index: [N] int64 rows in the dataset. frame: [N] int64, 0-based in the source's video or sequence. subject, action,
+    camera_id: N names, empty where the source has none.
+    """
+
+    index: np.ndarray
+    frame: np.ndarray
+    subject: list[str]
+    action: list[str]
+    camera_id: list[str]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def unnamed(cls, count: int) -> "SampleInfo":
+        """Rows 0 .. count - 1 of which no more is known."""
+        return cls(np.arange(count), np.zeros(count, np.int64), *([""] * count for _ in range(3)))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[SampleInfo]") -> "SampleInfo":
+        """Several as one, in their order."""
+        names = [(part.subject, part.action, part.camera_id) for part in parts]
+        return cls(
+            np.concatenate([part.index for part in parts]),
+            np.concatenate([part.frame for part in parts]),
+            *(list(chain.from_iterable(column)) for column in zip(*names, strict=True)),
+        )
+
+
 @dataclass
 class Batch:
     """B samples ready for the model, after cropping and augmentation. Absent parts are zero, and False in `present`.
@@ -59,9 +94,9 @@ class Batch:
         input x = -0.5 .. S - 0.5 spans the bbox.
     box: [B, 3] ((bbox centre - principal point) / focal length, side / focal length), the CLIFF context
         (Li et al. 2022, eq. 5); an unknown camera counts as one of focal length sqrt(w^2 + h^2).
-    present: [3, B] bool in MODALITIES order. weights: [B]. index: [B] int64, row in the dataset.
+    present: [3, B] bool in MODALITIES order. weights: [B].
     scale_2d: [B] px of the full image for one unit of keypoints_2d (half the bbox side).
-    frame: [B] int64, 0-based in the source's sequence. subject, action, camera_id: B names.
+    info: which samples these are.
     broken: what could not be read, a line for each; in training other samples of the file stand in for those, in
         validation they are without their image.
     """
@@ -76,12 +111,8 @@ class Batch:
     box: Tensor
     present: Tensor
     weights: Tensor
-    index: Tensor
     scale_2d: Tensor
-    frame: Tensor
-    subject: list[str] = field(default_factory=list)
-    action: list[str] = field(default_factory=list)
-    camera_id: list[str] = field(default_factory=list)
+    info: SampleInfo
     broken: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from unihpe_fast.data.errors import StoreError
 from unihpe_fast.data.formats.hdf5 import BROKEN
+from unihpe_fast.data.records import SampleInfo
 from unihpe_fast.data.store_schema import (
     CAMERAS,
     FIXED_ATTRIBUTES,
@@ -40,16 +41,15 @@ _MADE_BY = "`python -m unihpe_fast.prepare`"
 class Columns:
     """B rows of a prepared file, in the order asked for; what a sample lacks is zero, unless said otherwise.
 
-    index: [B] int64 row numbers. keypoints_2d, joints_3d, bbox, crop: float32 as in the file. camera: [B, 9] float64,
+    info: which samples these are. keypoints_2d, joints_3d, bbox, crop: float32 as in the file. camera: [B, 9] float64,
     NaN where unknown. size: [B, 2] int32 width and height of the full image, 0 where unknown. rotation: [B, 3, 3]
     float64 world to camera, NaN where unknown. present: [3, B] bool in MODALITIES order. images: B arrays of JPEG
-    bytes (empty where absent), or [] when they were not asked for. frame: [B] int64, 0-based in the source's sequence.
-    subject, action, camera_id: B names.
+    bytes (empty where absent), or [] when they were not asked for.
     damaged: [B] bool, whose bytes are not those that were written, as their checksums say; images that were not asked
     for and those of files without checksums are not.
     """
 
-    index: np.ndarray
+    info: SampleInfo
     keypoints_2d: np.ndarray
     joints_3d: np.ndarray
     bbox: np.ndarray
@@ -60,10 +60,6 @@ class Columns:
     present: np.ndarray
     images: list[np.ndarray]
     damaged: np.ndarray
-    frame: np.ndarray
-    subject: list[str]
-    action: list[str]
-    camera_id: list[str]
 
 
 class Store:
@@ -124,8 +120,9 @@ class Store:
         damaged = np.zeros(len(index), dtype=bool)
         if images and table.sums is not None:
             damaged = np.array([zlib.crc32(data.data) for data in pictures], np.uint32) != table.sums[index]
+        names = {key: [table.names[key][code] for code in rows[key].tolist()] for key in NAMES}
         return Columns(
-            index=index,
+            info=SampleInfo(index, rows["frame"], **names),
             keypoints_2d=rows["keypoints_2d"],
             joints_3d=rows["joints_3d"],
             bbox=rows["bbox"],
@@ -136,8 +133,6 @@ class Store:
             present=rows["present"].T,
             images=pictures,
             damaged=damaged,
-            frame=rows["frame"],
-            **{key: [table.names[key][code] for code in rows[key].tolist()] for key in NAMES},
         )
 
     def _images(self, index: np.ndarray) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from unihpe_fast.config import AugmentConfig
 from unihpe_fast.data import augment as aug
 from unihpe_fast.data.collate import collate, input_crop
 from unihpe_fast.data.images import normalized
-from unihpe_fast.data.records import Batch
+from unihpe_fast.data.records import Batch, SampleInfo
 from unihpe_fast.data.render import Appearance, render, sample_appearance
 from unihpe_fast.data.skeleton import NUM_JOINTS
 from unihpe_fast.data.sources.synthetic import ACTIONS, IMAGE_SIZE, People, synthetic_people
@@ -98,17 +98,16 @@ class SyntheticDataset:
         detector: AugmentConfig | None = None,
         rng: np.random.Generator | None = None,
     ) -> Batch:
-        present = np.ones((3, len(indices)), dtype=bool)
+        count = len(indices)
+        present = np.ones((3, count), dtype=bool)
         present[0] = self.image_size > 0
+        index, names = indices.astype(np.int64), [ACTIONS[i] for i in action.tolist()]
+        info = SampleInfo(index, index, ["synthetic"] * count, names, [""] * count)
         return collate(
             people,
             image,
             present=present,
-            index=indices,
-            frame=indices,
-            subject=["synthetic"] * len(indices),
-            action=[ACTIONS[i] for i in action.tolist()],
-            camera_id=[""] * len(indices),
+            info=info,
             detector=detector,
             rng=rng,
         )

@@ -2,17 +2,20 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from itertools import chain, permutations
+from dataclasses import dataclass, fields, replace
+from itertools import permutations
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unihpe_fast.config import DataConfig
 from unihpe_fast.data.batches import Batches
-from unihpe_fast.data.records import FUSED, MODALITIES, Batch
+from unihpe_fast.data.loader import val_batches
+from unihpe_fast.data.records import FUSED, MODALITIES, Batch, SampleInfo
 from unihpe_fast.engine.distributed import Ranks
 from unihpe_fast.engine.flip import averaged, mirrored
+from unihpe_fast.engine.runtime import Runtime
 from unihpe_fast.metrics import (
     average,
     average_by_group,
@@ -25,6 +28,8 @@ from unihpe_fast.retrieval import retrieve
 
 log = logging.getLogger(__name__)
 
+# samples that plots choose from
+PLOTTED = 128
 MEAN_POSE_METRICS = ("mpjpe", "pa_mpjpe")
 # of retrieval: each modality by each other, and 3D poses by queries composed of image and 2D pose
 DIRECTIONS = (*permutations(MODALITIES, 2), (FUSED, "pose3d"))
@@ -39,8 +44,7 @@ class Predictions:
     keypoints_2d: [N, 17, 2] of the image's 2D head in half bbox sides, None without an image encoder.
     target_3d: [N, 17, 4] root-relative mm and validity. target_2d: [N, 17, 3] half bbox sides and confidence.
     present: [3, N] bool, what the samples have, in MODALITIES order; rows of a modality that a sample lacks mean
-    nothing. scale_2d: [N] px a half bbox side. index: [N] row in the dataset. frame: [N] int64, 0-based in the source's
-    sequence. subject, action, camera_id: N names.
+    nothing. scale_2d: [N] px a half bbox side. info: which samples these are.
     """
 
     embeddings: dict[str, Tensor]
@@ -50,14 +54,10 @@ class Predictions:
     target_2d: Tensor
     present: Tensor
     scale_2d: Tensor
-    index: Tensor
-    frame: Tensor
-    subject: list[str]
-    action: list[str]
-    camera_id: list[str]
+    info: SampleInfo
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.info)
 
     @property
     def valid_3d(self) -> Tensor:
@@ -86,7 +86,7 @@ def predict(
     """
     device = torch.device(device)
     rows: dict[str, list[Tensor]] = {}
-    names: dict[str, list[str]] = {"subject": [], "action": [], "camera_id": []}
+    infos: list[SampleInfo] = []
     was_training = model.training
     model.eval()
     try:
@@ -106,8 +106,6 @@ def predict(
                     "target_2d": batch.target_2d,
                     "present": batch.present.T,
                     "scale_2d": batch.scale_2d,
-                    "index": batch.index,
-                    "frame": batch.frame,
                 }
                 if fused is not None:
                     collected["fused"], collected["fused_3d"] = fused.embeddings[0], fused.pred_joints_3d[0]
@@ -115,8 +113,7 @@ def predict(
                     collected["keypoints_2d"] = outputs.pred_keypoints_2d
                 for name, x in collected.items():
                     rows.setdefault(name, []).append(x.float().cpu() if x.is_floating_point() else x.cpu())
-                for key, listed in names.items():
-                    listed += getattr(batch, key)
+                infos.append(batch.info)
                 for line in batch.broken:
                     log.warning("%s; scored without it", line)
     finally:
@@ -137,9 +134,7 @@ def predict(
         target_2d=whole["target_2d"],
         present=whole["present"].T,
         scale_2d=whole["scale_2d"],
-        index=whole["index"],
-        frame=whole["frame"],
-        **names,
+        info=SampleInfo.joined(infos),
     )
 
 
@@ -148,6 +143,13 @@ def predict_together(model: UniHPE, batches: Batches, ranks: Ranks, **options: A
     mine = predict(model, batches, **options) if len(batches) else None
     parts = [part for part in ranks.gather(mine) if part is not None]
     return concatenate(parts) if ranks.first else None
+
+
+def predict_some(model: UniHPE, data: DataConfig, runtime: Runtime) -> tuple[Batch, Predictions]:
+    """At most PLOTTED samples, spread over data.val, and what the model says of them."""
+    data = replace(data, val_batch_size=PLOTTED, workers=0)
+    batch = next(iter(val_batches(data, limit=PLOTTED)))
+    return batch, predict(model, [batch], device=runtime.device, dtype=runtime.dtype)
 
 
 def _outputs(model: UniHPE, batch: Batch) -> Outputs:
@@ -172,7 +174,7 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
             return torch.cat(values, dim=1 if name == "present" else 0)
         if isinstance(first, dict):
             return {key: torch.cat([value[key] for value in values]) for key in first}
-        return first if first is None else list(chain.from_iterable(values))
+        return first if first is None else SampleInfo.joined(values)
 
     return Predictions(
         **{f.name: joined(f.name, [getattr(part, f.name) for part in parts]) for f in fields(Predictions)}
@@ -252,7 +254,7 @@ def score(predictions: Predictions, mean_pose: Tensor) -> dict[str, Any]:
         if row.broken:
             log.warning("%s is not scored: %s", name, row.why_not)
     target, valid = p.target_3d[..., :3], p.valid_3d
-    actions, action_row = group_by_action(p.action)
+    actions, action_row = group_by_action(p.info.action)
     counts = torch.bincount(action_row[action_row >= 0], minlength=len(actions)).tolist()
     per_action: dict[str, dict[str, Any]] = {name: {"n": n} for name, n in zip(actions, counts, strict=True)}
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import cattrs
 import safetensors.torch
+import torch
 from rich.console import Console
 
 from unihpe_fast.config import Config, ConfigError, check_resumed, config_of, to_yaml
@@ -42,7 +43,7 @@ from unihpe_fast.engine.checkpoint import (
 )
 from unihpe_fast.engine.checkpoint_state import fault_of
 from unihpe_fast.engine.distributed import LateSums, Ranks, torchrun_job
-from unihpe_fast.engine.evaluation import concatenate, predict, score
+from unihpe_fast.engine.evaluation import concatenate, predict, predict_some, score
 from unihpe_fast.engine.faults import RunError, Stopped, StopRequest, out_of_memory_says_what_to_do, requested
 from unihpe_fast.engine.log import RunLog
 from unihpe_fast.engine.report import draw_plots, write_summary
@@ -133,7 +134,7 @@ def train(
             with saving(run_dir / SUMMARY):
                 write_summary(run_dir / SUMMARY, scores)
             if config.run.plots:
-                draw_plots(run_dir / "plots", config, model, runtime, metrics=run_dir / METRICS)
+                draw_plots(run_dir / "plots", *predict_some(model, config.data, runtime), metrics=run_dir / METRICS)
     return scores
 
 
@@ -324,8 +325,9 @@ class _Run:
         inputs = next(iter(again))
         indices = self.ranks.gather([[batch.tolist() for batch in record.indices] for record in records])
         path = folder / f"inputs_rank{self.ranks.rank}.safetensors"
+        numbers = {name: torch.from_numpy(getattr(inputs.info, name)) for name in ("index", "frame")}
         with saving(path), atomic_path(path) as temporary:
-            safetensors.torch.save_file(inputs.tensors(), temporary)
+            safetensors.torch.save_file(inputs.tensors() | numbers, temporary)
         if self.ranks.first:
             # [rank][record] -> [record][rank]
             trainer.bad_steps.dump(folder, cattrs.unstructure(config), trainer.parameter_names, [*zip(*indices)])  # noqa: B905

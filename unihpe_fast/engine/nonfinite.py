@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class StepRecord:
     device. gradient_norms: [P], of each parameter's gradient before clipping."""
 
     step: int
-    indices: list[Tensor]
+    indices: list[np.ndarray]
     terms: dict[str, Tensor]
     gradient_norms: Tensor
 

@@ -1,6 +1,5 @@
 """What a run leaves for people: the printed scores, summary.json and plots/."""
 
-import dataclasses
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,18 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from unihpe_fast.config import Config
-from unihpe_fast.data.loader import val_batches
-from unihpe_fast.data.records import FUSED, LABELS, MODALITIES
-from unihpe_fast.engine.evaluation import Scorable, predict
-from unihpe_fast.engine.runtime import Runtime
+from unihpe_fast.data.records import FUSED, LABELS, MODALITIES, Batch
+from unihpe_fast.engine.evaluation import Predictions, Scorable
 from unihpe_fast.fileio import without_nan, write_text
 from unihpe_fast.metrics import PCK_BBOX, POSE_METRICS, mean_over_actions
-from unihpe_fast.models.unihpe import UniHPE
 from unihpe_fast.retrieval import GALLERY_SIZE
 
-# samples, spread over the validation data, that the plots choose from
-PLOTTED = 128
 _HEADERS = {
     "mpjpe": "MPJPE\nmm",
     "pa_mpjpe": "PA-MPJPE\nmm",
@@ -181,12 +174,10 @@ def scores_line(scores: Mapping[str, Any]) -> str:
     return f"validation, MPJPE / PA-MPJPE in mm: {', '.join(parts) or 'nothing to score'}"
 
 
-def draw_plots(
-    folder: Path, config: Config, model: UniHPE, runtime: Runtime, *, metrics: Path | None = None
-) -> list[Path]:
+def draw_plots(folder: Path, batch: Batch, predictions: Predictions, *, metrics: Path | None = None) -> list[Path]:
     """Draw predictions.png and neighbours.png, and curves.png where `metrics`, a metrics.jsonl, is there.
 
-    The samples are spread over config.data.val. Returns the paths of what was drawn.
+    batch, predictions: of `engine.evaluation.predict_some`, or of others. Returns the paths of what was drawn.
     """
     # here, so that processes that draw nothing, as all ranks but the first, start sooner
     from unihpe_fast.plots import plot_curves, plot_neighbours, plot_predictions
@@ -194,13 +185,11 @@ def draw_plots(
     drawn = []
     if metrics is not None and metrics.is_file():
         drawn.append(plot_curves(metrics, folder / "curves.png"))
-    data = dataclasses.replace(config.data, val_batch_size=PLOTTED, workers=0)
-    batch = next(iter(val_batches(data, limit=PLOTTED)))
-    predictions = predict(model, [batch], device=runtime.device, dtype=runtime.dtype)
     drawn.append(plot_predictions(batch, predictions, folder / "predictions.png"))
-    if len(model.modalities) > 1:
+    modalities = [m for m in MODALITIES if m in predictions.embeddings]
+    if len(modalities) > 1:
         # the pair that crosses furthest: from the first of image, 2D, 3D to the last
-        query, *_, gallery = (m for m in MODALITIES if m in model.modalities)
+        query, gallery = modalities[0], modalities[-1]
         neighbours = plot_neighbours(batch, predictions, folder / "neighbours.png", query=query, gallery=gallery)
         drawn += [] if neighbours is None else [neighbours]
     return drawn

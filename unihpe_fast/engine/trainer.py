@@ -149,7 +149,7 @@ class Trainer:
             start = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - start
-            indices.append(batch.index)
+            indices.append(batch.info.index)
             # asked of the batch on the host, so that the device is not waited for
             dense = self.criterion.is_dense(batch.present, batch.weights)
             tensors = batch.to(self.runtime.device).tensors()
