@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unihpe_fast.data.errors import SourceError
-from unihpe_fast.data.formats.untrusted import LARGEST, file_size
+from unihpe_fast.data.formats.untrusted import LARGEST, file_size, read_bytes
 
 CHUNK = 1 << 20
 # characters of one record; COCO's longest are some 100 thousand
@@ -39,6 +39,18 @@ def records(path: Path, *, constants: bool = False) -> Iterator[tuple[str, int, 
             raise text.wrong("the file", "an object or an array")
         if text.peek():
             raise text.wrong("the file", "its end")
+
+
+def document(path: Path, largest: int, writer: str = "") -> Any:
+    """A whole JSON file of at most `largest` bytes, as `writer`, a program, leaves it.
+
+    Raises SourceError for what is no JSON, as a file that is cut short; OSError.
+    """
+    try:
+        return json.loads(read_bytes(path, largest))
+    except (ValueError, RecursionError) as error:
+        form = f" as {writer} writes it" if writer else ""
+        raise SourceError(f"{path}: must be JSON{form}, got {error}; cut short?") from error
 
 
 def field_of(record: dict[str, Any], key: str, types: tuple[type, ...], where: str) -> Any:

@@ -1,14 +1,12 @@
 """AlphaPose's results: one list of people, or objects by picture in its "cmu" and "open" forms."""
 
-import json
 from typing import Any
 
 from unihpe_fast.data.errors import SourceError
-from unihpe_fast.data.formats.json_records import records
+from unihpe_fast.data.formats.json_records import document, records
 from unihpe_fast.data.formats.keypoints.found import Found
 from unihpe_fast.data.formats.keypoints.record import Keypoints, People, ReadOptions, frame_numbers
-from unihpe_fast.data.formats.keypoints.triples import triples
-from unihpe_fast.data.formats.untrusted import read_bytes
+from unihpe_fast.data.formats.keypoints.triples import identity, triples
 
 LARGEST_FILE = 1 << 30
 
@@ -25,9 +23,9 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
     people = People(found.path)
     pictures: list[str] = []
     entries = _from_list(found) if found.head.lstrip()[:1] == "[" else _from_objects(found, pictures)
-    for picture, where, values, identity in entries:
+    for picture, where, values, person in entries:
         row = triples(values, f"{found.path}: {where}")
-        people.add(row, 0, where, person=identity, picture=picture)
+        people.add(row, 0, where, person=person, picture=picture)
     # those without people are named by the objects only
     order = {name: index for index, name in enumerate(dict.fromkeys([*pictures, *people.picture]))}
     numbers = frame_numbers(list(order))
@@ -40,14 +38,11 @@ def _from_list(found: Found) -> Any:
         where = f"{name}[{index}]"
         if not isinstance(record, dict) or not isinstance(record.get("image_id"), str):
             raise SourceError(f"{found.path}: {where}: image_id must be the name of a picture, got {record!r:.60}")
-        yield record["image_id"], f"{where}: keypoints", record.get("keypoints"), _identity(record.get("idx"))
+        yield record["image_id"], f"{where}: keypoints", record.get("keypoints"), identity(record.get("idx"))
 
 
 def _from_objects(found: Found, pictures: list[str]) -> Any:
-    try:
-        content = json.loads(read_bytes(found.first, LARGEST_FILE))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{found.first}: must be JSON as AlphaPose writes it, got {error}; cut short?") from error
+    content = document(found.first, LARGEST_FILE, "AlphaPose")
     if not isinstance(content, dict):
         raise SourceError(f"{found.path}: must be an object by picture, got {type(content).__name__}")
     if "version" in content:
@@ -63,11 +58,3 @@ def _from_objects(found: Found, pictures: list[str]) -> Any:
             raise SourceError(f"{found.path}: {picture}: {kind} must be a list of objects, got {value!r:.60}")
         for index, body in enumerate(bodies):
             yield picture, f"{picture}: {kind}[{index}]: {key}", body.get(key), -1
-
-
-def _identity(value: Any) -> int:
-    """`idx` is the tracker's number of the person, sometimes in a list."""
-    while isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 53
-    return int(value) if fits and value == int(value) else -1

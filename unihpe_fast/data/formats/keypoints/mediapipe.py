@@ -1,13 +1,13 @@
 """Landmarks of MediaPipe's (BlazePose's) 33 as people save them, in JSON or CSV: x, y in [0, 1] and visibility."""
 
 import csv
-import json
 import re
 from typing import Any
 
 import numpy as np
 
 from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.json_records import document
 from unihpe_fast.data.formats.keypoints.found import Found
 from unihpe_fast.data.formats.keypoints.record import KEYPOINT_NAMES, Keypoints, People, ReadOptions
 from unihpe_fast.data.formats.untrusted import csv_rows, read_bytes, whole_number
@@ -43,11 +43,7 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
 
 
 def _read_json(found: Found, people: People) -> int:
-    try:
-        content = json.loads(read_bytes(found.first, LARGEST_FILE))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{found.path}: must be JSON, got {error}; cut short?") from error
-    content = _inside(content)
+    content = _inside(document(found.first, LARGEST_FILE))
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list | dict)]
         by_frame = all(key.isdecimal() for key in content)

@@ -1,16 +1,14 @@
 """mmpose's predictions: lists of instances of a picture, of frames of a video, and what its demos save of either."""
 
-import json
 from typing import Any
 
 import numpy as np
 
 from unihpe_fast.data.errors import SourceError
-from unihpe_fast.data.formats.json_records import records
+from unihpe_fast.data.formats.json_records import document, records
 from unihpe_fast.data.formats.keypoints.found import Found
 from unihpe_fast.data.formats.keypoints.record import Keypoints, People, ReadOptions
-from unihpe_fast.data.formats.keypoints.triples import numbers
-from unihpe_fast.data.formats.untrusted import read_bytes
+from unihpe_fast.data.formats.keypoints.triples import identity, numbers
 
 LARGEST_FILE = 1 << 30
 
@@ -58,10 +56,7 @@ def _instances(file: Any, names: list[str] | None) -> tuple[list[tuple[str, Any]
         array = opened.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
     if array:
         return [(f"[{index}]", record) for name, index, record in records(file, constants=True) if not name], names
-    try:
-        content = json.loads(read_bytes(file, LARGEST_FILE))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: must be JSON as mmpose writes it, got {error}; cut short?") from error
+    content = document(file, LARGEST_FILE, "mmpose")
     info = content.get("instance_info") if isinstance(content, dict) else None
     if not isinstance(info, list):
         raise SourceError(f"{file}: instance_info must be a list, got {type(info).__name__}")
@@ -86,7 +81,6 @@ def _add(people: People, instance: Any, frame: int, where: str, picture: str) ->
             f"{people.path}: {where}: keypoint_scores must be [{len(points)}], as the keypoints, got "
             f"{list(scores.shape)}"
         )
-    track = instance.get("track_id", instance.get("instance_id", -1))
-    person = track if isinstance(track, int) and not isinstance(track, bool) and 0 <= track < 1 << 62 else -1
+    person = identity(instance.get("track_id", instance.get("instance_id")))
     joints = np.concatenate([points[:, :2], scores[:, None]], axis=1)
     people.add(joints, frame, where, person=person, picture=picture)

@@ -1,13 +1,12 @@
 """OpenPose's JSON: a file a frame, `people[].pose_keypoints_2d`; 25, 18 or 15 keypoints, px or normalised."""
 
-import json
 from typing import Any
 
 from unihpe_fast.data.errors import SourceError
+from unihpe_fast.data.formats.json_records import document
 from unihpe_fast.data.formats.keypoints.found import Found
 from unihpe_fast.data.formats.keypoints.record import KEYPOINT_NAMES, Keypoints, People, ReadOptions, frame_numbers
-from unihpe_fast.data.formats.keypoints.triples import triples
-from unihpe_fast.data.formats.untrusted import read_bytes
+from unihpe_fast.data.formats.keypoints.triples import identity, triples
 
 LARGEST_FILE = 16 << 20
 # the model MPI: head, neck, arms, legs as COCO-18 has them, and the chest
@@ -35,7 +34,7 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
                 people.skipped["people without a body"] += 1
                 continue
             row = triples(person[key], f"{found.path}: {where}: {key}")
-            people.add(row, frame, where, person=_identity(person.get("person_id")))
+            people.add(row, frame, where, person=identity(person.get("person_id")))
     normal, signed = people.normalised()
     if normal:
         if signed:
@@ -48,16 +47,8 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
 
 
 def _parse(file: Any) -> list[Any]:
-    try:
-        content = json.loads(read_bytes(file, LARGEST_FILE))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: must be JSON as OpenPose writes it, got {error}; cut short?") from error
+    content = document(file, LARGEST_FILE, "OpenPose")
     people = content.get("people") if isinstance(content, dict) else None
     if not isinstance(people, list):
         raise SourceError(f"{file}: people must be a list, got {type(people).__name__}")
     return people
-
-
-def _identity(value: Any) -> int:
-    number = value[0] if isinstance(value, list) and len(value) == 1 else value
-    return number if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 62 else -1

@@ -1,4 +1,4 @@
-"""Flat lists [x, y, c, x, y, c, ..] in JSON, as OpenPose, AlphaPose and COCO have them."""
+"""What the JSON of OpenPose, AlphaPose, mmpose and COCO shares: lists [x, y, c, x, y, c, ..], numbers of people."""
 
 from typing import Any
 
@@ -24,6 +24,16 @@ def numbers(value: Any, where: str) -> np.ndarray:
         return np.array(value, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise SourceError(f"{where}: must be numbers, got {error}") from error
+
+
+def identity(value: Any) -> int:
+    """The number that a tracker gave a person, which some put into a list of one; -1 where there is none."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+    return value if fits else -1
 
 
 def with_absent(joints: np.ndarray) -> np.ndarray:
