@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch._dynamo
 
-from benchmarks.memory import peak_bytes
+from tests.support.memory import peak_bytes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS = "ours"

@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from benchmarks.ranks import Ranks
+from tests.support.ranks import Ranks
 from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.collectives import HEADER
 from unihpe_kernels.sv_contrastive import torch_backend

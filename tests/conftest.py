@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.ranks import Ranks
+    from tests.support.ranks import Ranks
 
 # a compiled graph of an earlier version of an operation must not answer for this one
 os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "0"
@@ -19,8 +19,8 @@ os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
 
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Ranks]":
-    from benchmarks.ranks import Ranks
     from tests.kernels.sv_group_cases import MOST
+    from tests.support.ranks import Ranks
 
     ranks = Ranks(MOST, tmp_path_factory.mktemp("ranks"))
     yield ranks
@@ -41,7 +41,7 @@ def movenet_weights() -> "Path":
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many mutated files were tried, by reader."""
-    fuzzing = sys.modules.get("tests.data.fuzz")
+    fuzzing = sys.modules.get("tests.support.fuzz")
     if fuzzing and (tally := [row for row in fuzzing.TALLY if "test_fuzz.py" not in row[0]]):
         terminalreporter.section("mutated files")
         for name, tried, taken in tally:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.engine.tiny import tiny
-from tests.models.cases import make_batch
+from tests.support.models import make_batch
+from tests.support.tiny import tiny
 from tests.test_losses import NONE, outputs_for
 from unihpe_fast.engine.loop import train
 from unihpe_fast.losses import Criterion

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fakes import STANDING
+from tests.support.fakes import STANDING
 from tests.test_predictor import Found
 from unihpe_fast import detector
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.data.people import samples
-from tests.engine.tiny import tiny
-from tests.fakes import STANDING
+from tests.support.fakes import STANDING
+from tests.support.people import samples
+from tests.support.tiny import tiny
 from unihpe_fast.config import to_yaml
 from unihpe_fast.data.store import write_store
 from unihpe_fast.engine.checkpoint import CONFIG, WEIGHTS, save_weights

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.ranks import Ranks
 from examples import lift_video, pa_mpjpe, replace_gram, retrieve, two_ranks, two_towers
-from tests.models.cases import SIZE, tiny_config
+from tests.support.models import SIZE, tiny_config
+from tests.support.ranks import Ranks
 from unihpe_fast import UniHPE
 from unihpe_fast.config import Config, DataConfig, to_yaml
 from unihpe_fast.engine.checkpoint import CONFIG, save_weights

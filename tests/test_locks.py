@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.test_ranks import environment
-from tests.engine.tiny import tiny
+from tests.support.tiny import tiny
 from unihpe_fast.config import ConfigError, to_yaml
 from unihpe_fast.engine.run_folder import claimed
 from unihpe_fast.locks import InUse, alone

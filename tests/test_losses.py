@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.models.cases import SIZE, make_batch, tiny_config
+from tests.support.models import SIZE, make_batch, tiny_config
 from unihpe_fast.config import LossConfig
 from unihpe_fast.engine.parameters import parameter_groups
 from unihpe_fast.losses import Criterion, SingularValueContrastiveLoss

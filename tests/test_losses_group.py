@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.ranks import Ranks
 from tests.kernels.sv_group_cases import UNEVEN
+from tests.support.ranks import Ranks
 from tests.test_losses import embeddings, make_batch, outputs_for
+from tests.tolerances import POSE_LOSS_GROUP
 from unihpe_fast.config import LossConfig
 from unihpe_fast.losses import TERMS, Criterion
 from unihpe_fast.models.unihpe import Outputs
 from unihpe_kernels import PairwiseInfoNCE
 
 MODALITIES = ("image", "pose2d", "pose3d")
-# float32, relative to the largest entry: sums of 17 joints a sample in another order
-TOLERANCE = 2e-6
 
 
 @dataclass
@@ -82,7 +81,7 @@ def test_ranks_together_are_one_process(case: Any, ranks: int, masked: bool, pro
     sizes = UNEVEN[ranks]
     whole = case(None, 0, (sum(sizes),), masked)
     found = processes.run(case, sizes, masked, ranks=ranks)
-    tolerance = 1e-12 if case is pairwise else TOLERANCE
+    tolerance = 1e-12 if case is pairwise else POSE_LOSS_GROUP
     for result in found:
         # every rank has the value of all
         assert result.values == found[0].values

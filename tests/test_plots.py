@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from tests.fakes import people, truth
+from tests.support.fakes import people, truth
 from unihpe_fast import plots
 from unihpe_fast.data.images import MEAN, STD
 

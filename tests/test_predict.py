@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.data.keypoints import files
-from tests.outputs.walkers import SIZE, walkers
+from tests.support.walkers import SIZE, walkers
 from tests.test_predictor import Found, coco
 from unihpe_fast import predict
 from unihpe_fast.data.formats.keypoints import read_keypoints

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.tiny import tiny
-from tests.outputs.walkers import SIZE, STANDING, walkers
+from tests.support.tiny import tiny
+from tests.support.walkers import SIZE, STANDING, walkers
 from unihpe_fast import Prediction, Predictor, load_model
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.formats.keypoints import read_keypoints

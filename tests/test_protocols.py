@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.data.people import sample
-from tests.fakes import people, truth
+from tests.support.fakes import people, truth
+from tests.support.people import sample
 from unihpe_fast.data.store import Store, write_store
 from unihpe_fast.engine.evaluation import Predictions
 from unihpe_fast.engine.report import print_protocol

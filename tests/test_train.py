@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.tiny import tiny
+from tests.support.tiny import tiny
 from unihpe_fast.config import ConfigError, read_config, to_yaml
 from unihpe_fast.presets import PRESETS
 from unihpe_fast.train import main, parse

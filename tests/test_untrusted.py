@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.tiny import tiny
+from tests.support.tiny import tiny
 from unihpe_fast import evaluate, train
 from unihpe_fast.config import ImageEncoderConfig, to_yaml
 from unihpe_fast.engine.checkpoint import CONFIG, METRICS, WEIGHTS, save_weights

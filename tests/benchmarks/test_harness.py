@@ -6,9 +6,9 @@ import torch
 
 from benchmarks import harness, other_losses, peers
 from benchmarks.harness import OURS, Competitor, Group, measure
-from benchmarks.memory import peak_bytes
 from benchmarks.records import exponent, growth, write_records
-from tests.benchmarks.stand_in import Benchmark
+from tests.support.memory import peak_bytes
+from tests.support.stand_in import Benchmark
 from unihpe_kernels.sv_contrastive import reference
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.pose2sim import LIMBS, aligned, associate, match, score, triangulate, truths
 from benchmarks.pose2sim_clips import Calibration, Seen, read_calibration, watch
-from tests.fakes import STANDING
+from tests.support.fakes import STANDING
 from unihpe_fast.data.camera import look_at
 from unihpe_fast.data.joint_sets import COCO17, to_h36m17
 

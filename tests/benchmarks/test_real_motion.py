@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.report import real_motion_table
-from tests.data.people import H36M_CAMERA, SIZE, pixels_of, sample, standing_person
+from tests.support.people import H36M_CAMERA, SIZE, pixels_of, sample, standing_person
 from unihpe_fast import real_motion
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera

@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from tests.data.people import H36M_CAMERA, SIZE, pixels_of, random_joints
+from tests.support.people import H36M_CAMERA, SIZE, pixels_of, random_joints
 from unihpe_fast.config import AugmentConfig
 from unihpe_fast.data import augment as aug
 from unihpe_fast.data.bbox import square_bbox

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from tests.forked import Forked
+from tests.support.forked import Forked
 from unihpe_fast.data import batches as batches_module
 from unihpe_fast.data.batches import FILES_A_WORKER, FILES_OF_THE_RUN, Batches, LoaderError
 from unihpe_fast.data.errors import StoreError

@@ -8,7 +8,7 @@ from tests.data.h36m_files import W0, write_metadata
 from tests.data.keypoints import files
 from tests.data.keypoints.test_formats import NAMED
 from tests.data.motion_files import standing, write_clip
-from tests.data.people import sample
+from tests.support.people import sample
 from unihpe_fast.data.bounds import LARGEST_MM
 from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.errors import SourceError

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.data.people import H36M_CAMERA, SIZE, picture_crop, pixels_of, sample, standing_person
 from tests.data.test_prepare import run
+from tests.support.people import H36M_CAMERA, SIZE, picture_crop, pixels_of, sample, standing_person
 from unihpe_fast.data import check
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera

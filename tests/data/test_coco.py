@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.data.fuzz import fuzz
+from tests.support.fuzz import fuzz
 from unihpe_fast import prepare
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.joint_sets import KEYPOINT_NAMES

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.fuzz import fuzz
-from tests.data.people import jpeg
 from tests.data.test_images import bright_spot, centroid
+from tests.support.fuzz import fuzz
+from tests.support.people import jpeg
 from unihpe_fast.data import crop_photos as cropping
 from unihpe_fast.data.bbox import CROP_MARGIN
 from unihpe_fast.data.camera import Camera

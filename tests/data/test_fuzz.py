@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.data import fuzz as fuzzing
-from tests.data.fuzz import case, fuzz, mutate
+from tests.support import fuzz as fuzzing
+from tests.support.fuzz import case, fuzz, mutate
 from unihpe_fast.data.errors import SourceError
 
 FILES = {"a.bin": bytes(range(256)), "b/c.bin": b"abc" * 100}

@@ -7,12 +7,12 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.data.fuzz import CASES, fuzz, fuzz_made, mutate
 from tests.data.h36m_files import W0
 from tests.data.motion_files import motionbuilder_text, standing
-from tests.data.people import samples
 from tests.data.test_asf_amc import AMC, ASF
 from tests.data.test_store import mixed_people, write
+from tests.support.fuzz import CASES, fuzz, fuzz_made, mutate
+from tests.support.people import samples
 from unihpe_fast.data.errors import StoreError
 from unihpe_fast.data.formats.asf_amc import read_amc, read_asf
 from unihpe_fast.data.sources import Request

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.data.fuzz import fuzz
 from tests.data.h36m_files import CAMERAS, walk, write_h5, write_metadata, write_npz_2d, write_npz_3d, write_tree
+from tests.support.fuzz import fuzz
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.sources import Request
 from unihpe_fast.data.sources.h36m.source import Options, read

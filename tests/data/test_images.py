@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.people import jpeg
+from tests.support.people import jpeg
 from unihpe_fast.data.images import jpeg_size, normalized, warp_jpeg
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.people import H36M_CAMERA, SIZE, pixels_of, standing_person
+from tests.support.people import H36M_CAMERA, SIZE, pixels_of, standing_person
 from unihpe_fast.config import AugmentConfig
 from unihpe_fast.data.augment import OKS_ERRORS, People, detect, refilm
 from unihpe_fast.data.bbox import square_bbox

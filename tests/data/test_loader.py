@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.data.people import H36M_CAMERA, jpeg, picture_crop, pixels_of, sample, samples
 from tests.data.test_images import bright_spot, centroid
+from tests.support.people import H36M_CAMERA, jpeg, picture_crop, pixels_of, sample, samples
 from unihpe_fast.config import AugmentConfig, DataConfig
 from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.collate import input_crop

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tests.data.fuzz import fuzz
+from tests.support.fuzz import fuzz
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.sources import Request
 from unihpe_fast.data.sources.lsp import Options, read

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tests.data.fuzz import fuzz
+from tests.support.fuzz import fuzz
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats import mat5
 from unihpe_fast.data.formats.mat5 import cells, variables

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tests.data.fuzz import fuzz
-from tests.data.people import standing_person
+from tests.support.fuzz import fuzz
+from tests.support.people import standing_person
 from unihpe_fast import prepare
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.sources import Request, mpi_inf_3dhp, mpi_inf_3dhp_files

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.fuzz import fuzz
+from tests.support.fuzz import fuzz
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.sources import Request, mpii
 from unihpe_fast.data.sources.mpii import Options

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.data.fuzz import fuzz
+from tests.support.fuzz import fuzz
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.npz import open_npz
 

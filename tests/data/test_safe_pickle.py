@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.data.fuzz import fuzz
+from tests.support.fuzz import fuzz
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.safe_pickle import load_pickle
 

@@ -5,8 +5,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.data.fuzz import fuzz
-from tests.data.people import standing_person
+from tests.support.fuzz import fuzz
+from tests.support.people import standing_person
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.skeleton import PARENTS
 from unihpe_fast.data.sources import Request

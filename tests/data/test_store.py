@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.data.people import H36M_CAMERA, SIZE, jpeg, sample, samples, turned_camera
+from tests.support.people import H36M_CAMERA, SIZE, jpeg, sample, samples, turned_camera
 from unihpe_fast.config import DataConfig
 from unihpe_fast.data import check_apart as check_apart_module
 from unihpe_fast.data import store_writer
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_the_earlier_file(prepared: Path) -> None:
     program = f"""
         import resource
         from pathlib import Path
-        from tests.data.people import samples
+        from tests.support.people import samples
         from unihpe_fast.data.store import write_store
         resource.setrlimit(resource.RLIMIT_FSIZE, (14_000_000, 14_000_000))
         write_store({str(prepared)!r}, samples(1300, picture=True), dataset="x", split="x")

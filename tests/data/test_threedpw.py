@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.fuzz import fuzz
-from tests.data.people import standing_person
 from tests.data.python2_pickle import python2_pickle
+from tests.support.fuzz import fuzz
+from tests.support.people import standing_person
 from unihpe_fast.data.camera import project
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.sources import Request

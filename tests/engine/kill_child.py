@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tests.engine.tiny import tiny
+from tests.support.tiny import tiny
 from unihpe_fast.engine.checkpoint import checkpoints, load_latest
 from unihpe_fast.engine.loop import train
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.engine.tiny import tiny
+from tests.support.tiny import tiny
 from unihpe_fast.config import to_yaml
 from unihpe_fast.data.loader import train_batches
 from unihpe_fast.engine.checkpoint import (

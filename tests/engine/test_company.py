@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.data.people import samples
 from tests.engine.test_faults import _before_step, _steps
 from tests.engine.test_ranks import environment, torchrun
-from tests.engine.tiny import tiny
-from tests.forked import Forked
+from tests.support.forked import Forked
+from tests.support.people import samples
+from tests.support.tiny import tiny
 from unihpe_fast.config import to_yaml
 from unihpe_fast.data.batches import LoaderError
 from unihpe_fast.data.errors import StoreError

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.tiny import TINY, tiny
-from tests.fakes import STANDING, people, truth
+from tests.support.fakes import STANDING, people, truth
+from tests.support.tiny import TINY, tiny
 from unihpe_fast.data.records import FUSED, MODALITIES, Batch, SampleInfo
 from unihpe_fast.data.skeleton import FLIP
 from unihpe_fast.engine.evaluation import Predictions, predict, scorable, score

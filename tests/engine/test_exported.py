@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.engine.tiny import tiny
-from tests.models.cases import SIZE, make_batch, poisoned, tiny_config
+from tests.support.models import SIZE, make_batch, poisoned, tiny_config
+from tests.support.tiny import tiny
 from unihpe_fast.config import Config, to_yaml
 from unihpe_fast.engine import exported
 from unihpe_fast.engine.checkpoint import CONFIG, save_weights

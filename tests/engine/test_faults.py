@@ -18,11 +18,11 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from tests.data.people import samples
 from tests.data.test_loader import break_picture
 from tests.engine.poison import poison
 from tests.engine.test_ranks import environment, torchrun
-from tests.engine.tiny import tiny
+from tests.support.people import samples
+from tests.support.tiny import tiny
 from unihpe_fast.config import Config, to_yaml
 from unihpe_fast.data.store import write_store
 from unihpe_fast.engine import loop

@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from tests.data.people import H36M_CAMERA, pixels_of, samples
-from tests.engine.tiny import TINY
-from tests.fakes import STANDING, people
+from tests.support.fakes import STANDING, people
+from tests.support.people import H36M_CAMERA, pixels_of, samples
+from tests.support.tiny import TINY
 from unihpe_fast.data.augment import flip
 from unihpe_fast.data.loader import FileDataset, _people
 from unihpe_fast.data.store import write_store

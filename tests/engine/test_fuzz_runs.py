@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.fuzz import CASES, fuzz, fuzz_made
-from tests.engine.tiny import tiny
+from tests.support.fuzz import CASES, fuzz, fuzz_made
+from tests.support.tiny import tiny
 from unihpe_fast.config import ConfigError, read_config, to_yaml
 from unihpe_fast.data.loader import train_batches
 from unihpe_fast.data.records import Batch

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from tests.data.people import samples
-from tests.engine.tiny import tiny
+from tests.support.people import samples
+from tests.support.tiny import tiny
 from unihpe_fast.config import Config, OptimConfig
 from unihpe_fast.data.store import write_store
 from unihpe_fast.engine import loop

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.people import sample, samples
-from tests.engine.tiny import tiny
+from tests.support.people import sample, samples
+from tests.support.tiny import tiny
 from unihpe_fast.config import AugmentConfig, DataConfig, ImageEncoderConfig
 from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.loader import mean_pose, open_dataset, train_batches

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.engine.tiny import tiny
+from tests.support.tiny import tiny
 from unihpe_fast import load_model
 from unihpe_fast.config import to_yaml
 from unihpe_fast.engine.checkpoint import CONFIG, SUMMARY, CheckpointError, save_weights

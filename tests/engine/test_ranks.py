@@ -15,9 +15,9 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from tests.data.people import samples
 from tests.engine.poison import poison
-from tests.engine.tiny import tiny
+from tests.support.people import samples
+from tests.support.tiny import tiny
 from unihpe_fast.config import AugmentConfig, Config, DecoderConfig, ImageEncoderConfig, PoseEncoderConfig, to_yaml
 from unihpe_fast.data.store import write_store
 from unihpe_fast.engine import loop

@@ -7,8 +7,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.engine.tiny import tiny
-from tests.fakes import STANDING, people, truth
+from tests.support.fakes import STANDING, people, truth
+from tests.support.tiny import tiny
 from unihpe_fast.config import Config
 from unihpe_fast.engine import report
 from unihpe_fast.engine.checkpoint import METRICS

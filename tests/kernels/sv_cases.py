@@ -1,4 +1,4 @@
-"""Inputs, tolerances and the check against the definition, shared by the tests of the singular-value loss."""
+"""Inputs and the check against the definition, shared by the tests of the singular-value loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.tolerances import SV_GRADIENT, SV_LOSS
 from unihpe_kernels.sv_contrastive import reference
-
-# Absolute error of the loss (about 5) and of its gradients (entries below 0.3) against float64 on the same inputs.
-# float32 scores are good to 5e-7, divided by a temperature of 0.1. The half types compute in float32 and differ in the
-# rounding of the gradient alone: half an ulp of entries below 0.25.
-LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-5, torch.float16: 2e-5}
-GRADIENT_TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-6, torch.bfloat16: 1e-3, torch.float16: 1e-4}
 
 
 def random_embeddings(count: int, batch: int, width: int, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
@@ -60,7 +55,7 @@ def check_against(
     )
     dtype = embeddings[0].dtype
     assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert abs(value.double() - exact) <= LOSS_TOLERANCE[dtype]
+    assert abs(value.double() - exact) <= SV_LOSS[dtype]
     tensors = [*embeddings, *(option for option in options.values() if isinstance(option, Tensor))]
     tensors = [tensor for tensor in tensors if tensor.is_floating_point()]
     for gradient, wanted, tensor in zip(gradients, exact_gradients, tensors, strict=True):
@@ -68,11 +63,11 @@ def check_against(
         assert gradient.shape == tensor.shape
         # A weight's gradient is made of losses. The temperature's is a difference of sums of sigma_1 / tau^2.
         if tensor.dim() == 1:
-            tolerance = LOSS_TOLERANCE[dtype]
+            tolerance = SV_LOSS[dtype]
         elif tensor.dim() == 0:
             tolerance = 8 * torch.finfo(dtype).eps * len(embeddings) ** 0.5 / tensor.item() ** 2
         else:
-            tolerance = GRADIENT_TOLERANCE[dtype]
+            tolerance = SV_GRADIENT[dtype]
         torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=tolerance)
 
 

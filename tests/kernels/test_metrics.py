@@ -11,8 +11,8 @@ import torch
 from torchmetrics import MetricCollection
 
 import unihpe_kernels
-from benchmarks.ranks import Ranks
 from tests.kernels.metric_cases import METRICS, poses, synchronised
+from tests.support.ranks import Ranks
 from unihpe_fast import metrics as evaluated
 from unihpe_kernels.metrics import MPJPE, NMPJPE, PAMPJPE
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from benchmarks.memory import peak_bytes
-from tests.kernels.sv_cases import GRADIENT_TOLERANCE, LOSS_TOLERANCE, random_embeddings, value_and_gradients
+from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from tests.kernels.test_native_sv_pairs import check_small_temperature
+from tests.support.memory import peak_bytes
+from tests.tolerances import SV_GRADIENT, SV_LOSS
 from unihpe_kernels import native, singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive.native_triples import SOURCE
 
@@ -27,12 +28,12 @@ def test_batches_about_whole_vectors_and_tiles(batch):
     value, gradients = run(embeddings, **options)
     doubles = {name: option.double() for name, option in options.items()}
     exact, exact_gradients = run([e.double() for e in embeddings], backend="torch", **doubles)
-    assert abs(value - exact) <= LOSS_TOLERANCE[torch.float32]
+    assert abs(value - exact) <= SV_LOSS[torch.float32]
     for gradient, wanted in zip(gradients[:3], exact_gradients[:3], strict=True):
-        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=GRADIENT_TOLERANCE[torch.float32])
+        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=SV_GRADIENT[torch.float32])
     # differences of sums of scores over the temperature squared, and losses
     assert abs(gradients[3] - exact_gradients[3]) <= 1e-4
-    torch.testing.assert_close(gradients[4].double(), exact_gradients[4], rtol=0, atol=LOSS_TOLERANCE[torch.float32])
+    torch.testing.assert_close(gradients[4].double(), exact_gradients[4], rtol=0, atol=SV_LOSS[torch.float32])
 
 
 def test_more_samples_than_small_tiles_hold():
@@ -40,10 +41,10 @@ def test_more_samples_than_small_tiles_hold():
     embeddings = random_embeddings(3, 517, 16, torch.float32)
     value, gradients = run(embeddings, temperature=0.1)
     other, other_gradients = run(embeddings, backend="torch", temperature=0.1)
-    assert abs(value - other) <= 2 * LOSS_TOLERANCE[torch.float32]
+    assert abs(value - other) <= 2 * SV_LOSS[torch.float32]
     for gradient, wanted in zip(gradients, other_gradients, strict=True):
         # entries are of the size of 1/B
-        torch.testing.assert_close(gradient, wanted, rtol=0, atol=0.1 * GRADIENT_TOLERANCE[torch.float32])
+        torch.testing.assert_close(gradient, wanted, rtol=0, atol=0.1 * SV_GRADIENT[torch.float32])
 
 
 def test_threads_change_no_bit(monkeypatch):

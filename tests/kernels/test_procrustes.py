@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from tests.kernels.pose_cases import (
     CASES,
-    ERROR_TOLERANCE,
     GENERIC,
     S,
     check_alignment,
@@ -20,6 +19,7 @@ from tests.kernels.pose_cases import (
     random_rotations,
     squared_residual,
 )
+from tests.tolerances import ALIGNED_ERROR
 from unihpe_kernels import align, mpjpe, n_mpjpe, pa_mpjpe, procrustes
 from unihpe_kernels.procrustes import reference
 from unihpe_kernels.small_linalg import lanes
@@ -36,7 +36,7 @@ def many():
 
 def test_error_against_svd(many):
     pred, target, expected = many
-    torch.testing.assert_close(pa_mpjpe(pred, target).double(), expected, rtol=0, atol=ERROR_TOLERANCE)
+    torch.testing.assert_close(pa_mpjpe(pred, target).double(), expected, rtol=0, atol=ALIGNED_ERROR)
 
 
 def test_error_against_roma(many):
@@ -45,14 +45,14 @@ def test_error_against_roma(many):
     rotation, translation, scale = roma.rigid_points_registration(pred, target, compute_scaling=True)
     aligned = scale[:, None, None] * pred @ rotation.mT + translation[:, None]
     expected = (aligned - target).norm(dim=-1).mean(-1)
-    torch.testing.assert_close(pa_mpjpe(pred.float(), target.float()).double(), expected, rtol=0, atol=ERROR_TOLERANCE)
+    torch.testing.assert_close(pa_mpjpe(pred.float(), target.float()).double(), expected, rtol=0, atol=ALIGNED_ERROR)
 
 
 def test_error_of_unrelated_and_of_purely_mirrored_poses():
     pred, target = random_poses(20_000, seed=2).float(), random_poses(20_000, seed=3).float()
     pred[:10_000] = target[:10_000] * torch.tensor([1.0, -1.0, 1.0]) + 0.05 * pred[:10_000]
     expected = reference.pa_mpjpe(pred.double(), target.double())
-    torch.testing.assert_close(pa_mpjpe(pred, target).double(), expected, rtol=0, atol=ERROR_TOLERANCE)
+    torch.testing.assert_close(pa_mpjpe(pred, target).double(), expected, rtol=0, atol=ALIGNED_ERROR)
 
 
 @pytest.mark.parametrize("joints", [1, 2, 3, 4, 14, 24, 133, 256])
@@ -257,7 +257,7 @@ def test_units(unit):
     pred, target = pose_pairs(50)
     expected = pa_mpjpe(pred, target)
     got = pa_mpjpe((pred * unit).float(), (target * unit).float()).double() / unit
-    torch.testing.assert_close(got, expected, rtol=0, atol=ERROR_TOLERANCE)
+    torch.testing.assert_close(got, expected, rtol=0, atol=ALIGNED_ERROR)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -13,15 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.kernels.sv_cases import in_float64, random_embeddings
 from tests.kernels.sv_group_cases import EVEN, MOST, UNEVEN, Case, compute, on_rank, share, whole
 from tests.kernels.test_sv_op import LargestTensor
+from tests.tolerances import SV_GROUP
 from unihpe_kernels import native, singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive import arguments as argument_checks
 from unihpe_kernels.sv_contrastive import reference
 from unihpe_kernels.sv_contrastive.group import loss as group_loss
-
-# Relative to the largest entry; in float32 twice what one process is off by, if that is more. The gradient of the
-# temperature is a difference of scores over tau^2, some fifteen times as large; the half types round their gradients,
-# once, and are compared with float32 on the same numbers.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2**-8}
 
 
 def total_weight(case, ranks):
@@ -68,7 +64,7 @@ def check(results, case, ranks, wanted, grads=None):
     """The rule: every rank has the loss; gradients of a rank's own tensors are those of all ranks' results together,
     that of the temperature is their mean. grads: what each rank multiplied its result with."""
     grads = grads or [1] * ranks
-    tolerance = TOLERANCE[case.dtype]
+    tolerance = SV_GROUP[case.dtype]
     assert len({result.loss for result in results}) == 1
     assert results[0].loss == pytest.approx(wanted.loss, rel=min(tolerance, 1e-6), abs=1e-15)
     for m, (gradient, error) in enumerate(zip(wanted.embeddings, float32_error(case, ranks), strict=True)):

@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from tests.kernels.sv_cases import (
-    GRADIENT_TOLERANCE,
-    LOSS_TOLERANCE,
     check_against,
     check_temperature,
     random_embeddings,
     value_and_gradients,
 )
+from tests.tolerances import SV_GRADIENT, SV_LOSS
 from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive import torch_backend
 from unihpe_kernels.sv_contrastive.closed_form import TripleTile
@@ -138,9 +137,9 @@ def test_larger_batch_against_plain_closed_form(negatives):
         return torch.stack(losses).mean()
 
     exact, exact_gradients = value_and_gradients(by_eigenvalues, [e.double() for e in embeddings], temperature=0.07)
-    assert abs(value.double() - exact) <= LOSS_TOLERANCE[torch.float32]
+    assert abs(value.double() - exact) <= SV_LOSS[torch.float32]
     for gradient, wanted in zip(gradients, exact_gradients, strict=True):
-        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=GRADIENT_TOLERANCE[torch.float32])
+        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=SV_GRADIENT[torch.float32])
 
 
 @pytest.mark.parametrize(("negatives", "count"), [("all", 2), ("all", 3), ("paired", 3), ("paired", 5)])

@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.memory import peak_bytes
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
+from tests.support.memory import peak_bytes
 from unihpe_kernels import scratch, singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tolerances import SIGMA
 from unihpe_kernels import native
 from unihpe_kernels.sv_contrastive import native_triples
 from unihpe_kernels.sv_contrastive.closed_form import Operand, TripleTile
@@ -16,7 +17,6 @@ from unihpe_kernels.sv_contrastive.scorers import ArrowheadScorer, ClosedFormSco
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
 
 HARD = ["uniform", "of unit vectors", "small", "near double", "near aligned", "one large"]
-SIGMA_TOLERANCE = {torch.float32: 5e-7, torch.float64: 3e-15}
 # |d sigma_1 / d a| sigma_1 is the product of two entries of a unit vector, at most 1/2; two roundings on top
 RATIO_BOUND = {torch.float32: 0.5 + 2.4e-7, torch.float64: 0.5 + 4.5e-16}
 
@@ -52,7 +52,7 @@ def native_closed_form(triples: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 def check_triples(triples: torch.Tensor, method: Callable[..., Any] = closed_form) -> None:
     sigma, gradients = method(triples)
     exact, exact_gradients, gap = by_eigenvalues(triples)
-    assert (sigma.double() - exact).abs().max() <= SIGMA_TOLERANCE[triples.dtype]
+    assert (sigma.double() - exact).abs().max() <= SIGMA[triples.dtype]
     assert gradients.isfinite().all()
     assert (gradients * sigma[:, None]).abs().max() <= RATIO_BOUND[triples.dtype]
     # an eigenvector is known to rounding over the gap; products below 1e-10 are as good as nothing

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.tolerances import SVD3X3
 from unihpe_kernels import svd3x3
 from unihpe_kernels.checks import check_backend
 from unihpe_kernels.small_linalg import lanes, svd3x3_torch
@@ -11,8 +12,6 @@ from unihpe_kernels.small_linalg.svd3x3 import _operator, _operator_backward
 
 pytestmark = pytest.mark.usefixtures("cpu_backend")
 
-# relative to the largest singular value; in float64 the same number of roundings
-TOLERANCE = {torch.float32: 2e-6, torch.float64: 4e-15}
 N = 4000
 
 
@@ -74,7 +73,7 @@ MATRICES = {
 
 def check(a, decompose=svd3x3):
     u, s, vh = (part.double() for part in decompose(a))
-    tolerance = TOLERANCE[a.dtype]
+    tolerance = SVD3X3[a.dtype]
     a = a.double()
     values = torch.linalg.svdvals(a)
     # what a denormal input is rounded to has an absolute error
@@ -129,7 +128,7 @@ def test_polar_is_the_nearest_rotation(name):
         a = MATRICES[name]().to(dtype)
         rotation, maximum = polar(lanes.to_lanes(a.mT.reshape(-1, 9), dtype).view(3, 3, -1))
         rotation, a = rotation.permute(2, 1, 0).double(), a.double()
-        tolerance = TOLERANCE[dtype]
+        tolerance = SVD3X3[dtype]
         torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).double().expand_as(a), rtol=0, atol=tolerance)
         torch.testing.assert_close(torch.det(rotation), torch.ones(len(a)).double(), rtol=0, atol=tolerance)
         u, s, vh = torch.linalg.svd(a)

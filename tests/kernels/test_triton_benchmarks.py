@@ -7,8 +7,8 @@ import torch
 
 from benchmarks import peers, test_procrustes, test_sv_loss
 from benchmarks.harness import OURS, Competitor, Group, measure
-from tests.benchmarks.stand_in import Benchmark
 from tests.kernels.triton_device import needs_triton
+from tests.support.stand_in import Benchmark
 from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss
 
 pytestmark = needs_triton

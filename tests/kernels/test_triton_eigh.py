@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.kernels.triton_device import DEVICE, needs_triton
+from tests.tolerances import EPS
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -11,7 +12,6 @@ solver = pytest.importorskip("unihpe_kernels.small_linalg.eigh_kernels")
 symmetric_eigen = solver.symmetric_eigen
 
 pytestmark = needs_triton
-EPS = torch.finfo(torch.float32).eps
 EACH = 16  # matrices of a kind
 LANES = 256  # a power of two, at least EACH times the kinds
 

@@ -5,11 +5,11 @@ import torch
 
 from tests.kernels.sv_cases import random_embeddings
 from tests.kernels.triton_device import DEVICE, guarded_outputs, needs_triton  # noqa: F401
+from tests.tolerances import EPS
 from unihpe_kernels import gram_singular_values
 from unihpe_kernels.small_linalg.gram import _operator, _operator_backward
 
 pytestmark = [needs_triton, pytest.mark.usefixtures("guarded_outputs")]
-EPS = torch.finfo(torch.float32).eps
 BATCH = 11  # prime, and not a multiple of the samples of a program
 
 

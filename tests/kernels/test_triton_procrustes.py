@@ -6,7 +6,6 @@ import torch
 import unihpe_kernels
 from tests.kernels.pose_cases import (
     CASES,
-    ERROR_TOLERANCE,
     GENERIC,
     OCTAHEDRON,
     check_alignment,
@@ -18,6 +17,7 @@ from tests.kernels.pose_cases import (
     reference_gradients,
 )
 from tests.kernels.triton_device import DEVICE, guarded_outputs, needs_triton  # noqa: F401
+from tests.tolerances import ALIGNED_ERROR
 from unihpe_kernels import Alignment, Similarity, pa_mpjpe, procrustes
 from unihpe_kernels.procrustes import op, reference
 
@@ -68,7 +68,7 @@ def test_error_of_many_poses_against_svd():
     """1e5 poses, 1 % of them mirrored."""
     pred, target = (points.float() for points in pose_pairs(100_000))
     expected = reference.pa_mpjpe(pred.double(), target.double())
-    torch.testing.assert_close(error(pred, target).double(), expected, rtol=0, atol=ERROR_TOLERANCE)
+    torch.testing.assert_close(error(pred, target).double(), expected, rtol=0, atol=ALIGNED_ERROR)
 
 
 @pytest.mark.usefixtures("few_programs")
@@ -76,7 +76,7 @@ def test_error_of_unrelated_and_of_purely_mirrored_poses():
     pred, target = random_poses(4000, seed=2).float(), random_poses(4000, seed=3).float()
     pred[:2000] = target[:2000] * torch.tensor([1.0, -1.0, 1.0]) + 0.05 * pred[:2000]
     expected = reference.pa_mpjpe(pred.double(), target.double())
-    torch.testing.assert_close(error(pred, target).double(), expected, rtol=0, atol=ERROR_TOLERANCE)
+    torch.testing.assert_close(error(pred, target).double(), expected, rtol=0, atol=ALIGNED_ERROR)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -90,7 +90,7 @@ def test_joint_counts(joints, weighted):
     wide = op.pa_mpjpe(pred, target, weights, True, True, "torch")
     # one of these triangles fits its target of 500 mm to 0.4 mm, and rounding turns so short a residual
     slope = 1e-4 if joints == 3 else 1e-5
-    tolerances = (ERROR_TOLERANCE, slope, slope)
+    tolerances = (ALIGNED_ERROR, slope, slope)
     for got, expected, tolerance in zip(single, wide, tolerances, strict=True):
         torch.testing.assert_close(got.cpu().double(), expected, rtol=0, atol=tolerance)
 
@@ -121,7 +121,7 @@ def test_similarity_and_its_gradients(joints, weighted, scale):
 def test_batches_of_whole_programs_and_pieces(samples):
     pred, target = pose_pairs(samples)
     expected = reference.pa_mpjpe(pred, target)
-    torch.testing.assert_close(error(pred.float(), target.float()).double(), expected, rtol=0, atol=ERROR_TOLERANCE)
+    torch.testing.assert_close(error(pred.float(), target.float()).double(), expected, rtol=0, atol=ALIGNED_ERROR)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -308,7 +308,7 @@ def test_units(unit):
     pred, target = pose_pairs(20)
     expected = pa_mpjpe(pred, target)
     got = error((pred * unit).float(), (target * unit).float()).double() / unit
-    torch.testing.assert_close(got, expected, rtol=0, atol=ERROR_TOLERANCE)
+    torch.testing.assert_close(got, expected, rtol=0, atol=ALIGNED_ERROR)
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3), (0,), (2, 0, 3)])

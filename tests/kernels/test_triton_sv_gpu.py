@@ -11,8 +11,9 @@ import torch
 
 pytest.importorskip("triton")
 from benchmarks.stub_driver import every_kernel
-from tests.kernels.sv_cases import LOSS_TOLERANCE, random_embeddings, value_and_gradients
+from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from tests.kernels.triton_device import DEVICE
+from tests.tolerances import SV_LOSS
 from unihpe_kernels import singular_value_contrastive_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(DEVICE != "cuda", reason="no CUDA device")]
@@ -103,7 +104,7 @@ def test_offsets_of_large_batches(negatives, batch, width):
     value, gradients = value_and_gradients(loss_by("triton"), embeddings, **options)
     wanted, wanted_gradients = value_and_gradients(loss_by("torch"), embeddings, **options)
     # the weights of a softmax over more samples are summed in another order
-    assert abs(value - wanted) <= 2 * LOSS_TOLERANCE[torch.float32]
+    assert abs(value - wanted) <= 2 * SV_LOSS[torch.float32]
     for gradient, other in zip(gradients[:3], wanted_gradients[:3], strict=True):
         assert (gradient - other).abs().max() <= 1e-3 * other.abs().max()
     torch.testing.assert_close(gradients[3], wanted_gradients[3], rtol=1e-3, atol=1e-3)

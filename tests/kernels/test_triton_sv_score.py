@@ -17,6 +17,7 @@ from tests.kernels.test_sv_scores import (
     stacks,
 )
 from tests.kernels.triton_device import DEVICE, needs_triton
+from tests.tolerances import EPS
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -28,7 +29,6 @@ arrowhead_root, arrowhead_gradient = arrowhead.arrowhead_root, arrowhead.arrowhe
 arrowhead_entry = arrowhead.arrowhead_entry
 
 pytestmark = needs_triton
-EPS = torch.finfo(torch.float32).eps
 # the interpreter pays for a program, not for its lanes
 LANES = 128 if DEVICE == "cuda" else 2**16
 TRIPLE_KINDS = ["uniform", "of unit vectors", "small", "near double", "near aligned", "one large"]

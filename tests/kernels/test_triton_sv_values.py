@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from tests.kernels.sv_cases import (
-    GRADIENT_TOLERANCE,
-    LOSS_TOLERANCE,
     check_against,
     check_temperature,
     in_float64,
@@ -18,6 +16,7 @@ from tests.kernels.test_sv_loss import CASES, KINDS
 from tests.kernels.test_sv_range import SIZES, check_relative, converged, moved
 from tests.kernels.triton_device import DEVICE, needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, triton_loss  # noqa: F401
+from tests.tolerances import SV_GRADIENT, SV_LOSS
 from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive import reference
 
@@ -72,9 +71,9 @@ def test_weights_and_temperature_of_other_dtypes(negatives, dtype):
         reference.singular_value_contrastive_loss, [e.double() for e in embeddings], **wide
     )
     assert value.dtype == torch.float32
-    assert abs(value.double() - exact) <= LOSS_TOLERANCE[torch.float32]
+    assert abs(value.double() - exact) <= SV_LOSS[torch.float32]
     for gradient, wanted in zip(gradients[:3], exact_gradients[:3], strict=True):
-        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=GRADIENT_TOLERANCE[torch.float32])
+        torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=SV_GRADIENT[torch.float32])
     for gradient, wanted in zip(gradients[3:], exact_gradients[3:], strict=True):
         assert gradient.dtype == dtype
         # float32 inside: 4e-5 is sqrt(3) 8 eps / tau^2, as `check_against` has it

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
+from tests.tolerances import TUPLE_LOSS
 from unihpe_kernels import tuple_contrastive_loss
 from unihpe_kernels.contrastive import reference
 from unihpe_kernels.scores import SCORES
@@ -28,9 +29,6 @@ CASES = [
     for form in FORMS
     if (score, form) != ("product", "sigmoid")
 ]
-# Relative to the largest entry, or to 1. Scores of float32 are off by some 5e-7, logits by that over tau = 0.2, and the
-# volume's gradient by that over the smallest volume again.
-TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
 
 
 def check(score: str, embeddings: list[Tensor], dtype: torch.dtype, **options: Any) -> None:
@@ -47,7 +45,7 @@ def check(score: str, embeddings: list[Tensor], dtype: torch.dtype, **options: A
     )
     for found, exact in ((value, wanted), *zip(gradients, others, strict=True)):
         scale = max(1.0, float(exact.abs().max()))
-        torch.testing.assert_close(found.double(), exact, rtol=0, atol=TOLERANCE[dtype] * scale)
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=TUPLE_LOSS[dtype] * scale)
 
 
 @pytest.mark.usefixtures("cpu_backend")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.memory import peak_bytes
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from tests.kernels.test_sv_range import converged
+from tests.support.memory import peak_bytes
 from unihpe_kernels import pairwise_contrastive_loss, tuple_contrastive_loss
 from unihpe_kernels.contrastive.op import contrastive, contrastive_backward
 from unihpe_kernels.contrastive.options import Spec, check_arguments

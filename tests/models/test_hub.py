@@ -13,8 +13,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.engine.tiny import tiny
-from tests.models.cases import SIZE, make_batch, model_inputs, tiny_config
+from tests.support.models import SIZE, make_batch, model_inputs, tiny_config
+from tests.support.tiny import tiny
 from unihpe_fast import UniHPE
 from unihpe_fast.config import ConfigError, to_yaml
 from unihpe_fast.fileio import write_text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.cases import SIZE, TINY_BACKBONE, TINY_IMAGE
+from tests.support.models import SIZE, TINY_BACKBONE, TINY_IMAGE
 from unihpe_fast.config import ImageEncoderConfig
 from unihpe_fast.models.heatmap import cell_centers, soft_argmax
 from unihpe_fast.models.image_encoder import ImageEncoder

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.models.cases import TINY_MLP, TINY_TRANSFORMER
+from tests.support.models import TINY_MLP, TINY_TRANSFORMER
 from unihpe_fast.config import PoseEncoderConfig
 from unihpe_fast.models.pose_encoder import PoseEncoder
 

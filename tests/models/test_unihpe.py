@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.models.cases import SIZE, TINY_MLP, TINY_TRANSFORMER, make_batch, model_inputs, poisoned, tiny_config
+from tests.support.models import SIZE, TINY_MLP, TINY_TRANSFORMER, make_batch, model_inputs, poisoned, tiny_config
 from unihpe_fast.config import LossConfig, ModelConfig
 from unihpe_fast.engine.parameters import parameter_groups
 from unihpe_fast.losses import Criterion

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.outputs.walkers import SIZE, STANDING, walkers
+from tests.support.walkers import SIZE, STANDING, walkers
 from unihpe_fast.data.formats.bvh import read_bvh
 from unihpe_fast.data.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
 from unihpe_fast.outputs import FORMATS, OutputError, bvh, npz, write

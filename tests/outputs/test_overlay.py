@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.outputs.walkers import SIZE, GreyPictures, walkers
+from tests.support.walkers import SIZE, GreyPictures, walkers
 from unihpe_fast.data.skeleton import BONES
 from unihpe_fast.outputs import write
 from unihpe_fast.outputs.overlay import COLOURS, OverlayVideo, draw_overlay

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.outputs.walkers import SIZE, GreyPictures, walkers
+from tests.support.walkers import SIZE, GreyPictures, walkers
 from unihpe_fast.outputs import viewer, write
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -6,10 +6,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 
-from tests.data.fuzz import CASES, fuzz
 from tests.data.keypoints import files
 from tests.data.keypoints.files import SIZE, person
 from tests.data.keypoints.test_formats import NAMED
+from tests.support.fuzz import CASES, fuzz
 from unihpe_fast.data.formats.keypoints import FORMATS, ReadOptions, read_keypoints
 
 MAKERS = {
