@@ -1,4 +1,4 @@
-"""Train one run and keep its scores with commit, versions and device, as benchmarks/report.py wants them.
+"""Train one run and keep its scores with commit, versions and device, as benchmarks/report wants them.
 
 python -m benchmarks.record synthetic --json benchmarks/results/synthetic.json [--section.option VALUE ..]
 """

@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 from torch import Tensor, nn
 
-from benchmarks import other_losses
 from benchmarks.harness import DEVICE, OURS, Competitor, Group, measure
+from benchmarks.peers import published
 from benchmarks.test_sv_loss import GPU, WIDTH, competitor, compiled
 from unihpe_kernels import modules
 
@@ -54,22 +54,20 @@ def group(
 
 @functools.cache
 def groups() -> dict[str, Group]:
-    of = partial(competitor, count=COUNT, absent=other_losses.absent("symile"))
-    n = of("symile, n", other_losses.symile_paired, other_losses.symile_paired_exact)
-    n_squared = of("symile, n_squared", other_losses.symile_all, other_losses.symile_exact)
+    of = partial(competitor, count=COUNT, absent=published.absent("symile"))
+    n = of("symile, n", published.symile_paired, published.symile_paired_exact)
+    n_squared = of("symile, n_squared", published.symile_all, published.symile_exact)
     return {
-        "GRAMLoss": group("GRAMLoss", modules.GRAMLoss, other_losses.gram),
+        "GRAMLoss": group("GRAMLoss", modules.GRAMLoss, published.gram),
         # [B, B, D] numbers, some eight times
-        "TriangleLoss": group(
-            "TriangleLoss", modules.TriangleLoss, other_losses.triangle, largest=2048 if GPU else 512
-        ),
-        "PairwiseInfoNCE": group("PairwiseInfoNCE", modules.PairwiseInfoNCE, other_losses.clip_pairs),
-        "SigLIPLoss": group("SigLIPLoss", modules.SigLIPLoss, other_losses.siglip_pairs),
-        "SymileLoss, n": group("SymileLoss, n", modules.SymileLoss, other_losses.symile_paired_exact, peers=[n]),
+        "TriangleLoss": group("TriangleLoss", modules.TriangleLoss, published.triangle, largest=2048 if GPU else 512),
+        "PairwiseInfoNCE": group("PairwiseInfoNCE", modules.PairwiseInfoNCE, published.clip_pairs),
+        "SigLIPLoss": group("SigLIPLoss", modules.SigLIPLoss, published.siglip_pairs),
+        "SymileLoss, n": group("SymileLoss, n", modules.SymileLoss, published.symile_paired_exact, peers=[n]),
         "SymileLoss, n_squared": group(
             "SymileLoss, n_squared",
             partial(modules.SymileLoss, negative_sampling="n_squared"),
-            other_losses.symile_exact,
+            published.symile_exact,
             peers=[n_squared],
             growth=(3, 3),
             ours=(3, 2),

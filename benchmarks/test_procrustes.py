@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import paper_limit
 from benchmarks.harness import DEVICE, OURS, Competitor, Group, copies_for, measure
-from benchmarks.other_losses import absent
-from benchmarks.peers_procrustes import numpy_svd, roma_registration, torch_svd
+from benchmarks.peers.procrustes import numpy_svd, roma_registration, torch_svd
+from benchmarks.peers.published import absent
+from benchmarks.static_cost import limit
 from unihpe_kernels import pa_mpjpe, svd3x3
 from unihpe_kernels.procrustes import reference
 
@@ -89,7 +89,7 @@ def pose_group(gradient):
     if not gradient:
         competitors.append(make("numpy, VideoPose3D's formula", numpy_svd, absent="numpy has no GPU" if GPU else ""))
     row, numbers = ("with gradient", 9 * JOINTS) if gradient else ("", 6 * JOINTS)
-    floors = {n: paper_limit.poses(f"pa_mpjpe_forward {row}".strip(), n, 4 * numbers + 4) for n in SIZES}
+    floors = {n: limit.poses(f"pa_mpjpe_forward {row}".strip(), n, 4 * numbers + 4) for n in SIZES}
     name = "procrustes, forward + backward" if gradient else "procrustes, forward"
     return Group(name, "N", competitors, {"J": JOINTS, "dtype": "float32"}, {"": (1, 1)}, floors, USES)
 
@@ -129,7 +129,7 @@ def svd_group(gradient):
         Competitor(name, partial(prepare_matrices, svd, gradient), partial(check_matrices, svd), largest)
         for name, svd, largest in ((OURS, svd3x3, float("inf")), ("torch.linalg.svd", torch.linalg.svd, 300_000))
     ]
-    floors = {} if gradient else {n: paper_limit.poses("svd3x3_forward", n, 120) for n in SIZES}
+    floors = {} if gradient else {n: limit.poses("svd3x3_forward", n, 120) for n in SIZES}
     name = "svd3x3, forward + backward" if gradient else "svd3x3, forward"
     return Group(name, "N", competitors, {"dtype": "float32"}, {"": (1, 1)}, floors, USES)
 

@@ -6,8 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import other_losses, paper_limit, peers
 from benchmarks.harness import DEVICE, OURS, Competitor, Group, copies_for, measure
+from benchmarks.peers import published
+from benchmarks.peers import sv_loss as peers
+from benchmarks.static_cost import limit
 from unihpe_fast.config import LossConfig
 from unihpe_fast.data.records import MODALITIES
 from unihpe_fast.losses import TERMS, Criterion
@@ -182,16 +184,16 @@ def all_group():
             ),
             competitor(
                 "symile, n_squared (another loss)",
-                other_losses.symile_all,
-                other_losses.symile_exact,
+                published.symile_all,
+                published.symile_exact,
                 3,
                 same=False,
-                absent=other_losses.absent("symile"),
+                absent=published.absent("symile"),
             ),
         ],
         {"M": 3, "D": WIDTH, "dtype": "float32"},
         {"": (3, 3), OURS: (3, 2), **dict.fromkeys(TRAINED, (3, 2))},
-        {size: paper_limit.sv_all(size) for size in ALL_SIZES},
+        {size: limit.sv_all(size) for size in ALL_SIZES},
         USES,
     )
 
@@ -217,11 +219,11 @@ def paired_group(count):
     others.append(
         competitor(
             "symile, n (another loss)",
-            other_losses.symile_paired,
-            other_losses.symile_paired_exact,
+            published.symile_paired,
+            published.symile_paired_exact,
             count,
             same=False,
-            absent=other_losses.absent("symile"),
+            absent=published.absent("symile"),
         )
     )
     if count == 2:
@@ -234,16 +236,14 @@ def paired_group(count):
                 largest=COMPILED_TO,
                 **more,
             ),
-            competitor(
-                "inf_cl (another loss)", other_losses.inf_cl, absent=other_losses.absent("inf_cl", True), **more
-            ),
+            competitor("inf_cl (another loss)", published.inf_cl, absent=published.absent("inf_cl", True), **more),
             competitor(
                 "siglip-kernel (another loss)",
-                other_losses.siglip,
-                other_losses.siglip_exact,
+                published.siglip,
+                published.siglip_exact,
                 2,
                 same=False,
-                absent=other_losses.absent("siglip_kernel", True),
+                absent=published.absent("siglip_kernel", True),
             ),
         ]
     if GPU:
@@ -259,7 +259,7 @@ def paired_group(count):
         ],
         {"M": count, "D": WIDTH, "dtype": "float32"},
         {"": (2, 2), OURS: (2, 1), "ours, bfloat16": (2, 1), **dict.fromkeys(TRAINED, (2, 1))},
-        {size: paper_limit.paired(size, count, WIDTH, "fp32") for size in PAIRED_SIZES},
+        {size: limit.paired(size, count, WIDTH, "fp32") for size in PAIRED_SIZES},
         USES,
     )
 

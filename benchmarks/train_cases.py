@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers import paired_svdvals_of_stacks
+from benchmarks.peers.sv_loss import paired_svdvals_of_stacks
 from unihpe_fast.config import Config, ImageEncoderConfig, RunConfig
 from unihpe_fast.data.loader import train_batches
 from unihpe_fast.data.records import Batch

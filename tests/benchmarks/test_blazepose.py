@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from benchmarks.blazepose import _ANCHORS, BlazePose, Face, Person, Region
+from benchmarks.pose2sim.blazepose import _ANCHORS, BlazePose, Face, Person, Region
 
 SIDE = 896
 # a face of 20 % of the picture

@@ -4,8 +4,9 @@ import time
 import pytest
 import torch
 
-from benchmarks import harness, other_losses, peers
+from benchmarks import harness
 from benchmarks.harness import OURS, Competitor, Group, measure
+from benchmarks.peers import published, sv_loss
 from benchmarks.records import exponent, growth, write_records
 from tests.support.memory import peak_bytes
 from tests.support.stand_in import Benchmark
@@ -150,8 +151,8 @@ def test_a_peer_that_fails_at_a_size_does_not_stop_the_others():
 
 
 def test_an_absent_package_is_reported_absent():
-    assert other_losses.absent("no_such_package") == "absent: no_such_package is not installed"
-    assert other_losses.absent("torch") == ""
+    assert published.absent("no_such_package") == "absent: no_such_package is not installed"
+    assert published.absent("torch") == ""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of the CPU's memory")
@@ -202,8 +203,8 @@ def embeddings(count, batch=5, width=7):
 def test_peers_of_paired_are_the_loss(count):
     drawn = embeddings(count)
     wanted = reference.singular_value_contrastive_loss(drawn, temperature=0.2, negatives="paired")
-    ways = [peers.paired_svdvals_of_stacks, peers.paired_svdvals_of_grams, peers.paired_eigvalsh_of_grams]
-    ways += [peers.paired_closed_form] if count <= 3 else []
+    ways = [sv_loss.paired_svdvals_of_stacks, sv_loss.paired_svdvals_of_grams, sv_loss.paired_eigvalsh_of_grams]
+    ways += [sv_loss.paired_closed_form] if count <= 3 else []
     for way in ways:
         torch.testing.assert_close(way(drawn, 0.2), wanted, rtol=0, atol=1e-6)
 
@@ -211,31 +212,29 @@ def test_peers_of_paired_are_the_loss(count):
 def test_peers_of_all_are_the_loss():
     drawn = embeddings(3)
     wanted = reference.singular_value_contrastive_loss(drawn, temperature=0.2, negatives="all")
-    for way in (peers.svdvals_of_stacks, peers.svdvals_of_grams, peers.eigvalsh_of_grams, peers.closed_form):
+    for way in (sv_loss.svdvals_of_stacks, sv_loss.svdvals_of_grams, sv_loss.eigvalsh_of_grams, sv_loss.closed_form):
         torch.testing.assert_close(way(drawn, 0.2), wanted, rtol=0, atol=1e-6)
 
 
 def test_symile_is_what_its_formula_says():
     pytest.importorskip("symile")
     drawn = embeddings(3)
-    torch.testing.assert_close(
-        other_losses.symile_all(drawn, 0.2), other_losses.symile_exact(drawn, 0.2), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(published.symile_all(drawn, 0.2), published.symile_exact(drawn, 0.2), rtol=0, atol=1e-6)
     torch.manual_seed(5)
-    found = other_losses.symile_paired(drawn, 0.2)
+    found = published.symile_paired(drawn, 0.2)
     torch.manual_seed(5)
-    torch.testing.assert_close(found, other_losses.symile_paired_exact(drawn, 0.2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, published.symile_paired_exact(drawn, 0.2), rtol=0, atol=1e-6)
 
 
 def test_floors_of_the_paper():
-    from benchmarks import paper_limit
+    from benchmarks.static_cost import limit
 
     # from the committed counts: instructions a triple over issue slots
-    assert paper_limit.sv_all(1024) == pytest.approx(8 * paper_limit.sv_all(512), rel=1e-6)
-    assert 2e-3 < paper_limit.sv_all(1024) < 5e-3
-    assert paper_limit.paired(65_536, 3, 512, "bf16") > paper_limit.paired(32_768, 3, 512, "bf16")
-    assert paper_limit.paired(65_536, 3, 256, "bf16") is None
-    assert paper_limit.poses("no such kernel", 10, 1) is None
+    assert limit.sv_all(1024) == pytest.approx(8 * limit.sv_all(512), rel=1e-6)
+    assert 2e-3 < limit.sv_all(1024) < 5e-3
+    assert limit.paired(65_536, 3, 512, "bf16") > limit.paired(32_768, 3, 512, "bf16")
+    assert limit.paired(65_536, 3, 256, "bf16") is None
+    assert limit.poses("no such kernel", 10, 1) is None
 
 
 def test_competitors_of_one_kind_are_measured_beside_ours(monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.pose2sim import LIMBS, aligned, associate, match, score, triangulate, truths
-from benchmarks.pose2sim_clips import Calibration, Seen, read_calibration, watch
+from benchmarks.pose2sim.clips import Calibration, Seen, read_calibration, watch
 from tests.support.fakes import STANDING
 from unihpe_fast.data.camera import look_at
 from unihpe_fast.data.joint_sets import COCO17, to_h36m17

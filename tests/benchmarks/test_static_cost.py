@@ -12,9 +12,9 @@ import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from benchmarks import report, static_cost  # noqa: E402
-from benchmarks.cost_table import columns  # noqa: E402
-from benchmarks.kernel_variants import VARIANTS, Variant, Workload  # noqa: E402
-from benchmarks.sass import Listing, classify, resources  # noqa: E402
+from benchmarks.static_cost.sass import Listing, classify, resources  # noqa: E402
+from benchmarks.static_cost.table import columns  # noqa: E402
+from benchmarks.static_cost.variants import VARIANTS, Variant, Workload  # noqa: E402
 
 ROOT = Path(__file__).parent.parent.parent
 BASELINE = ROOT / "benchmarks" / "results" / "static_cost.json"

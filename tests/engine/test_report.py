@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.support.fakes import STANDING, people, truth
 from tests.support.tiny import tiny
 from unihpe_fast.config import Config
-from unihpe_fast.engine import report
+from unihpe_fast.engine import evaluation, report
 from unihpe_fast.engine.checkpoint import METRICS
 from unihpe_fast.engine.evaluation import Predictions, predict_some, scorable, score
 from unihpe_fast.engine.runtime import choose_runtime
@@ -77,13 +77,13 @@ def _draw(config: Config, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> lis
         asked.append((data.val, data.val_batch_size, limit, data.workers))
         return [people(limit // 16, image_size=data.image_size)]
 
-    monkeypatch.setattr(report, "val_batches", few)
+    monkeypatch.setattr(evaluation, "val_batches", few)
     torch.manual_seed(0)
     model = UniHPE(config.model, image_size=config.data.image_size)
     runtime = choose_runtime(config.run)
     drawn = report.draw_plots(run_dir / "plots", *predict_some(model, config.data, runtime), metrics=run_dir / METRICS)
     # all in one batch
-    assert asked == [(config.data.val, report.PLOTTED, report.PLOTTED, 0)]
+    assert asked == [(config.data.val, evaluation.PLOTTED, evaluation.PLOTTED, 0)]
     assert all(path.is_file() and path.parent == run_dir / "plots" for path in drawn)
     return [path.name for path in drawn]
 

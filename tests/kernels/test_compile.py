@@ -25,8 +25,8 @@ import importlib, inspect, json, multiprocessing, os, pkgutil, sys
 import unihpe_kernels
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
-from benchmarks.kernel_variants import VARIANTS
-from benchmarks.sass import resources
+from benchmarks.static_cost.variants import VARIANTS
+from benchmarks.static_cost.sass import resources
 
 targets = {f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in (80, 90, 100)}
 targets["gfx942"] = GPUTarget("hip", "gfx942", 64)
@@ -77,7 +77,7 @@ def compiled() -> dict[str, Any]:
 
 
 def test_every_kernel_that_is_launched_is_compiled_for_every_architecture(compiled: dict[str, Any]) -> None:
-    assert compiled["missing"] == {}, "add them to benchmarks/kernel_variants.py"
+    assert compiled["missing"] == {}, "add them to benchmarks/static_cost/variants.py"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

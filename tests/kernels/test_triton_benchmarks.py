@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import peers, test_procrustes, test_sv_loss
+from benchmarks import test_procrustes, test_sv_loss
 from benchmarks.harness import OURS, Competitor, Group, measure
+from benchmarks.peers import sv_loss as peers
 from tests.kernels.triton_device import needs_triton
 from tests.support.stand_in import Benchmark
 from unihpe_kernels import pa_mpjpe, singular_value_contrastive_loss

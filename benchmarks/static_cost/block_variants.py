@@ -1,9 +1,9 @@
-"""The kernels of blocks of scores, for kernel_variants.py: some score's for all targets in `make test`, the others in
+"""The kernels of blocks of scores, for variants.py: some score's for all targets in `make test`, the others in
 `make compile`; a row of the table for every score."""
 
 from typing import Any
 
-from benchmarks.variant import TARGETS, Variant, Workload
+from benchmarks.static_cost.variant import TARGETS, Variant, Workload
 from unihpe_kernels.contrastive.triton import kernels_both_ways, kernels_one_way, kernels_samples
 from unihpe_kernels.contrastive.triton.backend import how_many
 from unihpe_kernels.scores import SCORES

@@ -1,6 +1,6 @@
 """How fast people in pictures become 3D: the lifter alone on one core, with the detector on two.
 
-    python -m benchmarks.predict_speed --json benchmarks/results/predict.json
+    python -m benchmarks.predict.speed --json benchmarks/results/predict.json
 
 Pictures are scikit-image's astronaut in a frame of 1280 x 720 px.
 """

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from scipy.optimize import least_squares
 
-from benchmarks.blazepose import COCO17 as OF_BLAZEPOSE
-from benchmarks.blazepose import SHA256, BlazePose
-from benchmarks.pose2sim_clips import CAMERAS, CLIPS, Calibration, Seen, download_wheel, read_calibration, unpack, watch
+from benchmarks.pose2sim.blazepose import COCO17 as OF_BLAZEPOSE
+from benchmarks.pose2sim.blazepose import SHA256, BlazePose
+from benchmarks.pose2sim.clips import CAMERAS, CLIPS, Calibration, Seen, download_wheel, read_calibration, unpack, watch
 from benchmarks.provenance import provenance
 from unihpe_fast.data.joint_sets import COCO17, to_h36m17
 from unihpe_fast.detector import npm, open_detector
@@ -337,7 +337,3 @@ def main() -> None:
     if options.json:
         whole = {**provenance(), "model": options.label or options.model, "records": records}
         write_text(options.json, json.dumps(whole, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@ python -m benchmarks.static_cost [NAME ..] [--json PATH] [--arch 90]
 
 Needs no GPU. Nothing here is measured: the times are the least that an H200's issue slots, units and memory allow for
 the instructions counted, with every unit busy all the time. How the hot loop is chosen stands in
-benchmarks/kernel_variants.py; branches inside it count as if both sides were run, code before and after it not at all.
+variants.py; branches inside it count as if both sides were run, code before and after it not at all.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from typing import Any
 
 from triton.backends.compiler import GPUTarget
 
-from benchmarks.cost_table import columns, time_columns
-from benchmarks.kernel_variants import VARIANTS, Variant, Workload
 from benchmarks.provenance import provenance
-from benchmarks.sass import CLASSES, Listing, disassemble, resources, without_unrolling
+from benchmarks.static_cost.sass import CLASSES, Listing, disassemble, resources, without_unrolling
+from benchmarks.static_cost.table import columns, time_columns
+from benchmarks.static_cost.variants import VARIANTS, Variant, Workload
 
 LABEL = "implied by machine code, not measured"
 
@@ -108,7 +108,3 @@ def main() -> None:
         print(_plain(table))
     if options.json:
         options.json.write_text(json.dumps({**record, "label": LABEL, "arch": options.arch, "rows": rows}, indent=1))
-
-
-if __name__ == "__main__":
-    main()

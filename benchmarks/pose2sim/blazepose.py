@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.tfjs_graph import Graph
+from benchmarks.pose2sim.tfjs_graph import Graph
 
 SHA256 = {
     "blazepose-heavy.json": "b0aa28f0710b0159851250ba3db184054abce6132825a598c102aa049d336588",

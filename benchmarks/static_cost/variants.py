@@ -1,4 +1,4 @@
-"""The Triton kernels as they are launched, for what is known of them without a GPU: benchmarks/static_cost.py reads
+"""The Triton kernels as they are launched, for what is known of them without a GPU: benchmarks/static_cost reads
 their machine code, tests/kernels/test_compile.py compiles them for four architectures.
 
 A new kernel is one more entry of `VARIANTS`; tests/kernels/test_compile.py names the kernels that have none.
@@ -6,8 +6,8 @@ A new kernel is one more entry of `VARIANTS`; tests/kernels/test_compile.py name
 
 from typing import Any
 
-from benchmarks.block_variants import BLOCKS
-from benchmarks.variant import TARGETS, Variant, Workload
+from benchmarks.static_cost.block_variants import BLOCKS
+from benchmarks.static_cost.variant import TARGETS, Variant, Workload
 from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
 from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost_table import columns, time_columns
-from benchmarks.speed_plots import breakdown_plot, growth_plot, roofline_plot
-from benchmarks.speed_tables import full_tables, gpu_extras, origin, summary_table, table
+from benchmarks.report.speed_plots import breakdown_plot, growth_plot, roofline_plot
+from benchmarks.report.speed_tables import full_tables, gpu_extras, origin, summary_table, table
+from benchmarks.static_cost.table import columns, time_columns
 from unihpe_fast.real_motion import TITLES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 PLOTS = DOCS / "plots"
@@ -318,7 +318,3 @@ def main() -> int:
             for plot, draw in plots(name, RESULTS).items():
                 draw(PLOTS / plot)
     return different
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """How much memory an hour of video takes from its frames to its files.
 
-    python -m benchmarks.predict_memory [--minutes 60]
+    python -m benchmarks.predict.memory [--minutes 60]
 
 One person walks through frames of 320 x 240 px at 30 a second, each made anew; a stand-in for the detector knows where.
 What is kept grows by the poses alone, and the frames are gone when they have been looked at.

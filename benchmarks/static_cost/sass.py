@@ -103,7 +103,7 @@ class Listing:
         return counts
 
     def hot(self, trips: Sequence[float] = ()) -> dict[str, float]:
-        """Instructions by class of one iteration of the hot loop; for the rule see kernel_variants.Variant."""
+        """Instructions by class of one iteration of the hot loop; for the rule see variant.Variant."""
         largest = max(self.body.innermost(), key=lambda loop: loop.end - loop.start)
         around = self.body.around(largest) if trips else largest
         loops = around.inside if around else []

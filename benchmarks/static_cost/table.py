@@ -1,4 +1,4 @@
-"""The cells of the static cost tables, from the rows that benchmarks/static_cost.py writes."""
+"""The cells of the static cost tables, from the rows that benchmarks/static_cost writes."""
 
 from typing import Any
 

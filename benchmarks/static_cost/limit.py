@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kernel_variants import Workload
 from benchmarks.static_cost import times
+from benchmarks.static_cost.variants import Workload
 
-_FILE = Path(__file__).parent / "results" / "static_cost.json"
+_FILE = Path(__file__).parents[1] / "results" / "static_cost.json"
 
 
 @functools.cache

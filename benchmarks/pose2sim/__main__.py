@@ -1,0 +1,3 @@
+from benchmarks.pose2sim import main
+
+main()

@@ -1,0 +1,3 @@
+from benchmarks.static_cost import main
+
+main()
