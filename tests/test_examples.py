@@ -27,8 +27,12 @@ def test_two_towers_learn_to_find_each_other() -> None:
     assert after > 0.5
 
 
-def test_singular_values_in_place_of_grams_volume() -> None:
+def test_gram_loss_and_singular_values_in_place_of_grams_formula() -> None:
     found = replace_gram.main(steps=60)
+    assert found["apart"] < 1e-12
+    assert found["ours MiB"] * 10 < found["published MiB"]
+    assert found["ours finite"]
+    assert not found["published finite"]
     # three vectors that agree have 3; GRAM is content with two of them
     assert found["singular values"] > 2.5 > found["GRAM's volume"]
 

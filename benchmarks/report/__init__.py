@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.speed_plots import breakdown_plot, growth_plot, roofline_plot
-from benchmarks.report.speed_tables import full_tables, gpu_extras, origin, summary_table, table
+from benchmarks.report.speed_tables import full_tables, gpu_extras, origin, readme_table, summary_table, table
 from benchmarks.static_cost.table import columns, time_columns
 from unihpe_fast.real_motion import TITLES
 
@@ -248,9 +248,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "pose2sim": ("pose2sim", pose2sim_table),
     "predict": ("predict", predict_table),
     "export": ("export", export_table),
-    "cpu": ("cpu", summary_table),
+    "cpu": ("cpu", readme_table),
+    "cpu-summary": ("cpu", summary_table),
     "cpu-full": ("cpu", full_tables),
-    "drop_in": ("drop_in-cpu", summary_table),
+    "drop_in": ("drop_in-cpu", readme_table),
+    "drop_in-summary": ("drop_in-cpu", summary_table),
     "drop_in-full": ("drop_in-cpu", full_tables),
 }
 

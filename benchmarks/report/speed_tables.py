@@ -61,6 +61,26 @@ def summary_table(result: dict[str, Any]) -> str:
     return f"{table(head, rows)}\n\nMedians of rounds taken in turn. {origin(result)}"
 
 
+# groups that only docs/performance.md shows: the README has one of a kind
+_NOT_IN_README = {
+    "procrustes, forward",
+    "svd3x3, forward",
+    "sv_loss_paired, M = 2",
+    "sv_loss_paired, M = 4",
+    "train_step, hrnet_w48, 64 px",
+    "train_step_growth, resnet50, 64 px",
+    "TriangleLoss, M = 3",
+    "SigLIPLoss, M = 3",
+    "SymileLoss, n, M = 3",
+    "SymileLoss, n_squared, M = 3",
+}
+
+
+def readme_table(result: dict[str, Any]) -> str:
+    """`summary_table` of a group of each kind."""
+    return summary_table({**result, "records": [r for r in result["records"] if r["group"] not in _NOT_IN_README]})
+
+
 def full_tables(result: dict[str, Any]) -> str:
     """Every competitor at every size: ms ± half the interquartile range, ratio to ours, peak MiB, launches."""
     parts = []
