@@ -112,7 +112,7 @@ docs: $(STAMP)
 # the kernels compiled for sm_90 on any machine, for a GPU run that has this folder: some tens of minutes of a core
 gpu-cache: CACHE ?= build/triton-cache
 gpu-cache:
-	PYTHONPATH=.:kernels OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.gpu_cache $(CACHE)
+	PYTHONPATH=.:kernels OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.gpu.cache $(CACHE)
 
 # the whole GPU run on a CPU, at small sizes, on a clock that runs CLOCK times as slow: shows that every part works
 gpu-rehearsal: CLOCK ?= 1

@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast.config import Config
 from unihpe_fast.fileio import write_text
 from unihpe_fast.presets import PRESETS

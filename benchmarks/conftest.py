@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import harness
-from benchmarks.provenance import provenance
-from benchmarks.records import growth, write_records
+from benchmarks.record import growth, provenance, write_records
 
 _FOUND = pytest.StashKey[list]()
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast.config import AugmentConfig, DataConfig
 from unihpe_fast.data.crop_cache import CropCache
 from unihpe_fast.data.crop_photos import CROP_SIZE, crop_photos

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.formats.lsp import read_joints
 from unihpe_fast.data.joint_sets import COCO17, LSP14, to_h36m17

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast.engine.checkpoint import load_model
 from unihpe_fast.engine.exported import SUFFIXES, example, export_part, open_exported, parts_of
 from unihpe_fast.fileio import write_text

@@ -3,7 +3,7 @@
 A `Group` is one table of the results: competitors that do the same work, at sizes that grow. `measure` is called in a
 pytest-benchmark test, a size each: it checks every competitor against float64, refuses those that are wrong, takes peak
 memory and launches apart from the clock, and then times one round of each in turn. What it found goes into the
-benchmark's extra_info, in seconds and bytes; benchmarks/records.py collects it.
+benchmark's extra_info, in seconds and bytes; benchmarks/record.py collects it.
 """
 
 import gc

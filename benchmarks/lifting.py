@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast.config import Config
 from unihpe_fast.data.loader import mean_pose, train_batches, val_batches
 from unihpe_fast.data.records import Batch

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast import load_model
 from unihpe_fast.fileio import write_text
 from unihpe_fast.real_motion import INPUTS, errors, lines, scores

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast.config import (
     AugmentConfig,
     Config,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import train_cases
-from benchmarks.gpu_cases import REHEARSAL
+from benchmarks.gpu.cases import REHEARSAL
 from benchmarks.harness import DEVICE, OURS, Competitor, Group, measure
 from unihpe_fast.engine.runtime import compiler_missing
 

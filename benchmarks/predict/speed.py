@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast.data.joint_sets import COCO17, to_h36m17
 from unihpe_fast.detector import open_detector
 from unihpe_fast.engine.checkpoint import load_model

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import OURS
-from benchmarks.records import growth
+from benchmarks.record import growth
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from triton.backends.compiler import GPUTarget
 
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from benchmarks.static_cost.sass import CLASSES, Listing, disassemble, resources, without_unrolling
 from benchmarks.static_cost.table import columns, time_columns
 from benchmarks.static_cost.variants import VARIANTS, Variant, Workload

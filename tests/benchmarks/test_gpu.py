@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_cache, gpu_summary, gpu_tests, provenance
-from benchmarks.gpu import BESIDE, BUDGET, STEPS, Child, Run, Step
+from benchmarks import record
+from benchmarks.gpu import cache as gpu_cache
+from benchmarks.gpu import run as gpu
+from benchmarks.gpu import summary as gpu_summary
+from benchmarks.gpu import tests as gpu_tests
+from benchmarks.gpu.run import BESIDE, BUDGET, STEPS, Child, Run, Step
 
 ROOT = Path(__file__).parents[2]
 # what the GPU machine that `make gpu` is for does not have
@@ -32,10 +36,10 @@ def test_gpu_benchmarks_work_where_only_the_listed_packages_are() -> None:
 import sys
 for name in {MISSING}:
     sys.modules[name] = None
-import benchmarks.gpu, benchmarks.profile_step, benchmarks.test_ceilings, benchmarks.test_procrustes
-import benchmarks.test_train_step, benchmarks.tune, benchmarks.rates, benchmarks.gpu_tests, unihpe_fast.env
+import benchmarks.gpu.run, benchmarks.gpu.profile_step, benchmarks.test_ceilings, benchmarks.test_procrustes
+import benchmarks.test_train_step, benchmarks.gpu.tune, benchmarks.gpu.rates, benchmarks.gpu.tests, unihpe_fast.env
 from benchmarks import train_cases
-from benchmarks.provenance import commit
+from benchmarks.record import commit
 from benchmarks.test_sv_loss import all_group, paired_group
 from benchmarks.test_procrustes import pose_group
 assert len(train_cases.batches(train_cases.config("resnet50", 32, 2), 1)) == 1
@@ -49,15 +53,15 @@ print(sorted(c.name for g in groups for c in g.competitors if "not installed" in
 
 
 def test_the_commit_is_found_without_git(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("UNIHPE_COMMIT", raising=False)
-    assert provenance.commit() == "unknown"
+    assert record.commit() == "unknown"
     (tmp_path / "build").mkdir()
     (tmp_path / "build" / "commit").write_text("89abcdef\n")
-    assert provenance.commit() == "89abcdef"
+    assert record.commit() == "89abcdef"
     monkeypatch.setenv("UNIHPE_COMMIT", "0123")
-    assert provenance.commit() == "0123"
+    assert record.commit() == "0123"
 
 
 def test_the_steps_fit_their_budget() -> None:
@@ -189,8 +193,8 @@ def test_a_cache_that_is_carried_along_is_hit(tmp_path) -> None:
     pytest.importorskip("triton")
     there, here = tmp_path / "there", tmp_path / "here"
     code = """
-from benchmarks import gpu_cache, stub_driver
-from benchmarks.gpu_cases import PoseCase
+from benchmarks.gpu import cache as gpu_cache, stub_driver
+from benchmarks.gpu.cases import PoseCase
 from triton import knobs
 hits = []
 knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)

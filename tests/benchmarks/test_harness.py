@@ -7,7 +7,7 @@ import torch
 from benchmarks import harness
 from benchmarks.harness import OURS, Competitor, Group, measure
 from benchmarks.peers import published, sv_loss
-from benchmarks.records import exponent, growth, write_records
+from benchmarks.record import exponent, growth, write_records
 from tests.support.memory import peak_bytes
 from tests.support.stand_in import Benchmark
 from unihpe_kernels.sv_contrastive import reference

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 
 ORIGIN = {"commit": "0123456789abcdef", "date": "2026-01-01", "versions": {"torch": "9"}, "device": "a CPU"}
 

@@ -5,7 +5,7 @@ At whole sizes, which take Triton's interpreter long: `make test` has the small 
 
 import pytest
 
-from benchmarks.gpu_cases import LOSSES, POSES, REHEARSAL, LossCase, PoseCase
+from benchmarks.gpu.cases import LOSSES, POSES, REHEARSAL, LossCase, PoseCase
 from tests.kernels.triton_device import DEVICE
 
 _RUNS = DEVICE == "cuda" or (REHEARSAL and DEVICE is not None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from benchmarks.stub_driver import every_kernel
+from benchmarks.gpu.stub_driver import every_kernel
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from tests.kernels.triton_device import DEVICE
 from tests.tolerances import SV_LOSS
@@ -255,7 +255,7 @@ def test_peak_memory_of_paired_grows_with_the_batch(count):
 # without torch's caching of memory, so that each tensor's end is seen
 SANITIZED = """
 import torch
-from benchmarks.gpu_cases import SANITIZED, LossCase
+from benchmarks.gpu.cases import SANITIZED, LossCase
 
 for case in SANITIZED:
     if isinstance(case, LossCase):

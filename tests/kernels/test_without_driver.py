@@ -12,7 +12,7 @@ pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver here"),
 ]
 
-from benchmarks import stub_driver  # noqa: E402
+from benchmarks.gpu import stub_driver  # noqa: E402
 from unihpe_kernels import checks, singular_value_contrastive_loss  # noqa: E402
 from unihpe_kernels.sv_contrastive import triton_backend  # noqa: E402
 

@@ -5,7 +5,7 @@ only the kernels for which it differs. Of the files that name a kernel the neare
 like it in lower case with dashes (`nvidia-h200.json`), then its architecture's (`sm_90.json`, `gfx942.json`), then
 `hip.json`, for AMD, whose warps are twice as wide, then `default.json`. `interpreter.json` is for Triton's interpreter
 on a CPU, which pays for an operation and not for its lanes. "measured" in a file says where its settings come from;
-`python -m benchmarks.tune` writes a GPU's own.
+`python -m benchmarks.gpu.tune` writes a GPU's own.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""Tests dealt out to processes, the longest to compile first: python -m benchmarks.gpu_tests NAME [FILE ..]
+"""Tests dealt out to processes, the longest to compile first: python -m benchmarks.gpu.tests NAME [FILE ..]
 
 Each process takes every N-th test and writes a line of JSON to NAME-k.jsonl when one has ended, so that what was done
-stays known when the time is up. As a plugin of pytest (-p benchmarks.gpu_tests) this module does the dealing.
+stays known when the time is up. As a plugin of pytest (-p benchmarks.gpu.tests) this module does the dealing.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # tests of what compiles longest, by a part of their names; those of the other files are as long as the last
 _LONGEST = ("test_device_cases", "test_triton_procrustes", "test_triton_sv_gpu", "test_triton_sv_", "")
 # interpreted, compiled or counted without a GPU: `make test` runs them
@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=12)
     parser.add_argument("--every", type=int, default=1, help="only every so many-th test")
     options = parser.parse_args()
-    pytest = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "benchmarks.gpu_tests")
+    pytest = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "benchmarks.gpu.tests")
     choice = ("-m", "not slow", "-k", "not sanitizer", "--tb=short", "-o", "addopts=--strict-markers")
     running = []
     for k in range(options.processes):

@@ -5,7 +5,7 @@ each ends by its own mark on the clock, early ones leave theirs to the next. OUT
 last rewritten after every part: gpu.json, which benchmarks/results takes as it is, summary.txt, which is printed last,
 logs.tgz with every part's output, and tuned-<device>.json. Exit status 1 when a part failed.
 
-What Triton compiled before (`python -m benchmarks.gpu_cache build/triton-cache`, on any machine) is taken from
+What Triton compiled before (`python -m benchmarks.gpu.cache build/triton-cache`, on any machine) is taken from
 build/triton-cache.
 """
 
@@ -27,13 +27,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_tests
-from benchmarks.gpu_cache import relocate
-from benchmarks.gpu_summary import summary
-from benchmarks.provenance import clocks, provenance
+from benchmarks.gpu import tests as gpu_tests
+from benchmarks.gpu.cache import relocate
+from benchmarks.gpu.summary import summary
+from benchmarks.record import clocks, provenance
 from unihpe_fast.fileio import write_text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BUDGET = 470.0  # seconds in all
 CACHE = ROOT / "build" / "triton-cache"
 _PYTEST = "-m pytest -q -p no:cacheprovider"
@@ -61,21 +61,21 @@ class Step:
 # one after the other; a new part is one more line
 STEPS = (
     Step("environment", 12, "-m unihpe_fast.env"),
-    Step("rates", 20, "-m benchmarks.rates --json {out}/{name}.json"),
-    Step("correctness", 60, "-m benchmarks.gpu_tests {out}/{name} tests/kernels/test_device_cases.py --processes 14",
+    Step("rates", 20, "-m benchmarks.gpu.rates --json {out}/{name}.json"),
+    Step("correctness", 60, "-m benchmarks.gpu.tests {out}/{name} tests/kernels/test_device_cases.py --processes 14",
          interpreted=True, rehearsal="--processes 1 --every 5"),
-    Step("tests", 110, "-m benchmarks.gpu_tests {out}/{name} --processes 12",
+    Step("tests", 110, "-m benchmarks.gpu.tests {out}/{name} --processes 12",
          interpreted=True, rehearsal="--processes 1 --every 150"),
     Step("loss", 170, f"{_BENCHMARK} --peers ours benchmarks/test_sv_loss.py", rehearsal="--smallest"),
     Step("ceilings", 185, f"{_BENCHMARK} benchmarks/test_ceilings.py", rehearsal="--smallest"),
     Step("alignment", 200, f"{_BENCHMARK} benchmarks/test_procrustes.py", rehearsal="--smallest"),
     Step("loss-peers", 218, f"{_BENCHMARK} --peers eager benchmarks/test_sv_loss.py", rehearsal="--smallest"),
     Step("loss-compiled", 230, f"{_BENCHMARK} --peers compiled benchmarks/test_sv_loss.py", rehearsal="--smallest"),
-    Step("sweep", 315, "-m benchmarks.tune {out} --seconds 80", rehearsal="--seconds 20"),
+    Step("sweep", 315, "-m benchmarks.gpu.tune {out} --seconds 80", rehearsal="--seconds 20"),
     Step("drop_in", 350, f"{_BENCHMARK} benchmarks/test_drop_in.py", rehearsal="--smallest"),
     Step("train_step", 420, f"{_BENCHMARK} benchmarks/test_train_step.py", rehearsal="--smallest"),
     Step("memcheck", 438, f"{_SANITIZER} memcheck"),
-    Step("profile", 455, "-m benchmarks.profile_step --json {out}/{name}.json"),
+    Step("profile", 455, "-m benchmarks.gpu.profile_step --json {out}/{name}.json"),
     Step("racecheck", 465, f"{_SANITIZER} racecheck", informational=True),
 )  # fmt: skip
 # beside them from the start, on cores that are idle; stopped when their time is up, and what they compiled stays
@@ -84,7 +84,7 @@ BESIDE = (
     # what is timed
     Step("ahead-train_step", 110, f"{_PYTEST} --benchmark-disable --peers compiled benchmarks/test_train_step.py",
          True, rehearsal="--smallest"),
-    Step("ahead-sweep", 230, "-m benchmarks.tune {out} --compile-only", True, rehearsal="--help"),
+    Step("ahead-sweep", 230, "-m benchmarks.gpu.tune {out} --compile-only", True, rehearsal="--help"),
 )  # fmt: skip
 
 
@@ -247,7 +247,3 @@ def main() -> int:
     run()
     print("\n" + (out / "summary.txt").read_text(encoding="utf-8"))
     return int(any(part.failed for part in run.parts))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""The ten longest kernels of the compiled training step: python -m benchmarks.profile_step [--json PATH]
+"""The ten longest kernels of the compiled training step: python -m benchmarks.gpu.profile_step [--json PATH]
 
 On a GPU, hrnet_w48 at 256 px; on a CPU a small case, to see that it works.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks import train_cases
-from benchmarks.provenance import provenance
+from benchmarks.record import provenance
 from unihpe_fast.fileio import write_text
 
 STEPS = 3

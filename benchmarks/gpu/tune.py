@@ -1,4 +1,4 @@
-"""Block sizes, warps and stages of the loss's kernels by trying them: python -m benchmarks.tune OUT [--seconds 90]
+"""Block sizes, warps and stages of the loss's kernels by trying them: python -m benchmarks.gpu.tune OUT [--seconds 90]
 
 On a GPU. Writes OUT/tuned-<device>.json, which kernels/unihpe_kernels/tuned takes without the "tuned-". A setting
 enters it when it is right, and faster than the one in use by more than the spread of its rounds. The time is shared
@@ -23,9 +23,9 @@ from unittest import mock
 
 import torch
 
-from benchmarks.gpu_cases import REHEARSAL, LossCase
+from benchmarks.gpu.cases import REHEARSAL, LossCase
 from benchmarks.harness import seconds
-from benchmarks.provenance import commit
+from benchmarks.record import commit
 from unihpe_fast.fileio import write_text
 from unihpe_kernels import tuned
 from unihpe_kernels.sv_contrastive import triton_paired
@@ -161,7 +161,7 @@ def compile_ahead(processes: int) -> None:
 
 
 def _compile(job: tuple[Kernel, dict[str, int]]) -> str:
-    from benchmarks import stub_driver
+    from benchmarks.gpu import stub_driver
 
     kernel, setting = job
     case = LossCase("paired", kernel.count, kernel.dtype, batch=2048, width=WIDTH)
@@ -183,7 +183,7 @@ def main() -> None:
         compile_ahead(max(1, min(4, (os.cpu_count() or 2) // 3)))
         return
     if REHEARSAL:
-        from benchmarks import stub_driver
+        from benchmarks.gpu import stub_driver
 
         with stub_driver.installed(compiles=False):
             card, sizes = stub_driver.CARD, (64, 128)
@@ -194,7 +194,7 @@ def main() -> None:
         card, sizes = torch.cuda.get_device_name(), LARGE
         found = sweep(options.seconds, "cuda", sizes)
         names = tuned._names(torch.device("cuda", 0))
-        measured = f"by benchmarks.tune on {card} at commit {commit()[:10]}, B = {' and '.join(map(str, sizes))}"
+        measured = f"by benchmarks.gpu.tune on {card} at commit {commit()[:10]}, B = {' and '.join(map(str, sizes))}"
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "sweep.json", json.dumps({"sweep": found}, indent=1) + "\n")
     table = settings_file(found, measured, names, sizes)

@@ -1,4 +1,4 @@
-"""What the device does at best: bytes copied and matrix products a second. python -m benchmarks.rates [--json PATH]"""
+"""Bytes copied and matrix products a second at best: python -m benchmarks.gpu.rates [--json PATH]"""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Host time of a step of the loss by its Triton kernels, with launches stubbed: python -m benchmarks.host_time
+"""Host time of a step of the loss by its Triton kernels, with launches stubbed: python -m benchmarks.gpu.host_time
 
 Needs no GPU. Everything that the host does for a forward and backward of the public function is done: checks, torch's
 dispatch and autograd, buffers, Triton's binding of every argument; not what a driver adds to a launch, nor the matrix
@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import stub_driver
-from benchmarks.gpu_cases import DTYPES
+from benchmarks.gpu import stub_driver
+from benchmarks.gpu.cases import DTYPES
 from unihpe_kernels import singular_value_contrastive_loss
 
 BLOCKS, CALLS = 15, 40

@@ -1,4 +1,4 @@
-"""Triton's cache for a GPU, filled on a machine without one: python -m benchmarks.gpu_cache FOLDER [--processes N]
+"""Triton's cache for a GPU, filled on a machine without one: python -m benchmarks.gpu.cache FOLDER [--processes N]
 
 `make gpu` takes what is in build/triton-cache, wherever it was made: with the same Triton and the same sources its
 kernels have the keys that are asked for on the GPU, and what has another key is compiled there as ever. Binaries alone
@@ -15,14 +15,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_cases import LARGE, LOSSES, POSES, LossCase, PoseCase
+from benchmarks.gpu.cases import LARGE, LOSSES, POSES, LossCase, PoseCase
 
 _GROUP = "__grp__"
 
 
 def fill(case: LossCase | PoseCase) -> list[tuple[str, str]]:
     """Compile what a case asks for into Triton's cache; name and hash of each kernel."""
-    from benchmarks import stub_driver
+    from benchmarks.gpu import stub_driver
 
     with stub_driver.installed() as asked:
         run(case)
