@@ -44,10 +44,11 @@ test-interpreted: $(STAMP)
 test-compiled: $(STAMP)
 	$(BIN)/python -m pytest $(COMPILED)
 
-# every variant of every kernel for every architecture that its settings are for
+# every variant of every kernel for every architecture that its settings are for, and every part of a model as AOTInductor's
 compile: export COMPILE := all
 compile: $(STAMP)
 	$(BIN)/python -m pytest tests/kernels/test_compile.py
+	$(BIN)/python -m pytest tests/engine/test_exported.py -k compiled_ahead
 
 # readers of other people's files against mutated ones: FUZZ of them each, or as many as FUZZ_SECONDS allow, so that it
 # ends within half an hour on two cores, however busy they are

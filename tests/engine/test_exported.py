@@ -1,5 +1,6 @@
 """Parts of a model as ONNX, torch.export and AOTInductor files, beside the model in eager mode."""
 
+import os
 from pathlib import Path
 
 import onnx
@@ -98,16 +99,17 @@ def test_torch_reads_back_what_it_exported(run: tuple[Path, UniHPE, Config], tmp
     check(tuple(found), eager(model, "whole", batch), MIXED)
 
 
+# compiling the convolutions of the others takes a minute: `make compile` does
 @pytest.mark.slow
-def test_compiled_ahead_of_time(run: tuple[Path, UniHPE, Config], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["lifting", *(["image", "whole"] if os.environ.get("COMPILE") == "all" else [])])
+def test_compiled_ahead_of_time(run: tuple[Path, UniHPE, Config], tmp_path: Path, name: str) -> None:
     folder, model, _ = run
-    # the lifting part alone: compiling the convolutions of the others takes a minute
-    assert main([str(folder), str(tmp_path), "--to", "aoti", "--parts", "lifting"]) == 0
-    loaded = torch._inductor.aoti_load_package(str(tmp_path / "lifting.aoti.pt2"))
+    assert main([str(folder), str(tmp_path), "--to", "aoti", "--parts", name]) == 0
+    loaded = torch._inductor.aoti_load_package(str(tmp_path / f"{name}.aoti.pt2"))
     for size in (1, 7, 64):
         batch = make_batch(size, seed=1)
-        found = loaded(keypoints_2d=batch["keypoints_2d"], box=batch["box"])
-        check(tuple(found), eager(model, "lifting", batch))
+        found = loaded(**{key: batch[key] for key in parts_of(model)[name].inputs})
+        check(tuple(found), eager(model, name, batch))
 
 
 def test_a_file_that_says_something_else_takes_no_place(
