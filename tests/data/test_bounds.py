@@ -14,9 +14,9 @@ from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.bvh import read_bvh
 from unihpe_fast.data.formats.keypoints import ReadOptions, read_keypoints
+from unihpe_fast.data.formats.motion_manifest import COLUMNS, read_manifest
 from unihpe_fast.data.sources.h36m.cameras import read_metadata
 from unihpe_fast.data.sources.motion import ClipReader, find_clips, resample
-from unihpe_fast.data.sources.motion_manifest import COLUMNS, read_manifest
 from unihpe_fast.data.store import write_store
 
 SEVERAL = "9" * 5000

@@ -15,10 +15,10 @@ from tests.support.fuzz import CASES, fuzz, fuzz_made, mutate
 from tests.support.people import samples
 from unihpe_fast.data.errors import StoreError
 from unihpe_fast.data.formats.asf_amc import read_amc, read_asf
+from unihpe_fast.data.formats.motion_manifest import read_manifest
 from unihpe_fast.data.sources import Request
 from unihpe_fast.data.sources.h36m.cameras import read_metadata
 from unihpe_fast.data.sources.motion import Options, read_motion
-from unihpe_fast.data.sources.motion_manifest import read_manifest
 from unihpe_fast.data.store import Store
 
 pytestmark = pytest.mark.fuzz

@@ -9,12 +9,12 @@ from tests.data.motion_files import CHANNELS, motionbuilder_text, standing, writ
 from unihpe_fast.data import bvh_people
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera, pinhole, project
+from unihpe_fast.data.formats.motion_manifest import ClipFile, action_name
 from unihpe_fast.data.rig import camera_rig
 from unihpe_fast.data.skeleton import BONES, LEFT, RIGHT
 from unihpe_fast.data.sources import Request, Tally, cmu, motion
 from unihpe_fast.data.sources.cmu import Options
 from unihpe_fast.data.sources.motion import Clip, ClipReader, find_clips, glitched, resample
-from unihpe_fast.data.sources.motion_manifest import ClipFile, action_name
 
 REPOSITORY = Path(__file__).parents[2]
 CMU = Path(os.environ.get("UNIHPE_CMU", REPOSITORY.parent / "shared" / "data" / "cmu"))

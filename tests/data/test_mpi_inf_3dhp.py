@@ -8,8 +8,10 @@ from tests.support.fuzz import fuzz
 from tests.support.people import standing_person
 from unihpe_fast import prepare
 from unihpe_fast.data.errors import SourceError
-from unihpe_fast.data.sources import Request, mpi_inf_3dhp, mpi_inf_3dhp_files
-from unihpe_fast.data.sources.mpi_inf_3dhp import Options
+from unihpe_fast.data.sources import Request
+from unihpe_fast.data.sources.mpi_inf_3dhp import files as mpi_inf_3dhp_files
+from unihpe_fast.data.sources.mpi_inf_3dhp import source as mpi_inf_3dhp
+from unihpe_fast.data.sources.mpi_inf_3dhp.source import Options
 
 
 def _words(text: str) -> list[str]:

@@ -31,7 +31,7 @@ SOURCES = {
     "keypoints": "keypoints",
     "lsp": "lsp",
     "motion": "motion",
-    "mpi-inf-3dhp": "mpi_inf_3dhp",
+    "mpi-inf-3dhp": "mpi_inf_3dhp.source",
     "mpii": "mpii",
     "spin-npz": "spin_npz",
     "synthetic": "synthetic",

@@ -23,12 +23,12 @@ from unihpe_fast.data.bvh_people import INCH, Mapping, Setup, bvh_people, parse_
 from unihpe_fast.data.camera import Camera, project
 from unihpe_fast.data.formats.asf_amc import read_amc, read_asf
 from unihpe_fast.data.formats.bvh import read_bvh
+from unihpe_fast.data.formats.motion_manifest import ClipFile, clip_file, read_manifest
 from unihpe_fast.data.plausible import IMPLAUSIBLE
 from unihpe_fast.data.records import Sample
 from unihpe_fast.data.rig import camera_rig
 from unihpe_fast.data.skeleton import JOINT_NAMES, NUM_JOINTS
 from unihpe_fast.data.sources import Reading, Request, Tally
-from unihpe_fast.data.sources.motion_manifest import ClipFile, clip_file, read_manifest
 
 # faster than any joint of a person: a marker or Euler-angle glitch
 MAX_SPEED = 15_000.0  # mm/s

@@ -20,7 +20,7 @@ from unihpe_fast.data.formats.skeletool import read_calibration
 from unihpe_fast.data.records import Sample
 from unihpe_fast.data.skeleton import NUM_JOINTS
 from unihpe_fast.data.sources import Reading, Request, Tally
-from unihpe_fast.data.sources.mpi_inf_3dhp_files import (
+from unihpe_fast.data.sources.mpi_inf_3dhp.files import (
     ACTIVITIES,
     CAMERAS,
     Poses,
