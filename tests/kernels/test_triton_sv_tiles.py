@@ -7,6 +7,7 @@ from tests.kernels.sv_cases import check_against, random_embeddings
 from tests.kernels.triton_device import needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, triton_loss  # noqa: F401
 from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels.launching import Launch
 
 triton_all = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_all")
 triton_paired = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_paired")
@@ -55,14 +56,26 @@ def test_turns_of_all(monkeypatch, masked):
 
 
 def count_calls(monkeypatch, module, name):
-    kernel, calls = getattr(module, name), []
+    """Grids of the launches of a kernel, by Triton's binder or by a plan that has what it found."""
+    kernel, calls, call = getattr(module, name), [], Launch.__call__
 
     class Counted:
         def __getitem__(self, grid):
             calls.append(grid)
             return kernel[grid]
 
-    monkeypatch.setattr(module, name, Counted())
+        def __getattr__(self, attribute):
+            return getattr(kernel, attribute)
+
+    def counted(launch, *arguments):
+        if launch._compiled is not None and launch._kernel is stand_in:
+            calls.append(launch._grid)
+        call(launch, *arguments)
+
+    stand_in = Counted()
+    monkeypatch.setattr(module, name, stand_in)
+    monkeypatch.setattr(Launch, "__call__", counted)
+    monkeypatch.setattr(triton_paired, "_plan", triton_paired._plan.__wrapped__)
     return calls
 
 
