@@ -21,7 +21,7 @@ _caches: list[Any] = []
 
 def planned(make: Callable[_P, _T]) -> Callable[_P, _T]:
     """Keep what a function makes of hashable arguments, the key of a plan."""
-    cached = functools.lru_cache(_MOST_PLANS)(make)
+    cached: Any = functools.lru_cache(_MOST_PLANS)(make)
     _caches.append(cached)
     return cached
 

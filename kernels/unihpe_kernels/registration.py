@@ -150,8 +150,8 @@ def refuse_gradients(operator: torch._ops.OpOverload, reason: str) -> None:
 def below_autograd(operator: torch._ops.OpOverload, keyset: Any, *arguments: Any) -> Any:
     """The operator's own kernel, from within its kernel for autograd."""
     with torch._C._AutoDispatchBelowAutograd():
-        below = keyset & torch._C._after_ADInplaceOrView_keyset
-        if below.highestPriorityTypeId() in _OF_DEVICES:  # nothing comes between: torch need not look for it
+        following = (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId()
+        if following in _OF_DEVICES:  # nothing comes between: torch need not look for it
             return _registered[_name(operator)].functions["kernel"](*arguments)
         return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 

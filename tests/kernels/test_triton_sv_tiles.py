@@ -92,23 +92,23 @@ def test_tiles_and_splits_of_paired(monkeypatch, count, programs, swap):
 
 @pytest.mark.parametrize(("count", "masked"), [(2, True), (3, False), (3, True), (4, False)])
 def test_panels_of_paired(monkeypatch, count, masked):
-    """Panels of 16 anchors, the last of nine: too few for a second split."""
+    """Panels of 16 anchors and 16 samples, the last of nine: too few for a second split."""
     monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 0)
     use_settings(monkeypatch, triton_paired, **SMALL, programs=40)
     calls = count_calls(monkeypatch, triton_paired.kernels, "paired_backward")
     embeddings = random_embeddings(count, 41, 7, torch.float32)
     check_against(triton_loss, embeddings, negatives="paired", **options_for(count, 41, masked))
-    assert len(calls) == 3
+    assert len(calls) == 9
 
 
 def test_panels_of_several_splits(monkeypatch):
-    """Panels of 32 anchors in two splits, the last of nine in one of them."""
-    monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 4 * 4 * 4 * 41 * 32)
+    """Panels of 32 anchors in two splits and 32 samples, the last of nine in one of them."""
+    monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 4 * 4 * 4 * 32 * 32)
     use_settings(monkeypatch, triton_paired, **SMALL, programs=40)
     calls = count_calls(monkeypatch, triton_paired.kernels, "paired_backward")
     embeddings = random_embeddings(4, 41, 7, torch.float32)
     check_against(triton_loss, embeddings, negatives="paired", **options_for(4, 41, masked=False))
-    assert [grid[2] for grid in calls] == [2, 2]
+    assert [grid[2] for grid in calls] == [2] * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

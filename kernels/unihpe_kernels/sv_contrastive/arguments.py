@@ -147,7 +147,10 @@ def check_embeddings(embeddings: Sequence[Tensor], modalities: range, case: str)
     check_tensor("embeddings[0]", embeddings[0], ("B", "D"))
     for m, embedding in enumerate(embeddings[1:], start=1):
         check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
-    dtype = functools.reduce(torch.promote_types, [embedding.dtype for embedding in embeddings])
+    dtypes = {embedding.dtype for embedding in embeddings}
+    if len(dtypes) == 1:
+        return list(embeddings)
+    dtype = functools.reduce(torch.promote_types, dtypes)
     return [embedding.to(dtype) for embedding in embeddings]
 
 

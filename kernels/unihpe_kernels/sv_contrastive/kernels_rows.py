@@ -123,7 +123,7 @@ def log2_1p(small, FAST: tl.constexpr):
     series = series * square + 1 / 5
     series = series * square + 1 / 3
     series = series * square + 1
-    return (2 * LOG2_E) * (ratio * series)
+    return ratio * series * (2 * LOG2_E)
 
 
 @triton.jit

@@ -56,7 +56,7 @@ def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
     # gradients of two parts are added up, in float32
     both = given.present is not None and given.has_triples
     outs = [embedding.new_empty(embedding.shape, dtype=torch.float32 if both else dtype) for embedding in embeddings]
-    d_weights, d_temperature = torch.empty_like(sample_loss), torch.empty_like(loss)
+    d_weights, d_temperature = sample_loss.new_empty((n,)), loss.new_empty(())
     if n:
         with on_device(grad):
             grad = grad.float()
@@ -69,7 +69,9 @@ def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
     else:
         d_temperature.zero_()
     d_weights = d_weights if weights is None else d_weights.to(weights.dtype)
-    return [*(out.to(dtype) for out in outs), d_temperature.to(temperature.dtype), d_weights]
+    if both:
+        outs = [out.to(dtype) for out in outs]
+    return [*outs, d_temperature.to(temperature.dtype), d_weights]
 
 
 def saved_size(given: Arguments) -> int:
@@ -98,10 +100,12 @@ class _Batch:
                 anchors &= ~complete
             self.codes = Codes(torch.where(anchors, codes, 0), codes)
             self.present, self.complete = present.view(torch.uint8), complete.view(torch.uint8)
-        _, self.triples, *self.tables = saved.split_with_sizes(_sizes_of(given))
+        rest, *self.tables = saved.split_with_sizes(_sizes_of(given))
+        self.triples = rest[_HEADER:] if given.has_triples else rest
         first = self.embeddings[0]
+        n, dim = first.shape
         self.case = Case(
-            len(self.embeddings), *first.shape, first.dtype, first.device, given.normalize, self.present is not None,
+            len(self.embeddings), n, dim, first.dtype, first.device, given.normalize, self.present is not None,
             None if self.weights is None else self.weights.dtype, None,
             residues(*self.embeddings, self.weights, self.present, self.temperature, *others),
         )  # fmt: skip
@@ -148,7 +152,7 @@ def _of_samples(case: Case) -> dict[str, int | bool]:
 def _layout_of(given: Arguments) -> tuple[int, int, int, torch.dtype, torch.device, bool, bool]:
     first = given.embeddings[0]
     masked = given.present is not None
-    return given.num_modalities, *first.shape, first.dtype, first.device, given.has_triples, masked  # type: ignore
+    return given.num_modalities, *first.shape, first.dtype, first.device, given.has_triples, masked
 
 
 def _layout(
@@ -157,7 +161,7 @@ def _layout(
     """Sizes of what is saved: a header, triples' and pairs' tables."""
     pairs = Case(m, n, dim, dtype, device, masked=masked).table_sizes()
     triples = triton_all.saved_size(n, dim) if has_triples else 0
-    return [_HEADER, triples, *(pairs if masked or not has_triples else [0] * len(pairs))]
+    return [_HEADER + triples, *(pairs if masked or not has_triples else [0] * len(pairs))]
 
 
 _kept_layout = planned(_layout)

@@ -59,9 +59,10 @@ class TritonPieces(TorchPieces):
     def _prepared(
         self, samples: Tensor, anchors: int, weights: Tensor | None, own: Tensor
     ) -> tuple[Case, Plan, Tables]:
+        m, n, dim = samples.shape
         embeddings, dtype = list(samples), None if weights is None else weights.dtype
         case = Case(
-            *samples.shape, samples.dtype, samples.device, self._normalize, False, dtype, anchors,
+            m, n, dim, samples.dtype, samples.device, self._normalize, False, dtype, anchors,
             residues(*embeddings, self.temperature, own),
         )  # fmt: skip
         sizes, plan = case.table_sizes(), case.plan()
