@@ -87,9 +87,9 @@ def paired_prepare(
         mask = inside[:, None] & (column < dim)
         values = ()
         for m in tl.static_range(M):
-            taken = mask & _taken(used, m, row, n, inside, MASKED)[:, None]
+            read = mask & _taken(used, m, row, n, inside, MASKED)[:, None]
             place = offset[:, None] + column
-            value = tl.load(embeddings[m] + place, mask=taken, other=0.0).to(tl.float32)
+            value = tl.load(embeddings[m] + place, mask=read, other=0.0).to(tl.float32)
             value = value * scales[m][:, None]
             tl.store(stack + m * plane + place, value.to(stack.dtype.element_ty), mask=mask)
             values = values + (value,)
