@@ -284,9 +284,12 @@ def sv_all_reduce(
 ):
     """Add the pieces of `sv_all_backward` up, and the positives' gradient on the diagonals. Grid (rows, columns).
 
-    The last launch sees to the rows from `begin` to ld: beyond the batch they are those of unused samples, zero.
+    The rows of a launch are those from `begin` to `end`. The last one has a program for every row, and sees to those from
+    `begin` to ld: beyond the batch they are those of unused samples, zero.
     """
     row = tl.cast(tl.program_id(0), tl.int64)
+    if not LAST:
+        row += begin
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < ld
     plane = tl.cast(ld, tl.int64) * ld

@@ -190,7 +190,8 @@ def backward(
     d_grams = new((3, ld, ld))
     parts = (turns.parts_a, turns.parts_b, turns.parts_c)
     for begin, end in turns(complete, temperature, saved.factors, d_scale[ld:]):
-        kernels_all.sv_all_reduce[(ld, triton.cdiv(ld, _COLUMNS))](
+        rows = ld if end == n else end - begin
+        kernels_all.sv_all_reduce[(rows, triton.cdiv(ld, _COLUMNS))](
             saved.grams, grad, inverse_total, saved.factors, *parts, d_grams, d_scale,
             ld, begin, end, *(len(part) for part in parts), LAST=end == n, BLOCK=_COLUMNS, enable_fp_fusion=True,
         )  # fmt: skip
