@@ -120,7 +120,12 @@ def _sv_paired(
         num_warps=options["num_warps"],
         num_stages=options["num_stages"],
         divisible=tuple(
-            name for name, kind in signature.items() if kind != "i32" or name == "dim" or (name == "n" and not odd)
+            name
+            for name, kind in signature.items()
+            if kind != "i32"
+            or name == "dim"
+            or (name in ("n", "end_j") and not odd)
+            or (name == "begin_j" and not apart)
         ),
         # the products, then the steps to the largest root
         trips=(width / depth, laguerre_steps(count) if masked else 5) if count > 3 else (width / depth,),

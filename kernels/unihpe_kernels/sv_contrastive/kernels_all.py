@@ -284,8 +284,8 @@ def sv_all_reduce(
 ):
     """Add the pieces of `sv_all_backward` up, and the positives' gradient on the diagonals. Grid (rows, columns).
 
-    The rows of a launch are those from `begin` to `end`. The last one has a program for every row, and sees to those from
-    `begin` to ld: beyond the batch they are those of unused samples, zero.
+    The rows of a launch are those from `begin` to `end`. The last one has a program for every row, and sees to those
+    from `begin` to ld: beyond the batch they are those of unused samples, zero.
     """
     row = tl.cast(tl.program_id(0), tl.int64)
     if not LAST:

@@ -576,7 +576,7 @@ def store_masked_gradients(
     return sum_scale
 
 
-@triton.jit(do_not_specialize=["begin", "end", "begin_j", "end_j"])
+@triton.jit(do_not_specialize=["begin", "end"])
 def paired_backward(
     stack,
     inverse_norms,

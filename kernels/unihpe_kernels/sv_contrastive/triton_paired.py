@@ -127,18 +127,20 @@ class Plan:
         self._rows, splits = _split(edge_i, backward["tile_i"], tiles_j * m, backward["programs"])
         self._backward_splits = splits
         of_i, of_j = _ranges(0, rows, edge_i), _ranges(n - others, n, edge_j)
-        self._panels = [(*i, *j) for i in of_i for j in of_j]
+        # the kernel's variant depends on the bounds of the samples, not on those of the anchors
+        launches = {
+            (j, first): Launch(
+                kernels.paired_backward, (tiles_j, m, splits), **of_case, WEIGHTED=weighted, FIRST=first,
+                PRECISION=precision, **_tile(backward),
+            )
+            for j in of_j
+            for first in (True, False)
+        }  # fmt: skip
+        self._panels = [(launches[j, i[0] == 0], (*i, *j)) for i in of_i for j in of_j]
         self._at_once = len(self._panels) == 1 and anchors is None
         self._panel_size = m * edge_i * m * edge_j
         self._sums_size = splits * m * kernels.members_entries(m, case.masked) * aligned(n)
         self._programs = [len(of_j) * tiles_j * m * splits, blocks * m]
-        self._backward = [
-            Launch(
-                kernels.paired_backward, (tiles_j, m, splits), **of_case, WEIGHTED=weighted, FIRST=first,
-                PRECISION=precision, **_tile(backward),
-            )
-            for first in (True, False)
-        ]  # fmt: skip
         self._own = Launch(kernels.paired_own, (blocks, m), **of_case, WEIGHTED=weighted, **by_sample)
         self._embedding_gradient = Launch(
             kernels.paired_embedding_gradient, (triton.cdiv(n, _ROWS),), M=m, NORMALIZE=case.normalize, **by_row
@@ -188,8 +190,8 @@ class Plan:
         of_pairs, of_positives = d_scale.split_with_sizes(self._programs)
         d_stack = new((m * n, dim)) if self._at_once else temperature.new_zeros((m * n, dim))
         rows_of_stack = stack[: m * n * dim].view(m * n, dim)
-        for bounds in self._panels:
-            self._backward[bounds[0] > 0](
+        for launch, bounds in self._panels:
+            launch(
                 stack, inverse_norms, inner, basis, *codes, own, temperature, grad, weights, inverse_total, logsumexp,
                 panel, d_members, of_pairs, anchors, n, dim, *bounds, self._rows,
             )  # fmt: skip
