@@ -115,10 +115,11 @@ gpu-cache: CACHE ?= build/triton-cache
 gpu-cache:
 	PYTHONPATH=.:kernels OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.gpu.cache $(CACHE)
 
-# the whole GPU run on a CPU, at small sizes, on a clock that runs CLOCK times as slow: shows that every part works
+# the whole GPU run on a CPU, at small sizes, on a clock that runs CLOCK times as slow: shows that every part works,
+# or those of STEPS. `make test` goes through three of them
 gpu-rehearsal: CLOCK ?= 1
 gpu-rehearsal:
-	PYTHONPATH=.:kernels $(PYTHON) -m benchmarks.gpu $(or $(OUT),build/gpu-rehearsal) --rehearse --clock $(CLOCK)
+	PYTHONPATH=.:kernels $(PYTHON) -m benchmarks.gpu $(or $(OUT),build/gpu-rehearsal) --rehearse --clock $(CLOCK) $(if $(STEPS),--steps $(STEPS))
 
 # the oldest versions that are supported, in an environment of their own: kernels compile, import and are interpreted
 OLD := .venv-old

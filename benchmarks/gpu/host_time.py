@@ -1,14 +1,16 @@
 """Host time of a step of the loss by its Triton kernels, with launches stubbed: python -m benchmarks.gpu.host_time
 
 Needs no GPU. Everything that the host does for a forward and backward of the public function is done: checks, torch's
-dispatch and autograd, buffers, Triton's binding of every argument; not what a driver adds to a launch, nor the matrix
-products, which are torch's. Processor time of the one thread, medians of blocks.
+dispatch and autograd, buffers, plans, and where a plan has none yet Triton's binding of arguments; not what a driver
+adds to a launch, nor the matrix products, which are torch's. Beside it, in turns, what torch takes of it at the least:
+a bare autograd.Function of as many leaves. The least of many short blocks, on one thread: on a machine that others use
+the ratio counts, and not the time.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -16,20 +18,36 @@ from benchmarks.gpu import stub_driver
 from benchmarks.gpu.cases import DTYPES
 from unihpe_kernels import singular_value_contrastive_loss
 
-BLOCKS, CALLS = 15, 40
+ROUNDS, CALLS = 400, 4
 
 
-def microseconds(work: Callable[[], object]) -> tuple[float, float]:
-    """Of a call: the median and the least of blocks of calls."""
-    for _ in range(CALLS):
-        work()
-    taken = []
-    for _ in range(BLOCKS):
-        start = time.process_time()
-        for _ in range(CALLS):
+def microseconds(works: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Of a call of each, the least of blocks of calls, in turns."""
+    least = dict.fromkeys(works, float("inf"))
+    for _ in range(ROUNDS):
+        for name, work in works.items():
             work()
-        taken.append((time.process_time() - start) / CALLS * 1e6)
-    return statistics.median(taken), min(taken)
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                work()
+            least[name] = min(least[name], (time.perf_counter() - start) / CALLS * 1e6)
+    return least
+
+
+class _Bare(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *leaves: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*leaves)
+        return leaves[0].new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.empty_like(leaf) for leaf in ctx.saved_tensors)
+
+
+def bare(count: int) -> Callable[[], object]:
+    leaves = [torch.zeros((), requires_grad=True) for _ in range(count)]
+    return lambda: torch.autograd.grad(_Bare.apply(*leaves), leaves)
 
 
 def step(count: int, batch: int, width: int, dtype: torch.dtype, negatives: str) -> Callable[[], object]:
@@ -56,8 +74,12 @@ def main() -> None:
         work = step(options.count, options.batch, options.width, DTYPES[options.dtype], options.negatives)
         work()
         launched = len(asked)
-        median, least = microseconds(work)
-    print(f"{median:.0f} us a step, least {least:.0f} us; {launched} kernels; {vars(options)}")
+        least = microseconds({"ours": work, "bare": bare(options.count + 1)})
+    ratio = least["ours"] / least["bare"]
+    print(
+        f"{least['ours']:.0f} us a step, {ratio:.1f} x a bare autograd.Function ({least['bare']:.0f} us); "
+        f"{launched} kernels; {vars(options)}"
+    )
 
 
 if __name__ == "__main__":

@@ -131,8 +131,11 @@ class Child:
 class Run:
     """The steps of one run, and the files that tell of it."""
 
-    def __init__(self, out: Path, rehearsal: bool, clock: float) -> None:
+    def __init__(
+        self, out: Path, rehearsal: bool, clock: float, steps: Sequence[Step], beside: Sequence[Step] = ()
+    ) -> None:
         self._out, self._rehearsal, self._clock = out, rehearsal, clock
+        self._steps, self._all_beside = steps, beside
         self._work = Path(tempfile.mkdtemp(prefix="unihpe-gpu-"))
         self._start = time.monotonic()
         self._record = {**provenance(), "parts": [], "records": []}
@@ -140,9 +143,9 @@ class Run:
 
     def __call__(self) -> None:
         self._take_cache()
-        beside = {step: self._begin(step) for step in BESIDE}
+        beside = {step: self._begin(step) for step in self._all_beside}
         try:
-            for step in STEPS:
+            for step in self._steps:
                 for other in [b for b in beside if step.until > b.until]:
                     self._end(other, beside.pop(other), 0)
                 left = step.until * self._clock - self._seconds()
@@ -202,7 +205,7 @@ class Run:
     def _write(self) -> None:
         """Everything that is known by now."""
         self._record |= {"parts": [asdict(part) for part in self.parts], "records": self._records()}
-        for step in STEPS:
+        for step in self._steps:
             self._record |= {key: value for key, value in self._of(step).items() if key not in self._record}
         write_text(self._out / "gpu.json", json.dumps(self._record, indent=1) + "\n")
         write_text(self._out / "summary.txt", summary(self._record))
@@ -225,7 +228,7 @@ class Run:
         """Of all steps; those of one group and size, with other competitors, are one record, whose ratios are each to
         the time of ours beside it."""
         merged: dict[tuple[str, int], dict[str, Any]] = {}
-        for step in STEPS:
+        for step in self._steps:
             for record in self._of(step).get("records", []):
                 first = merged.setdefault((record["group"], record["size"]), record)
                 first["competitors"] = {**record["competitors"], **first["competitors"]}
@@ -237,13 +240,17 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rehearse", action="store_true", help="go through all of it on a CPU, at small sizes")
     parser.add_argument("--clock", type=float, default=1.0, help="all times by so much (default: %(default)s)")
+    parser.add_argument("--steps", nargs="+", metavar="NAME", help="only these, and nothing beside")
     options = parser.parse_args()
+    if unknown := set(options.steps or ()) - {step.name for step in STEPS}:
+        parser.error(f"--steps must be of {', '.join(step.name for step in STEPS)}, got {', '.join(sorted(unknown))}")
     if not torch.cuda.is_available() and not options.rehearse:
         print("make gpu: torch sees no CUDA device", file=sys.stderr)
         return 1
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(out, options.rehearse, options.clock)
+    steps = STEPS if options.steps is None else [step for step in STEPS if step.name in options.steps]
+    run = Run(out, options.rehearse, options.clock, steps, () if options.steps else BESIDE)
     run()
     print("\n" + (out / "summary.txt").read_text(encoding="utf-8"))
     return int(any(part.failed for part in run.parts))

@@ -19,6 +19,7 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from unihpe_kernels import checks, tuned
+from unihpe_kernels.launching import forget_plans
 from unihpe_kernels.sv_contrastive import triton_paired
 
 ARCHITECTURE = 90
@@ -66,6 +67,9 @@ class _Uncompiled:
     def run(self, *arguments: Any) -> None:
         return None
 
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return lambda *arguments: None
+
 
 @contextlib.contextmanager
 def installed(compiles: bool = True) -> Iterator[list[tuple[str, str]]]:
@@ -100,7 +104,8 @@ def installed(compiles: bool = True) -> Iterator[list[tuple[str, str]]]:
 
 
 def _forget_binders() -> None:
-    """Kernels keep what they compiled by device, and the device is another now."""
+    """Kernels keep what they compiled by device, and plans what they launched; the device is another now."""
+    forget_plans()
     for kernel in every_kernel():
         kernel.device_caches.clear()
 
@@ -114,6 +119,9 @@ def every_kernel() -> list[JITFunction]:
 
     found = {}
     for module in pkgutil.walk_packages(unihpe_kernels.__path__, "unihpe_kernels."):
+        # no other module has any, and some need packages that are not everywhere
+        if not any(word in module.name.split(".")[-1] for word in ("kernels", "triton")):
+            continue
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, JITFunction):
                 found[id(value)] = value

@@ -11,7 +11,7 @@ from benchmarks.static_cost.variant import TARGETS, Variant, Workload
 from unihpe_kernels.procrustes import kernels as kernels_poses
 from unihpe_kernels.small_linalg import gram_kernels, svd3x3_kernels
 from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_rows
-from unihpe_kernels.sv_contrastive.kernels_hollow import laguerre_steps
+from unihpe_kernels.sv_contrastive.kernels_zero_diagonal import laguerre_steps
 from unihpe_kernels.sv_contrastive.triton_paired import setting_names
 from unihpe_kernels.tuned import choose
 
@@ -82,13 +82,13 @@ def _sv_paired(
     options = choose(("default", table), setting_names(direction, count, masked, kind), batch)
     tile_i, tile_j, depth = options["tile_i"], options["tile_j"], options["depth"]
     kernel = {"forward": kernels_paired.paired_forward, "backward": kernels_paired.paired_backward}[direction]
-    constants: dict[str, Any] = {"COUNT": count, "MASKED": masked, "PRECISION": precision}
+    constants: dict[str, Any] = {"M": count, "MASKED": masked, "PRECISION": precision}
     constants |= {"TILE_I": tile_i, "TILE_J": tile_j, "DEPTH": depth, "SWAP": bool(options.get("swap"))}
     if direction == "backward":
         constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
     types = {"stack": f"*{dtype}", "panel": f"*{dtype}"}
     types["own"] = "*i64"
-    types |= dict.fromkeys(("anchors", "n", "width", "columns", "begin", "end", "rows"), "i32")
+    types |= dict.fromkeys(("anchors", "n", "dim", "columns", "begin", "end", "begin_j", "end_j", "rows"), "i32")
     constants |= {} if apart else {"anchors": None, "own": None}
     codes = dict.fromkeys(("anchor_codes", "pool_codes"), "*i32" if masked else None)
     constants |= {} if masked else codes
@@ -120,7 +120,12 @@ def _sv_paired(
         num_warps=options["num_warps"],
         num_stages=options["num_stages"],
         divisible=tuple(
-            name for name, kind in signature.items() if kind != "i32" or name == "width" or (name == "n" and not odd)
+            name
+            for name, kind in signature.items()
+            if kind != "i32"
+            or name == "dim"
+            or (name in ("n", "end_j") and not odd)
+            or (name == "begin_j" and not apart)
         ),
         # the products, then the steps to the largest root
         trips=(width / depth, laguerre_steps(count) if masked else 5) if count > 3 else (width / depth,),
@@ -187,7 +192,7 @@ def _small(
     types = {name: "*fp32" for name in kernel.arg_names if name not in constexprs}
     types |= dict.fromkeys(scalars.split(), "i32") | dict.fromkeys(half.split(), "*bf16")
     pointers = tuple(name for name, kind in types.items() if kind.startswith("*"))
-    name = kernel.__name__ + (f", M = {constexprs['COUNT']}" if "COUNT" in constexprs else "")
+    name = kernel.__name__ + (f", M = {constexprs['M']}" if "M" in constexprs else "")
     return Variant(
         name, kernel, types, constexprs, unit, per_iteration, divisible=pointers, **{"max_registers": 128, **more}
     )
@@ -241,20 +246,20 @@ VARIANTS: list[Variant] = [
         kernels_all.sv_all_reduce, "ld begin end count_a count_b count_c", {"LAST": True, "BLOCK": 256}, "piece", 256
     ),
     _small(
-        kernels_rows.unit_rows_of_three, "n ld width",
+        kernels_rows.unit_rows_of_three, "n ld dim",
         {**_BARE, "complete": None, "NORMALIZE": True, "ROWS": 4, "BLOCK": 256}, "entry", 4 * 256, half="x y z",
     ),
     _small(
-        kernels_rows.embedding_gradients_of_three, "n ld width",
+        kernels_rows.embedding_gradients_of_three, "n ld dim",
         {"NORMALIZE": True, "ROWS": 4, "BLOCK": 256}, "entry", 4 * 256, half="d_x d_y d_z",
     ),
     _small(
-        kernels_rows.mean_over_anchors, "n", {**_BARE, **_UNWEIGHTED, "present": None, "COUNT": 3, "BLOCK": 1024},
+        kernels_rows.mean_over_anchors, "n", {**_BARE, **_UNWEIGHTED, "present": None, "M": 3, "BLOCK": 1024},
         "sample", 1024,
     ),
     _small(
         kernels_rows.weights_and_temperature_gradient, "n parts open_parts",
-        {**_BARE, "present": None, "COUNT": 3, "BLOCK": 1024}, "piece", 1024,
+        {**_BARE, "present": None, "M": 3, "BLOCK": 1024}, "piece", 1024,
     ),
     *(
         Variant(
@@ -263,32 +268,32 @@ VARIANTS: list[Variant] = [
             {
                 "embeddings": ("*bf16",) * count, "stack": "*bf16",
                 **dict.fromkeys(("powers", "inverse_norms", "inner"), "*fp32"),
-                "n": "i32", "width": "i32", **({"used": "*u8"} if masked else {}),
+                "n": "i32", "dim": "i32", **({"used": "*u8"} if masked else {}),
             },
-            {"COUNT": count, "MASKED": masked, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128}
+            {"M": count, "MASKED": masked, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128}
             | ({} if masked else {"used": None}),
-            "entry", 4 * 128, max_registers=255, divisible=("stack", "powers", "inverse_norms", "inner", "width"),
+            "entry", 4 * 128, max_registers=255, divisible=("stack", "powers", "inverse_norms", "inner", "dim"),
         )
         for count, masked in ((3, True), (8, False))
     ),
     *(
         _small(
             kernels_paired.paired_finish, "n splits",
-            {**_BARE, "OTHERS": False, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
+            {**_BARE, "OTHERS": False, "anchor_codes": None, "M": count, "BLOCK": 32}, "piece", 32, num_warps=1,
         )
         for count in (3, 8)
     ),
     *(
         _small(
             kernels_paired.paired_own, "n splits",
-            {**_BARE, **_UNWEIGHTED, "anchor_codes": None, "COUNT": count, "BLOCK": 32}, "piece", 32, num_warps=1,
+            {**_BARE, **_UNWEIGHTED, "anchor_codes": None, "M": count, "BLOCK": 32}, "piece", 32, num_warps=1,
             max_registers=255,
         )
         for count in (3, 5)
     ),
     *(
         _small(
-            kernels_paired.paired_basis, "n", {"COUNT": count, "BLOCK": 32}, "sample", 32, num_warps=1,
+            kernels_paired.paired_basis, "n", {"M": count, "BLOCK": 32}, "sample", 32, num_warps=1,
             max_registers=255,
         )
         for count in (4, 8)
@@ -299,11 +304,11 @@ VARIANTS: list[Variant] = [
             kernels_paired.paired_embedding_gradient,
             {
                 **dict.fromkeys(("powers", "inverse_norms", "d_stack", "d_own"), "*fp32"), "stack": "*bf16",
-                "outs": ("*bf16",) * count, "n": "i32", "width": "i32",
+                "outs": ("*bf16",) * count, "n": "i32", "dim": "i32",
             },
-            {"COUNT": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
+            {"M": count, "NORMALIZE": True, "ROWS": 4, "BLOCK": 128},
             "entry", 4 * 128, max_registers=128,
-            divisible=("stack", "powers", "inverse_norms", "d_stack", "d_own", "width"),
+            divisible=("stack", "powers", "inverse_norms", "d_stack", "d_own", "dim"),
         )
         for count in (3, 5)
     ),

@@ -58,6 +58,13 @@ def check_tensor(
         dtypes: the dtypes allowed.
         like: a tensor whose device must be shared.
     """
+    if (
+        isinstance(value, Tensor)
+        and value.shape == shape
+        and value.dtype in dtypes
+        and (like is None or value.device == like.device)
+    ):
+        return  # the usual case, at once
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape {_show(shape)}, got {type(value).__name__}")
     batched = bool(shape) and shape[0] is ...

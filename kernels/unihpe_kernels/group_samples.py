@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.collectives import Wire
+from unihpe_kernels.sv_contrastive.arguments import modality_codes
 
 # Bytes of the gathered embeddings and their gradients up to which "paired" gathers: fewer and larger transfers and
 # matrix products than in a ring. Beyond, the ring: memory for some five blocks of one rank.
@@ -15,8 +16,7 @@ def codes_of_ranks(wire: Wire, own: Tensor, present: Tensor | None) -> Tensor:
     count = own.shape[1]
     codes = torch.full((len(own),), 2**count - 1, dtype=torch.uint8, device=own.device)
     if present is not None:
-        bits = 1 << torch.arange(count, dtype=torch.uint8, device=own.device)
-        codes = (present * bits[:, None]).sum(0, dtype=torch.uint8)
+        codes = modality_codes(present, torch.uint8)
     return wire.gather(codes).long()
 
 

@@ -57,7 +57,32 @@ class SharesGroup:
         return {**vars(self), "group": None}
 
 
-class SingularValueContrastiveLoss(SharesGroup, nn.Module):
+class _Loss(SharesGroup, nn.Module):
+    """What the losses below have in common: a temperature, and options of the function behind them."""
+
+    def __init__(
+        self,
+        temperature: float,
+        learnable_temperature: bool,
+        normalize: bool,
+        backend: Backend,
+        group: "ProcessGroup | None",
+    ) -> None:
+        super().__init__()
+        check_backend_name(backend)
+        self.temperature = Temperature(temperature, learnable_temperature)
+        self.normalize, self.backend, self.group = normalize, backend, group
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "temperature": self.temperature(),
+            "normalize": self.normalize,
+            "backend": self.backend,
+            "group": self.group,
+        }
+
+
+class SingularValueContrastiveLoss(_Loss):
     """`unihpe_kernels.singular_value_contrastive_loss` with a temperature that is learned.
 
     temperature: start value, in [0.01, 1]. negatives: "paired", or "all" for two or three modalities. normalize:
@@ -77,29 +102,20 @@ class SingularValueContrastiveLoss(SharesGroup, nn.Module):
         backend: Backend = "auto",
         group: "ProcessGroup | None" = None,
     ) -> None:
-        super().__init__()
+        super().__init__(temperature, learnable_temperature, normalize, backend, group)
         if negatives not in ("paired", "all"):
             raise ValueError(f'negatives must be "paired" or "all", got {negatives!r}')
-        check_backend_name(backend)
-        self.temperature = Temperature(temperature, learnable_temperature)
-        self.negatives, self.normalize, self.backend, self.group = negatives, normalize, backend, group
+        self.negatives = negatives
 
     def forward(self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Two or more embeddings [B, D], usually image, pose2d, pose3d. weights: [B]; present: bool [M, B], which
         modality each sample has (all when None). Returns a scalar."""
         return singular_value_contrastive_loss(
-            embeddings,
-            temperature=self.temperature(),
-            negatives=self.negatives,
-            weights=weights,
-            present=present,
-            normalize=self.normalize,
-            group=self.group,
-            backend=self.backend,
+            embeddings, negatives=self.negatives, weights=weights, present=present, **self._options()
         )
 
 
-class PairwiseInfoNCE(SharesGroup, nn.Module):
+class PairwiseInfoNCE(_Loss):
     """Symmetric cosine InfoNCE (Radford et al. 2021) over every two of two to eight modalities, in O(B D) memory.
 
     temperature: start value, in [0.01, 1]. group: a torch.distributed process group, whose ranks each hold a part of
@@ -116,10 +132,7 @@ class PairwiseInfoNCE(SharesGroup, nn.Module):
         normalize: bool = True,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__()
-        check_backend_name(backend)
-        self.temperature = Temperature(temperature, learnable_temperature)
-        self.group, self.normalize, self.backend = group, normalize, backend
+        super().__init__(temperature, learnable_temperature, normalize, backend, group)
 
     def forward(self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Two or more embeddings [B, D]; weights: [B]; present: bool [M, B].
@@ -127,18 +140,10 @@ class PairwiseInfoNCE(SharesGroup, nn.Module):
         A sample is an anchor of a pair where it has both modalities, and a candidate where it has the one looked for.
         Returns the weighted mean over anchors and directions; 0 where there are none.
         """
-        return pairwise_contrastive_loss(
-            embeddings,
-            temperature=self.temperature(),
-            weights=weights,
-            present=present,
-            normalize=self.normalize,
-            group=self.group,
-            backend=self.backend,
-        )
+        return pairwise_contrastive_loss(embeddings, weights=weights, present=present, **self._options())
 
 
-class _TupleLoss(SharesGroup, nn.Module):
+class _TupleLoss(_Loss):
     """One modality against the tuples of the others, both ways, with label smoothing: what GRAM and TRIANGLE train."""
 
     score: str
@@ -154,26 +159,20 @@ class _TupleLoss(SharesGroup, nn.Module):
         backend: Backend = "auto",
         group: "ProcessGroup | None" = None,
     ) -> None:
-        super().__init__()
-        check_backend_name(backend)
-        self.temperature = Temperature(temperature, learnable_temperature)
+        super().__init__(temperature, learnable_temperature, normalize, backend, group)
         self.label_smoothing, self.anchors, self.direction = label_smoothing, anchors, direction
-        self.normalize, self.backend, self.group = normalize, backend, group
 
     def forward(self, *embeddings: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """The embeddings [B, D], the anchor's first; weights: [B]; present: bool [M, B]. Returns a scalar."""
         return tuple_contrastive_loss(
             embeddings,
             score=self.score,
-            temperature=self.temperature(),
             anchors=self.anchors,
             direction=self.direction,
             label_smoothing=self.label_smoothing,
             weights=weights,
             present=present,
-            normalize=self.normalize,
-            group=self.group,
-            backend=self.backend,
+            **self._options(),
         )
 
 
@@ -237,7 +236,7 @@ class SymileLoss(SharesGroup, nn.Module):
         )
 
 
-class SigLIPLoss(SharesGroup, nn.Module):
+class SigLIPLoss(_Loss):
     """The sigmoid loss of two modalities (Zhai et al. 2023), or its mean over every two of more, in O(B D) memory.
 
     temperature and bias: start values, SigLIP's by default (its t' = log 10 is a temperature of 0.1). normalize,
@@ -254,23 +253,12 @@ class SigLIPLoss(SharesGroup, nn.Module):
         backend: Backend = "auto",
         group: "ProcessGroup | None" = None,
     ) -> None:
-        super().__init__()
-        check_backend_name(backend)
-        self.temperature = Temperature(temperature, learnable_temperature)
+        super().__init__(temperature, learnable_temperature, normalize, backend, group)
         self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learnable_bias)
-        self.normalize, self.backend, self.group = normalize, backend, group
 
     def forward(self, *embeddings: Tensor, weights: Tensor | None = None) -> Tensor:
         """Two or more embeddings [B, D]; weights: [B]. Returns a scalar."""
-        return pairwise_sigmoid_loss(
-            embeddings,
-            self.temperature(),
-            self.bias,
-            weights=weights,
-            normalize=self.normalize,
-            backend=self.backend,
-            group=self.group,
-        )
+        return pairwise_sigmoid_loss(embeddings, bias=self.bias, weights=weights, **self._options())
 
 
 class OpenClipLoss(nn.Module):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 _NAMESPACE = "unihpe_kernels"
+_OF_DEVICES = (torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA)
 
 
 @dataclass
@@ -149,6 +150,9 @@ def refuse_gradients(operator: torch._ops.OpOverload, reason: str) -> None:
 def below_autograd(operator: torch._ops.OpOverload, keyset: Any, *arguments: Any) -> Any:
     """The operator's own kernel, from within its kernel for autograd."""
     with torch._C._AutoDispatchBelowAutograd():
+        following = (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId()
+        if following in _OF_DEVICES:  # nothing comes between: torch need not look for it
+            return _registered[_name(operator)].functions["kernel"](*arguments)
         return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
 

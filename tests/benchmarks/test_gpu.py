@@ -94,11 +94,10 @@ def test_a_part_that_fails_or_lasts_leaves_the_others(monkeypatch, tmp_path) -> 
         Step("told", 34, f"{source}/told.py", informational=True),
         Step("good", 44, f"{source}/good.py {{out}}/{{name}}.json"),
     )  # fmt: skip
-    monkeypatch.setattr(gpu, "STEPS", steps)
-    monkeypatch.setattr(gpu, "BESIDE", (Step("beside", 30, f"{source}/slow.py", True),))
+    beside = (Step("beside", 30, f"{source}/slow.py", True),)
     monkeypatch.setattr(gpu, "CACHE", tmp_path / "none")
     start = time.monotonic()
-    run = Run(out, rehearsal=False, clock=1.0)
+    run = Run(out, rehearsal=False, clock=1.0, steps=steps, beside=beside)
     run()
     assert time.monotonic() - start < 44
     parts = {part.name: part for part in run.parts}
@@ -116,9 +115,23 @@ def test_a_part_that_fails_or_lasts_leaves_the_others(monkeypatch, tmp_path) -> 
         assert archive.extractfile("bad.log").read() == b"x\n"
 
 
-def test_what_a_part_measured_in_several_calls_is_one_record(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(gpu, "STEPS", (Step("a", 1, ""), Step("b", 2, "")))
-    run = Run(tmp_path, rehearsal=False, clock=1.0)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_short_rehearsal_is_green(tmp_path) -> None:
+    """Parts of every kind through the command itself: a script, tests dealt out, a benchmark."""
+    steps = ("environment", "correctness", "ceilings")
+    command = [sys.executable, "-m", "benchmarks.gpu", str(tmp_path), "--rehearse", "--clock", "9", "--steps", *steps]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/kernels"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert [(part["name"], part["status"]) for part in record["parts"]] == [(name, "ok") for name in steps]
+    assert record["parts"][1]["tests"]["outcomes"]["passed"] >= 1
+    assert record["records"][0]["competitors"]
+    assert (tmp_path / "summary.txt").read_text() in done.stdout
+
+
+def test_what_a_part_measured_in_several_calls_is_one_record(tmp_path) -> None:
+    run = Run(tmp_path, rehearsal=False, clock=1.0, steps=(Step("a", 1, ""), Step("b", 2, "")))
     for name, competitors in (("a", {"ours": {"median_s": 1}}), ("b", {"ours": {"median_s": 2}, "p": {"ratio": 3}})):
         record = {"group": "g", "size": 8, "competitors": competitors}
         (run._work / f"{name}.json").write_text(json.dumps({"records": [record]}))

@@ -10,6 +10,7 @@ from tests.kernels.test_sv_op import LargestTensor
 from tests.kernels.test_sv_scores import KINDS, stacks
 from unihpe_kernels import native, scratch, singular_value_contrastive_loss
 from unihpe_kernels.sv_contrastive import native_backend, native_pairs
+from unihpe_kernels.sv_contrastive.arguments import Arguments
 from unihpe_kernels.sv_contrastive.native_pairs import NativePairs
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
@@ -144,9 +145,10 @@ def test_memory_is_linear(monkeypatch, count):
     embeddings = [e.detach() for e in random_embeddings(count, 1024, 8, torch.float32)]
     temperature = torch.tensor(0.1)
     with LargestTensor() as largest:
-        saved = native_backend.forward(embeddings, temperature, None, None, "paired", True)
-        native_backend.backward(torch.ones(()), embeddings, temperature, None, None, *saved, "paired", True)
-    assert saved[3].numel() == count * 1024  # the shares; no table
+        given = Arguments(embeddings, temperature, None, None, "paired", True, "native")
+        outputs = native_backend.forward(given)
+        native_backend.backward(torch.ones(()), given, outputs)
+    assert outputs.saved.numel() == count * 1024  # the shares; no table
     # two tables at once; the embeddings are B M D = 32,768; B^2 would be 1,048,576
     assert 2**14 <= largest.elements <= 4 * 2**14
 

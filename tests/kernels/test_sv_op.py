@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from tests.support.memory import peak_bytes
 from unihpe_kernels import scratch, singular_value_contrastive_loss
+from unihpe_kernels.sv_contrastive.arguments import Arguments
 from unihpe_kernels.sv_contrastive.op import sv_contrastive, sv_contrastive_backward
 
 pytestmark = pytest.mark.usefixtures("cpu_backend")
@@ -51,7 +52,7 @@ def check_operators(arguments_with_grad, arguments):
     torch.library.opcheck(sv_contrastive, arguments_with_grad)
     outputs = sv_contrastive(*arguments)
     grad = torch.ones((), dtype=outputs[0].dtype).expand(())
-    backward_arguments = (grad, *arguments[:4], *outputs, *arguments[4:])
+    backward_arguments = (grad, *arguments[:4], list(outputs), *arguments[4:])
     torch.library.opcheck(sv_contrastive_backward, backward_arguments)
 
 
@@ -125,8 +126,8 @@ def largest_tensor(count: int, batch: int, negatives: str) -> int:
     embeddings = [e.detach() for e in random_embeddings(count, batch, 8, torch.float32)]
     temperature = torch.tensor(0.1)
     with LargestTensor() as largest:
-        saved = torch_backend.forward(embeddings, temperature, None, None, negatives, True)
-        torch_backend.backward(torch.ones(()), embeddings, temperature, None, None, *saved, negatives, True)
+        given = Arguments(embeddings, temperature, None, None, negatives, True, "torch")
+        torch_backend.backward(torch.ones(()), given, torch_backend.forward(given))
     return largest.elements
 
 
@@ -236,8 +237,9 @@ def test_saved_tensors_may_come_back_at_any_address(count, negatives):
 
     def unpack(packed):
         shape, dtype, content = packed
-        apart = torch.frombuffer(bytearray(4) + bytearray(content), dtype=torch.uint8)  # not where vectors begin
-        return apart[4:].view(dtype).view(shape) if content else torch.empty(shape, dtype=dtype)
+        first = dtype.itemsize  # not where vectors begin
+        apart = torch.frombuffer(bytearray(first) + bytearray(content), dtype=torch.uint8)
+        return apart[first:].view(dtype).view(shape) if content else torch.empty(shape, dtype=dtype)
 
     embeddings = [e.requires_grad_() for e in random_embeddings(count, 40, 16, torch.float32)]
     expected = torch.autograd.grad(singular_value_contrastive_loss(embeddings, negatives=negatives), embeddings)

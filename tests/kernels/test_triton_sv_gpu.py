@@ -26,8 +26,10 @@ def on_gpu(count, batch, width, dtype=torch.float32):
 
 
 def step(embeddings, temperature, grad, negatives, present=None):
+    """The loss and its gradients. Without the loss's graph: what it knows of the leaves' streams would draw the default
+    stream into a later capture."""
     loss = singular_value_contrastive_loss(embeddings, temperature=temperature, negatives=negatives, present=present)
-    return loss, *torch.autograd.grad(loss, [*embeddings, temperature], grad)
+    return loss.detach(), *torch.autograd.grad(loss, [*embeddings, temperature], grad)
 
 
 @pytest.mark.parametrize(("negatives", "count"), [("all", 3), ("paired", 2), ("paired", 3), ("paired", 4)])

@@ -9,6 +9,7 @@ from tests.kernels.triton_sv_cases import triton_loss
 
 pytest.importorskip("triton")
 from unihpe_kernels.sv_contrastive import triton_all, triton_backend, triton_paired
+from unihpe_kernels.sv_contrastive.arguments import Arguments
 
 KINDS = [("all", 3), ("paired", 2), ("paired", 3), ("paired", 4)]
 
@@ -67,13 +68,13 @@ def test_no_tf32_unless_torch_allows_it(set_precision, float_precision):
 def test_saved_tables_are_aligned(negatives, count, batch):
     """Kernels are compiled for pointers of 16 bytes; with others they are slow, and the counted code is not theirs."""
     embeddings = [torch.empty(batch, 7) for _ in range(count)]
-    saved = torch.empty(triton_backend.saved_size(embeddings, None, negatives))
+    given = Arguments(embeddings, torch.tensor(0.1), None, None, negatives, True, "triton")
+    saved = torch.empty(triton_backend.saved_size(given))
+    views_of = triton_backend._Batch(given, saved)
     if negatives == "all":
-        views = vars(triton_all.view_saved(saved[triton_backend._HEADER :], batch, 7))
+        views = vars(triton_all.view_saved(views_of.triples, batch, 7))
     else:
-        paired = triton_backend._paired(saved, embeddings, None, negatives)
-        assert paired is not None
-        views = vars(paired.tables)
+        views = views_of.case.view_tables(views_of.tables)._asdict()
     assert len(views) == (4 if negatives == "all" else 6)
     for name, view in views.items():
         assert view.numel() == 0 or (view.data_ptr() - saved.data_ptr()) % 128 == 0, name

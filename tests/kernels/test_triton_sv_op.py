@@ -38,7 +38,7 @@ def test_opcheck(options, dtype):
     arguments = operator_arguments(options, dtype, grad=False)
     outputs = sv_contrastive(*arguments)
     grad = torch.ones((), dtype=outputs[0].dtype, device=DEVICE).expand(())
-    torch.library.opcheck(sv_contrastive_backward, (grad, *arguments[:4], *outputs, *arguments[4:]))
+    torch.library.opcheck(sv_contrastive_backward, (grad, *arguments[:4], list(outputs), *arguments[4:]))
 
 
 def on_device(embeddings, **options):

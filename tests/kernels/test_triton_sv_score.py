@@ -23,7 +23,7 @@ triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 closed_form = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_score")
 arrowhead = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_arrowhead")
-hollow_vector = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_hollow").hollow_vector
+zero_diagonal_vector = pytest.importorskip("unihpe_kernels.sv_contrastive.kernels_zero_diagonal").zero_diagonal_vector
 triple_mu, triple_sigma, triple_gradient = closed_form.triple_mu, closed_form.triple_sigma, closed_form.triple_gradient
 arrowhead_root, arrowhead_gradient = arrowhead.arrowhead_root, arrowhead.arrowhead_gradient
 arrowhead_entry = arrowhead.arrowhead_entry
@@ -196,7 +196,7 @@ def _score_hollows(entries, mus, vectors, count, n: tl.constexpr, LANES: tl.cons
     h = ()
     for k in tl.static_range(n * (n - 1) // 2):
         h = h + (tl.load(entries + k * count + lane, mask=inside, other=0.0),)  # noqa: RUF005
-    mu, vector, inverse_square = hollow_vector(h, n)
+    mu, vector, inverse_square = zero_diagonal_vector(h, n)
     tl.store(mus + lane, mu, mask=inside)
     for k in tl.static_range(n):
         tl.store(vectors + k * count + lane, vector[k] * tl.sqrt(inverse_square), mask=inside)

@@ -7,6 +7,7 @@ from tests.kernels.sv_cases import check_against, random_embeddings
 from tests.kernels.triton_device import needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers, triton_loss  # noqa: F401
 from unihpe_kernels import singular_value_contrastive_loss
+from unihpe_kernels.launching import Launch
 
 triton_all = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_all")
 triton_paired = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_paired")
@@ -55,14 +56,26 @@ def test_turns_of_all(monkeypatch, masked):
 
 
 def count_calls(monkeypatch, module, name):
-    kernel, calls = getattr(module, name), []
+    """Grids of the launches of a kernel, by Triton's binder or by a plan that has what it found."""
+    kernel, calls, call = getattr(module, name), [], Launch.__call__
 
     class Counted:
         def __getitem__(self, grid):
             calls.append(grid)
             return kernel[grid]
 
-    monkeypatch.setattr(module, name, Counted())
+        def __getattr__(self, attribute):
+            return getattr(kernel, attribute)
+
+    def counted(launch, *arguments):
+        if launch._compiled is not None and launch._kernel is stand_in:
+            calls.append(launch._grid)
+        call(launch, *arguments)
+
+    stand_in = Counted()
+    monkeypatch.setattr(module, name, stand_in)
+    monkeypatch.setattr(Launch, "__call__", counted)
+    monkeypatch.setattr(triton_paired, "_plan", triton_paired._plan.__wrapped__)
     return calls
 
 
@@ -79,23 +92,23 @@ def test_tiles_and_splits_of_paired(monkeypatch, count, programs, swap):
 
 @pytest.mark.parametrize(("count", "masked"), [(2, True), (3, False), (3, True), (4, False)])
 def test_panels_of_paired(monkeypatch, count, masked):
-    """Panels of 16 anchors, the last of nine: too few for a second split."""
+    """Panels of 16 anchors and 16 samples, the last of nine: too few for a second split."""
     monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 0)
     use_settings(monkeypatch, triton_paired, **SMALL, programs=40)
     calls = count_calls(monkeypatch, triton_paired.kernels, "paired_backward")
     embeddings = random_embeddings(count, 41, 7, torch.float32)
     check_against(triton_loss, embeddings, negatives="paired", **options_for(count, 41, masked))
-    assert len(calls) == 3
+    assert len(calls) == 9
 
 
 def test_panels_of_several_splits(monkeypatch):
-    """Panels of 32 anchors in two splits, the last of nine in one of them."""
-    monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 4 * 4 * 4 * 41 * 32)
+    """Panels of 32 anchors in two splits and 32 samples, the last of nine in one of them."""
+    monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 4 * 4 * 4 * 32 * 32)
     use_settings(monkeypatch, triton_paired, **SMALL, programs=40)
     calls = count_calls(monkeypatch, triton_paired.kernels, "paired_backward")
     embeddings = random_embeddings(4, 41, 7, torch.float32)
     check_against(triton_loss, embeddings, negatives="paired", **options_for(4, 41, masked=False))
-    assert [grid[2] for grid in calls] == [2, 2]
+    assert [grid[2] for grid in calls] == [2] * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

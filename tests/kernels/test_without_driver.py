@@ -1,5 +1,6 @@
 """What the launchers ask of Triton, under its own binder with a driver that launches nothing: no GPU is needed."""
 
+import math
 import os
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ pytestmark = [
 
 from benchmarks.gpu import stub_driver  # noqa: E402
 from unihpe_kernels import checks, singular_value_contrastive_loss  # noqa: E402
-from unihpe_kernels.sv_contrastive import triton_backend  # noqa: E402
+from unihpe_kernels.launching import Launch  # noqa: E402
+from unihpe_kernels.sv_contrastive import triton_backend, triton_paired  # noqa: E402
 
 
 def step(batch, count=3, width=32, negatives="paired", temperature=None):
@@ -83,3 +85,81 @@ def test_a_capture_is_noticed(monkeypatch):
     with checks.on_device(SimpleNamespace(device=torch.device("cuda", 0))):
         assert knobs.runtime.jit_cache_hook is not None
     assert knobs.runtime.jit_cache_hook is None
+
+
+def loss_of(batch=48, count=3, dim=32, dtype=torch.float32, weights=None, missing=False, normalize=True, off=()):
+    """A step, of which the tensors named in `off` lie one element off: not at a multiple of 16 bytes."""
+
+    def tensor(name, *shape, dtype=dtype):
+        whole = torch.zeros(math.prod(shape) + 1, dtype=dtype)
+        return whole[int(name in off) :][: math.prod(shape)].view(shape).requires_grad_(dtype != torch.bool)
+
+    embeddings = [tensor(f"embedding{m}", batch, dim) for m in range(count)]
+    loss = singular_value_contrastive_loss(
+        embeddings, temperature=tensor("temperature", dtype=torch.float32), normalize=normalize, backend="triton",
+        weights=None if weights is None else tensor("weights", batch, dtype=weights),
+        present=tensor("present", count, batch, dtype=torch.bool) if missing else None,
+    )  # fmt: skip
+    torch.autograd.grad(loss, embeddings, tensor("grad", dtype=torch.float32))
+
+
+DOUBLE_TILE = {"tile_i": 32, "tile_j": 32, "depth": 32, "num_warps": 8, "num_stages": 1, "programs": 64}
+CHANGES = {
+    "batch": {"batch": 47},
+    "batch of whole blocks": {"batch": 64},
+    "one sample": {"batch": 1},
+    "dim": {"dim": 33},
+    "modalities": {"count": 2},
+    "four modalities": {"count": 4},
+    "dtype": {"dtype": torch.bfloat16},
+    "another dtype of one size": {"dtype": torch.float16},
+    "weights": {"weights": torch.float32},
+    "dtype of the weights": {"weights": torch.float64},
+    "masks": {"missing": True},
+    "normalize": {"normalize": False},
+    **{f"address of {name}": {"off": (name,)} for name in ("embedding0", "embedding2", "temperature", "grad")},
+    "address of weights": {"weights": torch.float32, "off": ("weights",)},
+    "address of masks": {"missing": True, "off": ("present",)},
+}
+
+
+@pytest.mark.parametrize("change", ["settings", "precision", *CHANGES])
+def test_a_plan_launches_what_triton_would_choose(monkeypatch, asked, change):
+    """Plans of unlike calls must not be taken for each other: every launch is compared with what Triton's binder finds
+    for the same arguments, its own kept plan or not."""
+    ran, checked = [], []
+    monkeypatch.setattr(stub_driver._Uncompiled, "run", lambda kernel, *_: ran.append(kernel))
+    monkeypatch.setattr(stub_driver._Uncompiled, "__getitem__", lambda kernel, grid: lambda *_: ran.append(kernel))
+    call = Launch.__call__
+
+    def compared(launch, *arguments):
+        call(launch, *arguments)
+        launch._kernel[launch._grid](*arguments, **launch._settings)
+        assert ran[-1] is ran[-2], launch._kernel.__name__
+        checked.append(launch)
+
+    monkeypatch.setattr(Launch, "__call__", compared)
+    loss_of()
+    loss_of()
+    of_a_step = len(checked) // 2
+    launches = list(checked)
+    assert launches[:of_a_step] == launches[of_a_step:]  # the second step is the first one's plan
+    with monkeypatch.context() as patch:
+        options = dict(CHANGES.get(change, {}))
+        if change == "settings":
+            patch.setattr(triton_paired, "settings", lambda *_: DOUBLE_TILE)
+        if change == "precision":
+            patch.setattr(triton_paired, "_precision", lambda dtype: "tf32x3")
+        for _ in range(2):
+            loss_of(**options)
+        others = checked[2 * of_a_step :]
+        if change == "settings":
+            assert {launch._settings["TILE_I"] for launch in others if "TILE_I" in launch._settings} == {32}
+        elif change == "precision":
+            assert {launch._settings["PRECISION"] for launch in others if "PRECISION" in launch._settings} == {"tf32x3"}
+        elif "address" not in change:  # sizes go along with a plan
+            assert not set(launches) & set(others)
+    before = len(asked)
+    loss_of()
+    assert checked[-of_a_step:] == launches[:of_a_step]
+    assert len(asked) == before

@@ -112,5 +112,4 @@ def _loss(group: "ProcessGroup | None", check: Callable[[], Arguments]) -> Tenso
     given = check()
     batch = given.embeddings[0].shape[0]
     spec = given.spec._replace(backend=given.resolve_backend(batch))
-    bias = None if given.bias is None else given.tensor(given.bias)
-    return contrastive(given.embeddings, given.tau(), bias, given.weights, given.present, spec.text)[0]
+    return contrastive(given.embeddings, given.tau, given.bias_tensor, given.weights, given.present, spec.text)[0]

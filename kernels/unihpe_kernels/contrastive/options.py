@@ -13,6 +13,7 @@ from unihpe_kernels.scores import SCORES
 from unihpe_kernels.sv_contrastive.arguments import (
     MAX_MODALITIES,
     MIN_TEMPERATURE,
+    as_tensor,
     check_embeddings,
     check_unit_rows,
 )
@@ -82,16 +83,14 @@ class Arguments(NamedTuple):
     present: Tensor | None
     spec: Spec  # its backend may be "auto"
 
-    def tensor(self, value: float | Tensor) -> Tensor:
-        """A number as a tensor []."""
-        if isinstance(value, Tensor):
-            return value
-        first = self.embeddings[0]
-        dtype = torch.promote_types(first.dtype, torch.float32)
-        return torch.full((), value, dtype=dtype, device=first.device)
-
+    @property
     def tau(self) -> Tensor:
-        return self.tensor(self.temperature)
+        """The temperature as a tensor []."""
+        return as_tensor(self.temperature, self.embeddings[0])
+
+    @property
+    def bias_tensor(self) -> Tensor | None:
+        return None if self.bias is None else as_tensor(self.bias, self.embeddings[0])
 
     def resolve_backend(self, batch: int) -> Literal["triton", "native", "torch"]:
         """The backend that will run, for tuples from `batch` samples.

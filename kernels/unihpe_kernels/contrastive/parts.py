@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.contrastive.options import Spec
+from unihpe_kernels.sv_contrastive.arguments import modality_codes
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ class Part:
         """int32 [B], bit p: has the p-th of the modalities."""
         if present is None:
             return None
-        bits = 1 << torch.arange(len(self.modalities), dtype=torch.int32, device=present.device)
-        return (present[list(self.modalities)] * bits[:, None]).sum(0, dtype=torch.int32)
+        return modality_codes(present[list(self.modalities)], torch.int32)
 
 
 def make_parts(
@@ -85,11 +85,6 @@ def make_parts(
         else:
             others = (pool & ~exact).nonzero()[:, 0]
             yield Part(modalities, places, rows, exact.nonzero()[:, 0], None, (Others(others),) if len(others) else ())
-
-
-def modality_codes(present: Tensor) -> Tensor:
-    """int64 [B], bit m: has modality m."""
-    return (present.long() << torch.arange(len(present), device=present.device)[:, None]).sum(0)
 
 
 def further(spec: Spec, part: Part, codes: Tensor | None) -> list[tuple[Tensor | None, tuple[int, ...] | None]]:

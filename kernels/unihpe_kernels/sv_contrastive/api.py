@@ -32,7 +32,7 @@ def singular_value_contrastive_loss(
 
     With z_m[i] the L2-normalised embedding of sample i in modality m, the score of a tuple (i_1 .. i_M) is sigma_1 of
     the M x D matrix of its rows: sqrt(M) when all are parallel, 1 when all are orthogonal. Anchor (m, i) is to score
-    its own tuple (i, .., i) above the tuples N(m, i) that it is set against:
+    its positive (i, .., i) above the tuples N(m, i) that it is set against:
 
         L[m, i] = -log( exp(score(i, .., i)/tau) / sum over t in N(m, i) of exp(score(t)/tau) )
 
@@ -95,8 +95,6 @@ def singular_value_contrastive_loss(
         return loss_over_group(group, check)
     given = check()
     batch = given.embeddings[0].shape[0]
-    if given.has_triples():
+    if given.has_triples:
         warn_of_many_triples(batch, batch)
-    return sv_contrastive(
-        given.embeddings, given.tau(), given.weights, present, negatives, given.normalize, given.resolve_backend(batch)
-    )[0]
+    return sv_contrastive(*given._replace(temperature=given.tau, backend=given.resolve_backend(batch)))[0]

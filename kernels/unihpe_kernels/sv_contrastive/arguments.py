@@ -11,6 +11,7 @@ from torch import Tensor
 from unihpe_kernels.caller import warn
 from unihpe_kernels.checks import Backend, check_backend, check_tensor, check_weights, is_readable
 
+TITLE = "singular_value_contrastive_loss"
 MAX_MODALITIES = 8
 MIN_TEMPERATURE = 1e-3
 # How far from 1 the length of a unit vector may be: rows are rounded to their own dtype.
@@ -21,31 +22,37 @@ MANY_TRIPLES = 2**35
 
 
 class Arguments(NamedTuple):
-    """As for `singular_value_contrastive_loss`, the embeddings of one dtype.
+    """Those of `singular_value_contrastive_loss`, checked, the embeddings of one dtype; and, with a tensor for the
+    temperature and the backend that runs, those of its operator and of every backend.
 
     What is refused where its values may be looked at is NaN elsewhere.
     """
 
     embeddings: list[Tensor]
     temperature: float | Tensor
-    negatives: str
     weights: Tensor | None
     present: Tensor | None
+    negatives: str
     normalize: bool
     backend: Backend
 
+    @property
     def tau(self) -> Tensor:
         """The temperature as a tensor []."""
-        if isinstance(self.temperature, Tensor):
-            return self.temperature
-        first = self.embeddings[0]
-        dtype = torch.promote_types(first.dtype, torch.float32)
-        return torch.full((), self.temperature, dtype=dtype, device=first.device)
+        return as_tensor(self.temperature, self.embeddings[0])
+
+    @property
+    def num_modalities(self) -> int:
+        return len(self.embeddings)
+
+    @property
+    def has_triples(self) -> bool:
+        return self.negatives == "all" and len(self.embeddings) == 3
 
     def resolve_backend(self, batch: int) -> Literal["triton", "native", "torch"]:
         """The backend that will run, for tuples from `batch` samples."""
-        resolved = check_backend(self.backend, self.embeddings[0], "singular_value_contrastive_loss")
-        if resolved != "triton" or not self.has_triples() or isinstance(self.temperature, Tensor):
+        resolved = check_backend(self.backend, self.embeddings[0], TITLE)
+        if resolved != "triton" or not self.has_triples or isinstance(self.temperature, Tensor):
             return resolved  # the others have float64 for what float32 cannot hold
         least = _least_float32_temperature(batch)
         if self.temperature >= least:
@@ -57,8 +64,33 @@ class Arguments(NamedTuple):
             )
         return "torch"
 
-    def has_triples(self) -> bool:
-        return self.negatives == "all" and len(self.embeddings) == 3
+
+class Outputs(NamedTuple):
+    """Those of the operator, which its backward pass reads. float64 for float64 embeddings, else float32.
+
+    logsumexp [M, B]: of every anchor's logits, to base 2, or what else the backend's backward pass takes in its place.
+    saved: what the backend leaves, flat. route: int64 [1], which way the forward pass took where the temperature's
+    value decides; [0] where nothing does.
+    """
+
+    loss: Tensor  # []
+    logsumexp: Tensor
+    sample_loss: Tensor  # [B], summed over a sample's anchors
+    saved: Tensor
+    route: Tensor
+
+
+def as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor [] beside the embeddings."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((), value, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+
+
+def modality_codes(present: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
+    """[B], bit m: has modality m."""
+    bits = 1 << torch.arange(len(present), dtype=dtype, device=present.device)
+    return (present * bits[:, None]).sum(0, dtype=dtype)
 
 
 def check_arguments(
@@ -79,13 +111,13 @@ def check_arguments(
     if present is not None:
         check_tensor("present", present, (len(embeddings), batch), dtypes=(torch.bool,), like=first)
     _check_temperature(temperature, first)
-    check_backend(backend, first, "singular_value_contrastive_loss")
+    check_backend(backend, first, TITLE)
     if not normalize:
         embeddings = [
             check_unit_rows(f"embeddings[{m}]", rows, None if present is None else present[m])
             for m, rows in enumerate(embeddings)
         ]
-    return Arguments(embeddings, temperature, negatives, weights, present, bool(normalize), backend)
+    return Arguments(embeddings, temperature, weights, present, negatives, bool(normalize), backend)
 
 
 def warn_of_many_triples(anchors: int, batch: int) -> None:
@@ -115,7 +147,10 @@ def check_embeddings(embeddings: Sequence[Tensor], modalities: range, case: str)
     check_tensor("embeddings[0]", embeddings[0], ("B", "D"))
     for m, embedding in enumerate(embeddings[1:], start=1):
         check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
-    dtype = functools.reduce(torch.promote_types, [embedding.dtype for embedding in embeddings])
+    dtypes = {embedding.dtype for embedding in embeddings}
+    if len(dtypes) == 1:
+        return list(embeddings)
+    dtype = functools.reduce(torch.promote_types, dtypes)
     return [embedding.to(dtype) for embedding in embeddings]
 
 

@@ -9,17 +9,16 @@ costs arithmetic alone.
 
 exp2 of the shifted logits needs no running maximum: scores lie in [1, sqrt(3)], the shift is their middle.
 
-A sample's own triple is in no sum: near convergence all others together are less than rounding of it, so its part of
+A sample's positive is in no sum: near convergence all others together are less than rounding of it, so its part of
 the softmax and of the gradients is taken from theirs.
 """
 
 import triton
 import triton.language as tl
 
-from unihpe_kernels.sv_contrastive.kernels_rows import softplus2
+from unihpe_kernels.sv_contrastive.kernels_rows import LOG2_E, softplus2
 from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu, triple_sigma
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
 _MIDDLE = tl.constexpr(1.3660254037844386)  # of [1, sqrt(3)]
 _HALF_RANGE = tl.constexpr(0.3660254037844386)
 _OFF = tl.constexpr(-1e30)  # a logit without weight; finite, so that 0 x it is 0
@@ -36,7 +35,7 @@ def _in_use(complete, index, n, MASKED: tl.constexpr):
 
 @triton.jit
 def _turns(first, last, start_j, start_k, TILE_J: tl.constexpr, TILE_K: tl.constexpr, slab, first_own):
-    """i from first to last as three turns' bounds, of which the second alone may meet own triples in a tile of j, k: a
+    """i from first to last as three turns' bounds, of which the second alone may meet positives in a tile of j, k: a
     comparison in every step would take the registers of a whole program."""
     shift = 0 if slab is None else first_own
     low = tl.maximum(start_j, start_k) - shift
@@ -66,7 +65,7 @@ def sv_all_forward(
     part_j, part_k, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     j = part_j * TILE_J + tl.arange(0, TILE_J)
     k = part_k * TILE_K + tl.arange(0, TILE_K)
-    scale = _LOG2_E / tl.load(temperature)
+    scale = LOG2_E / tl.load(temperature)
     # unused samples get a logit of -1e30 through the shift of their row and the scale of their column: no work a triple
     shift_j = tl.where(_in_use(complete, j, n, MASKED), -_MIDDLE * scale, _OFF)[:, None]
     scale_k = tl.where(_in_use(complete, k, n, MASKED), scale, _OFF)[None, :]
@@ -119,7 +118,7 @@ def sv_all_finish(
     sums_i,
     sums_j,
     sums_k,
-    normalisers,  # out, float32 [3, n]: log2 of every anchor's normaliser
+    logsumexp,  # out, float32 [3, n]: log2 of every anchor's normaliser
     sample_loss,  # out, float32 [n]
     factors,  # out, float32 [4, ld]: of i, j, k, what exp2 of shifted logits is multiplied with in the backward pass;
     #           then what the weights of the other tuples of its anchors come to, times that. 0 for unused samples
@@ -137,7 +136,7 @@ def sv_all_finish(
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     used = _in_use(complete, i, n, MASKED)
-    scale = _LOG2_E / tl.load(temperature)
+    scale = LOG2_E / tl.load(temperature)
     of_i = tl.where(used, _add_up(sums_i, parts_i, n, i, inside, PARTS), 1.0)
     of_j = tl.where(used, _add_up(sums_j, parts_j, ld, i, inside, PARTS), 1.0)
     of_k = tl.where(used, _add_up(sums_k, parts_k, ld, i, inside, PARTS), 1.0)
@@ -151,10 +150,10 @@ def sv_all_finish(
     loss_j, share_j = _own_loss(of_j, shift - positive)
     loss_k, share_k = _own_loss(of_k, shift - positive)
     log_i, log_j, log_k = positive + loss_i, positive + loss_j, positive + loss_k
-    tl.store(normalisers + i, log_i, mask=used)
-    tl.store(normalisers + n + i, log_j, mask=used)
-    tl.store(normalisers + 2 * n + i, log_k, mask=used)
-    tl.store(sample_loss + i, (loss_i + loss_j + loss_k) / _LOG2_E, mask=used)
+    tl.store(logsumexp + i, log_i, mask=used)
+    tl.store(logsumexp + n + i, log_j, mask=used)
+    tl.store(logsumexp + 2 * n + i, log_k, mask=used)
+    tl.store(sample_loss + i, (loss_i + loss_j + loss_k) / LOG2_E, mask=used)
 
     weight = tl.where(used, 1 / tl.load(temperature), 0.0)
     if WEIGHTED:
@@ -168,7 +167,7 @@ def sv_all_finish(
 
 @triton.jit
 def _own_loss(others, shift):
-    """An anchor's loss to base 2, and what its softmax weights come to without the own tuple's, from the sum of
+    """An anchor's loss to base 2, and what its softmax weights come to without the positive's, from the sum of
     exponentials of its other tuples, shift off their logarithms relative to the own one's."""
     none = others == 0
     return softplus2(tl.where(none, float("-inf"), tl.log2(tl.where(none, 1.0, others)) + shift))
@@ -206,14 +205,14 @@ def sv_all_backward(
     TILE_J: tl.constexpr,
     TILE_K: tl.constexpr,
 ):
-    """Gradients of the Gram matrices but for the own tuples' part and the mean over anchors, in pieces.
+    """Gradients of the Gram matrices but for the positives' part and the mean over anchors, in pieces.
 
     Grid (j, k, splits of i).
     """
     part_j, part_k, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     j = part_j * TILE_J + tl.arange(0, TILE_J)
     k = part_k * TILE_K + tl.arange(0, TILE_K)
-    scale = _LOG2_E / tl.load(temperature)
+    scale = LOG2_E / tl.load(temperature)
     used_j = _in_use(complete, j, n, MASKED)
     used_k = _in_use(complete, k, n, MASKED)
     shift = -_MIDDLE * scale
@@ -273,7 +272,7 @@ def sv_all_reduce(
     parts_b,  # float32 [count_b, end - begin, ld]
     parts_c,  # float32 [count_c, ld, ld]
     d_grams,  # out, float32 [3, ld, ld]
-    d_scale,  # out, float32 [ld]: what the own tuples add to the sum of scores times their gradient
+    d_scale,  # out, float32 [ld]: what the positives add to the sum of scores times their gradient
     ld,
     begin,
     end,
@@ -283,16 +282,19 @@ def sv_all_reduce(
     LAST: tl.constexpr,  # whether this is the last launch: d_c is complete
     BLOCK: tl.constexpr,
 ):
-    """Add the pieces of `sv_all_backward` up, and the own tuples' gradient on the diagonals. Grid (rows, columns).
+    """Add the pieces of `sv_all_backward` up, and the positives' gradient on the diagonals. Grid (rows, columns).
 
-    The last launch sees to the rows from `begin` to ld: beyond the batch they are those of unused samples, zero.
+    The rows of a launch are those from `begin` to `end`. The last one has a program for every row, and sees to those
+    from `begin` to ld: beyond the batch they are those of unused samples, zero.
     """
     row = tl.cast(tl.program_id(0), tl.int64)
+    if not LAST:
+        row += begin
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < ld
     plane = tl.cast(ld, tl.int64) * ld
     place = row * ld + column
-    own_a, own_b, own_c, own_scale = _own_tuple(grams, factors, row, ld)
+    own_a, own_b, own_c, own_scale = _positive(grams, factors, row, ld)
     own = column == row
     mean = tl.load(grad) * tl.load(inverse_total)
     length = tl.cast(end - begin, tl.int64) * ld
@@ -319,8 +321,8 @@ def sv_all_reduce(
 
 
 @triton.jit
-def _own_tuple(grams, factors, i, ld):
-    """Gradient that the own tuple of sample i gives to A[i, i], B[i, i], C[i, i], and its part of d_scale."""
+def _positive(grams, factors, i, ld):
+    """Gradient that the positive of sample i gives to A[i, i], B[i, i], C[i, i], and its part of d_scale."""
     plane = tl.cast(ld, tl.int64) * ld
     place = grams + i * (ld + 1)
     a, b, c = tl.load(place), tl.load(place + plane), tl.load(place + 2 * plane)

@@ -8,7 +8,7 @@ magnitude into [1, 2), and multiplied with the inverse lengths after the product
 rows leaves float32's range, and no B x B tensor. Per sample, as columns of tables:
 
     powers [M, n]; inverse_norms [M, n], of the rows times their power; shares [M, n], what an anchor's softmax weights
-    come to without that of its own tuple; inner [M (M - 1)/2, n], the products of its own unit rows, pairs ordered
+    come to without that of its positive; inner [M (M - 1)/2, n], the products of its own unit rows, pairs ordered
     (0, 1), (0, 2), ..
     and for M > 3, for each anchor modality m, the members' Gram matrix diagonalised: basis [M, blocks, rows, 32] with
     the rows alpha, M - 1 gaps, and component c of vector k at 1 + (M - 1) (1 + k) + c, as `kernels_arrowhead` wants
@@ -18,11 +18,11 @@ rows leaves float32's range, and no B x B tensor. Per sample, as columns of tabl
 Members of anchor modality m are the others in order: slot s is modality s + (s >= m).
 A sample's code has bit m set if it has modality m; codes say which anchors there are (anchor_codes, 0 for none) and
 which samples have what an anchor's tuples need (pool_codes). They are read only if MASKED. The basis is read only if
-not: which members there are then depends on the pair, and `kernels_hollow` takes their products as they are.
+not: which members there are then depends on the pair, and `kernels_zero_diagonal` takes their products as they are.
 Where `anchors` is given, the anchors are the samples below it and tuples are formed from those from it on, `own` [n]
 being the places of the anchors' samples among these, or numbers beyond; where it is None, every sample is both.
 
-An anchor's own tuple is in no sum over its tuples: near convergence all others together are less than rounding of it,
+An anchor's positive is in no sum over its tuples: near convergence all others together are less than rounding of it,
 so its part of the softmax and of the gradients is taken from theirs.
 """
 
@@ -30,40 +30,37 @@ import triton
 import triton.language as tl
 
 from unihpe_kernels.small_linalg.eigh_kernels import symmetric_eigen, triangle_index
-from unihpe_kernels.small_linalg.jacobi_kernels import inverse_power
 from unihpe_kernels.sv_contrastive.kernels_arrowhead import arrowhead_entry, arrowhead_gradient, arrowhead_root
-from unihpe_kernels.sv_contrastive.kernels_hollow import hollow_root, hollow_vector, pair_place
-from unihpe_kernels.sv_contrastive.kernels_rows import inverse_root, softplus2
+from unihpe_kernels.sv_contrastive.kernels_rows import LOG2_E, inverse_root, row_power, softplus2
 from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu
-
-_LOG2_E = tl.constexpr(1.4426950408889634)
+from unihpe_kernels.sv_contrastive.kernels_zero_diagonal import pair_place, zero_diagonal_root, zero_diagonal_vector
 
 
 @triton.constexpr_function
-def members_entries(count, masked):
+def members_entries(num_modalities, masked):
     """Numbers that say how the members' Gram matrix of a sample moves a score: their products, but a triangle in the
     members' basis where there is one."""
-    return (count - 1) * (count - 2 if masked or count <= 3 else count) // 2
+    return (num_modalities - 1) * (num_modalities - 2 if masked or num_modalities <= 3 else num_modalities) // 2
 
 
 @triton.jit
-def _pair_at(p, q, count):
+def _pair_at(p, q, num_modalities):
     """`_pair` of numbers known at run time."""
     low = tl.minimum(p, q)
-    return low * count - low * (low + 1) // 2 + tl.maximum(p, q) - low - 1
+    return low * num_modalities - low * (low + 1) // 2 + tl.maximum(p, q) - low - 1
 
 
 @triton.jit
 def paired_prepare(
-    embeddings,  # count tensors [n, width]
-    used,  # uint8 [count, n], read only if MASKED: rows to take; others are zero, whatever stands there
-    stack,  # out, [count, n, width]: the embeddings times their powers, in the type of the products
+    embeddings,  # M tensors [n, dim]
+    used,  # uint8 [M, n], read only if MASKED: rows to take; others are zero, whatever stands there
+    stack,  # out, [M, n, dim]: the embeddings times their powers, in the type of the products
     powers,  # out
     inverse_norms,  # out
     inner,  # out
     n,
-    width,
-    COUNT: tl.constexpr,
+    dim,
+    M: tl.constexpr,
     MASKED: tl.constexpr,
     NORMALIZE: tl.constexpr,
     ROWS: tl.constexpr,
@@ -72,73 +69,69 @@ def paired_prepare(
     """One stack, lengths and own inner products of every sample."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < n
-    plane = tl.cast(n, tl.int64) * width
-    offset = tl.cast(row, tl.int64)[:, None] * width
+    plane = tl.cast(n, tl.int64) * dim
+    offset = tl.cast(row, tl.int64) * dim
     scales = ()
-    for m in tl.static_range(COUNT):
+    for m in tl.static_range(M):
         scale = tl.full([ROWS], 1.0, tl.float32)
         if NORMALIZE:
-            largest = tl.zeros([ROWS], tl.float32)
-            for start in range(0, width, BLOCK):
-                column = start + tl.arange(0, BLOCK)[None, :]
-                taken = _taken(used, m, row, n, inside[:, None] & (column < width), inside, MASKED)
-                value = tl.load(embeddings[m] + offset + column, mask=taken, other=0.0).to(tl.float32)
-                largest = tl.maximum(largest, tl.max(tl.abs(value), 1))
-            scale = inverse_power(largest)
+            taken = _taken(used, m, row, n, inside, MASKED)
+            scale = row_power(embeddings[m], offset, dim, taken, ROWS, BLOCK)
         tl.store(powers + m * n + row, scale, mask=inside)
         scales = scales + (scale,)
     sums = ()
-    for _ in tl.static_range(COUNT * (COUNT + 1) // 2):
+    for _ in tl.static_range(M * (M + 1) // 2):
         sums = sums + (tl.zeros([ROWS, BLOCK], tl.float32),)
-    for start in range(0, width, BLOCK):
+    for start in range(0, dim, BLOCK):
         column = start + tl.arange(0, BLOCK)[None, :]
-        mask = inside[:, None] & (column < width)
+        mask = inside[:, None] & (column < dim)
         values = ()
-        for m in tl.static_range(COUNT):
-            taken = _taken(used, m, row, n, mask, inside, MASKED)
-            value = tl.load(embeddings[m] + offset + column, mask=taken, other=0.0).to(tl.float32)
+        for m in tl.static_range(M):
+            read = mask & _taken(used, m, row, n, inside, MASKED)[:, None]
+            place = offset[:, None] + column
+            value = tl.load(embeddings[m] + place, mask=read, other=0.0).to(tl.float32)
             value = value * scales[m][:, None]
-            tl.store(stack + m * plane + offset + column, value.to(stack.dtype.element_ty), mask=mask)
+            tl.store(stack + m * plane + place, value.to(stack.dtype.element_ty), mask=mask)
             values = values + (value,)
         updated = ()
-        for p in tl.static_range(COUNT):
-            for q in tl.static_range(p, COUNT):
-                updated = updated + (sums[triangle_index(p, q, COUNT)] + values[p] * values[q],)
+        for p in tl.static_range(M):
+            for q in tl.static_range(p, M):
+                updated = updated + (sums[triangle_index(p, q, M)] + values[p] * values[q],)
         sums = updated
     inverses = ()
-    for m in tl.static_range(COUNT):
+    for m in tl.static_range(M):
         if NORMALIZE:
-            inverse = inverse_root(tl.sum(sums[triangle_index(m, m, COUNT)], 1), scales[m])
+            inverse = inverse_root(tl.sum(sums[triangle_index(m, m, M)], 1), scales[m])
         else:
             inverse = tl.full([ROWS], 1.0, tl.float32)
         tl.store(inverse_norms + m * n + row, inverse, mask=inside)
         inverses = inverses + (inverse,)
-    for p in tl.static_range(COUNT):
-        for q in tl.static_range(p + 1, COUNT):
-            product = tl.sum(sums[triangle_index(p, q, COUNT)], 1) * inverses[p] * inverses[q]
-            tl.store(inner + pair_place(p, q, COUNT) * n + row, product, mask=inside)
+    for p in tl.static_range(M):
+        for q in tl.static_range(p + 1, M):
+            product = tl.sum(sums[triangle_index(p, q, M)], 1) * inverses[p] * inverses[q]
+            tl.store(inner + pair_place(p, q, M) * n + row, product, mask=inside)
 
 
 @triton.jit
-def _taken(used, m, row, n, mask, inside, MASKED: tl.constexpr):
-    """Where rows of modality m are read."""
+def _taken(used, m, row, n, inside, MASKED: tl.constexpr):
+    """Whether rows of modality m are read."""
     if MASKED:
-        mask = mask & (tl.load(used + m * n + row, mask=inside, other=0) != 0)[:, None]
-    return mask
+        inside = inside & (tl.load(used + m * n + row, mask=inside, other=0) != 0)
+    return inside
 
 
 @triton.jit
-def paired_basis(inner, basis, n, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+def paired_basis(inner, basis, n, M: tl.constexpr, BLOCK: tl.constexpr):
     """The members' Gram matrices diagonalised, of every sample and for anchor modality program_id(1)."""
     j = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = tl.program_id(1)
     inside = j < n
-    members: tl.constexpr = COUNT - 1
+    members: tl.constexpr = M - 1
     entries = ()
     for s in tl.static_range(members):
         entries = entries + (tl.full([BLOCK], 1.0, tl.float32),)
         for t in tl.static_range(s + 1, members):
-            pair = _pair_at(s + (s >= m).to(tl.int32), t + (t >= m).to(tl.int32), COUNT)
+            pair = _pair_at(s + (s >= m).to(tl.int32), t + (t >= m).to(tl.int32), M)
             entries = entries + (tl.load(inner + pair * n + j, mask=inside, other=0.0),)
     values, vectors = symmetric_eigen(entries, members)
     out = basis + _block_place(m, j, n, 1 + members + members * members)
@@ -172,14 +165,14 @@ def _products(
     j,
     inside_j,
     n,
-    width,
-    COUNT: tl.constexpr,
+    dim,
+    M: tl.constexpr,
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
     DEPTH: tl.constexpr,
     SWAP: tl.constexpr,
 ):
-    """Tiles [i, j] of the anchors' products with the members, COUNT - 1 of them, and which pairs are tuples of others.
+    """Tiles [i, j] of the anchors' products with the members, M - 1 of them, and which pairs are tuples of others.
 
     SWAP: as products [j, i], turned over. AMD's matrix units leave four neighbours of a row of their result in a lane:
     so these are anchors of one sample j, and the lane holds one of the sample's basis rows instead of four.
@@ -187,22 +180,22 @@ def _products(
     MASKED: products with modalities that the anchor's sample lacks are 0: such a member stands alone, and sigma_1 is
     that of the others.
     """
-    members: tl.constexpr = COUNT - 1
-    plane = tl.cast(n, tl.int64) * width
+    members: tl.constexpr = M - 1
+    plane = tl.cast(n, tl.int64) * dim
     # Places within a tile, shared by all members: a tensor of pointers for each would take most of the registers.
     d = tl.arange(0, DEPTH)
-    place_i = (i - start_i)[:, None] * width + d[None, :]
-    place_j = (j - start_j)[None, :] * width + d[:, None]
-    row = stack + m * plane + tl.cast(start_i, tl.int64) * width
-    column = stack + tl.cast(start_j, tl.int64) * width
+    place_i = (i - start_i)[:, None] * dim + d[None, :]
+    place_j = (j - start_j)[None, :] * dim + d[:, None]
+    row = stack + m * plane + tl.cast(start_i, tl.int64) * dim
+    column = stack + tl.cast(start_j, tl.int64) * dim
     tiles = ()
     for _ in tl.static_range(members):
         if SWAP:
             tiles = tiles + (tl.zeros([j.shape[0], i.shape[0]], tl.float32),)
         else:
             tiles = tiles + (tl.zeros([i.shape[0], j.shape[0]], tl.float32),)
-    for start in range(0, width, DEPTH):
-        inside = d < width - start
+    for start in range(0, dim, DEPTH):
+        inside = d < dim - start
         left = tl.load(row + start + place_i, mask=inside_i[:, None] & inside[None, :], other=0.0)
         updated = ()
         for s in tl.static_range(members):
@@ -249,15 +242,15 @@ def _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED: 
 
 
 @triton.jit
-def _hollow(products, inner, code, m, j, inside_j, n, COUNT: tl.constexpr):
-    """Of a stack, the inner products as `kernels_hollow` wants them, the anchor last, with 0 for those that the code
-    lacks. j and inside_j: of the samples of the members, in a shape that broadcasts with that of `code`."""
-    members: tl.constexpr = COUNT - 1
+def _zero_diagonal_products(products, inner, code, m, j, inside_j, n, M: tl.constexpr):
+    """Of a stack, the inner products as `kernels_zero_diagonal` wants them, the anchor last, with 0 for those that the
+    code lacks. j and inside_j: of the samples of the members, in a shape that broadcasts with that of `code`."""
+    members: tl.constexpr = M - 1
     slots = _slots(code, m)
     h = ()
     for s in tl.static_range(members):
         for t in tl.static_range(s + 1, members):
-            pair = _pair_at(s + (s >= m).to(tl.int32), t + (t >= m).to(tl.int32), COUNT)
+            pair = _pair_at(s + (s >= m).to(tl.int32), t + (t >= m).to(tl.int32), M)
             product = tl.load(inner + pair * n + j, mask=inside_j, other=0.0)
             h = h + (tl.where((slots & ((1 << s) | (1 << t))) == ((1 << s) | (1 << t)), product, 0.0),)
         h = h + (products[s],)
@@ -271,20 +264,20 @@ def _slots(code, m):
 
 
 @triton.jit
-def _hollow_gradient(h, code, m, COUNT: tl.constexpr):
-    """mu, COUNT components of an eigenvector, 0 for members that the code lacks, and 1/its squared length."""
-    mu, vector, inverse_square = hollow_vector(h, COUNT)
+def _zero_diagonal_gradient(h, code, m, M: tl.constexpr):
+    """mu, M components of an eigenvector, 0 for members that the code lacks, and 1/its squared length."""
+    mu, vector, inverse_square = zero_diagonal_vector(h, M)
     slots = _slots(code, m)
     masked = ()
-    for s in tl.static_range(COUNT - 1):
+    for s in tl.static_range(M - 1):
         masked = masked + (tl.where((slots >> s) & 1 != 0, vector[s], 0.0),)
-    return mu, masked + (vector[COUNT - 1],), inverse_square
+    return mu, masked + (vector[M - 1],), inverse_square
 
 
 @triton.jit
-def _rotated(products, own, inside, COUNT: tl.constexpr):
+def _rotated(products, own, inside, M: tl.constexpr):
     """Products in the members' basis, alpha and gaps, for `kernels_arrowhead`. own: the samples' places in `basis`."""
-    members: tl.constexpr = COUNT - 1
+    members: tl.constexpr = M - 1
     s = ()
     g = ()
     for k in tl.static_range(members):
@@ -297,9 +290,9 @@ def _rotated(products, own, inside, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _rotated_back(d_s, own, inside, c: tl.constexpr, COUNT: tl.constexpr):
+def _rotated_back(d_s, own, inside, c: tl.constexpr, M: tl.constexpr):
     """The gradient of the product with member c, from those of products in the members' basis."""
-    members: tl.constexpr = COUNT - 1
+    members: tl.constexpr = M - 1
     total = d_s[0] * tl.load(own + (1 + members + c) * 32, mask=inside, other=0.0)
     for k in tl.static_range(1, members):
         total += d_s[k] * tl.load(own + (1 + members + k * members + c) * 32, mask=inside, other=0.0)
@@ -336,13 +329,13 @@ def paired_forward(
     pool_codes,
     own,
     temperature,
-    highest,  # out, float32 [splits, count, n]: the largest logit to base 2 of an anchor's tuples
-    sums,  # out, float32 [splits, count, n]: sum of exp2(logit - highest)
+    highest,  # out, float32 [splits, M, n]: the largest logit to base 2 of an anchor's tuples
+    sums,  # out, float32 [splits, M, n]: sum of exp2(logit - highest)
     anchors,
     n,
-    width,
+    dim,
     columns,  # of j that a program walks over, a multiple of TILE_J
-    COUNT: tl.constexpr,
+    M: tl.constexpr,
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE_I: tl.constexpr,
@@ -356,7 +349,7 @@ def paired_forward(
     split = tl.program_id(2)
     inside_i = i < (n if anchors is None else anchors)
     begin_j = 0 if anchors is None else anchors
-    scale = _LOG2_E / tl.load(temperature)
+    scale = LOG2_E / tl.load(temperature)
     top = tl.full([TILE_I], float("-inf"), tl.float32)
     total = tl.zeros([TILE_I], tl.float32)
     for start in range(begin_j + split * columns, min(begin_j + (split + 1) * columns, n), TILE_J):
@@ -364,11 +357,11 @@ def paired_forward(
         inside_j = j < n
         products, valid = _products(
             stack, inverse_norms, anchor_codes, pool_codes, own, anchors, m, tl.program_id(0) * TILE_I, i, inside_i,
-            start, j, inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH, SWAP,
+            start, j, inside_j, n, dim, M, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
-        if COUNT == 2:
+        if M == 2:
             square = 1 + tl.abs(products[0])
-        elif COUNT == 3:
+        elif M == 3:
             c = _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED)
             square = 1 + triple_mu(products[0], products[1], c)[0]
         elif MASKED:
@@ -379,10 +372,10 @@ def paired_forward(
                 rows, columns_j = _quarter_places(tl.program_id(0) * TILE_I, start, quarter, TILE_I, TILE_J)
                 code = tl.load(anchor_codes + rows, mask=rows < n, other=0)[:, None]
                 parts = ()
-                for s in tl.static_range(COUNT - 1):
+                for s in tl.static_range(M - 1):
                     parts = parts + (_quarter(products[s], quarter, TILE_I, TILE_J),)
-                h = _hollow(parts, inner, code, m, columns_j[None, :], (columns_j < n)[None, :], n, COUNT)
-                part = hollow_root(h, COUNT)
+                h = _zero_diagonal_products(parts, inner, code, m, columns_j[None, :], (columns_j < n)[None, :], n, M)
+                part = zero_diagonal_root(h, M)
                 upper_even = tl.where(quarter == 0, part, upper_even)
                 lower_even = tl.where(quarter == 1, part, lower_even)
                 upper_odd = tl.where(quarter == 2, part, upper_odd)
@@ -390,26 +383,26 @@ def paired_forward(
             whole = tl.join(tl.join(upper_even, lower_even), tl.join(upper_odd, lower_odd))
             square = 1 + tl.reshape(tl.permute(whole, (2, 0, 1, 3)), [TILE_I, TILE_J])
         else:
-            of_j = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)))[None, :]
-            s, a, g = _rotated(products, of_j, inside_j[None, :], COUNT)
-            square = arrowhead_root(s, a, g, COUNT - 1) + (a + 1)
+            of_j = (basis + _block_place(m, j, n, 1 + M * (M - 1)))[None, :]
+            s, a, g = _rotated(products, of_j, inside_j[None, :], M)
+            square = arrowhead_root(s, a, g, M - 1) + (a + 1)
         logit = tl.where(valid, tl.sqrt(square) * scale, float("-inf"))
         new_top = tl.maximum(top, tl.max(logit, 1))
         reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # rows without a tuple so far
         total = total * tl.exp2(top - reference) + tl.sum(tl.exp2(logit - reference[:, None]), 1)
         top = new_top
-    place = tl.cast(split * COUNT + m, tl.int64) * n + i
+    place = tl.cast(split * M + m, tl.int64) * n + i
     tl.store(highest + place, top, mask=inside_i)
     tl.store(sums + place, total, mask=inside_i)
 
 
 @triton.jit
-def _own_products(inner, codes, m, i, inside, n, COUNT: tl.constexpr, MASKED: tl.constexpr):
+def _own_products(inner, codes, m, i, inside, n, M: tl.constexpr, MASKED: tl.constexpr):
     """A sample's own products of modality m with its members; 0 for pairs that it lacks."""
     products = ()
-    for s in tl.static_range(COUNT - 1):
+    for s in tl.static_range(M - 1):
         member = s + (s >= m).to(tl.int32)
-        product = tl.load(inner + _pair_at(m, member, COUNT) * n + i, mask=inside, other=0.0)
+        product = tl.load(inner + _pair_at(m, member, M) * n + i, mask=inside, other=0.0)
         if MASKED:
             code = tl.load(codes + i, mask=inside, other=0)
             product = tl.where(((code >> m) & (code >> member) & 1) != 0, product, 0.0)
@@ -435,42 +428,42 @@ def paired_finish(
     temperature,
     highest,
     sums,
-    normalisers,  # out, float32 [count, n]: log2; 0 where there is no anchor
+    logsumexp,  # out, float32 [M, n]: log2; 0 where there is no anchor
     shares,  # out
     sample_loss,  # out, float32 [n]: summed over the sample's anchors
     n,
     splits,
-    COUNT: tl.constexpr,
+    M: tl.constexpr,
     MASKED: tl.constexpr,
-    OTHERS: tl.constexpr,  # whether the normalisers are of the other tuples, relative to the own one's exponential
+    OTHERS: tl.constexpr,  # whether the logsumexp are of the other tuples, relative to the own one's exponential
     BLOCK: tl.constexpr,
 ):
     """Normalisers and losses of the samples from the pieces of `paired_forward`."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
-    scale = _LOG2_E / tl.load(temperature)
-    # the own tuple has the same score from all of its anchors, but of three modalities the one taken must be there
+    scale = LOG2_E / tl.load(temperature)
+    # the positive has the same score from all of its anchors, but of three modalities the one taken must be there
     first = tl.zeros([BLOCK], tl.int32)
-    if MASKED and COUNT <= 3:
+    if MASKED and M <= 3:
         first = tl.where(tl.load(anchor_codes + i, mask=inside, other=0) & 1 != 0, 0, 1)
-    products = _own_products(inner, anchor_codes, first, i, inside, n, COUNT, MASKED)
-    if COUNT == 2:
+    products = _own_products(inner, anchor_codes, first, i, inside, n, M, MASKED)
+    if M == 2:
         square = 1 + tl.abs(products[0])
-    elif COUNT == 3:
+    elif M == 3:
         c = _own_members_inner(inner, anchor_codes, first, i, inside, n, MASKED)
         square = 1 + triple_mu(products[0], products[1], c)[0]
     elif MASKED:
         code = tl.load(anchor_codes + i, mask=inside, other=0)
-        square = 1 + hollow_root(_hollow(products, inner, code, first, i, inside, n, COUNT), COUNT)
+        square = 1 + zero_diagonal_root(_zero_diagonal_products(products, inner, code, first, i, inside, n, M), M)
     else:
-        s, a, g = _rotated(products, basis + _block_place(0, i, n, 1 + COUNT * (COUNT - 1)), inside, COUNT)
-        square = arrowhead_root(s, a, g, COUNT - 1) + (a + 1)
+        s, a, g = _rotated(products, basis + _block_place(0, i, n, 1 + M * (M - 1)), inside, M)
+        square = arrowhead_root(s, a, g, M - 1) + (a + 1)
     positive = tl.sqrt(square) * scale
     loss = tl.zeros([BLOCK], tl.float32)
-    for m in tl.static_range(COUNT):
+    for m in tl.static_range(M):
         top = tl.full([BLOCK], float("-inf"), tl.float32)
         for split in range(splits):
-            place = tl.cast(split * COUNT + m, tl.int64) * n + i
+            place = tl.cast(split * M + m, tl.int64) * n + i
             top = tl.maximum(top, tl.load(highest + place, mask=inside, other=0.0))
         anchor = inside  # whatever its logits are: a NaN among them must come out
         if MASKED:
@@ -478,7 +471,7 @@ def paired_finish(
         top = tl.where(anchor & (top > float("-inf")), top, 0.0)
         total = tl.zeros([BLOCK], tl.float32)
         for split in range(splits):
-            place = tl.cast(split * COUNT + m, tl.int64) * n + i
+            place = tl.cast(split * M + m, tl.int64) * n + i
             part = tl.load(highest + place, mask=anchor, other=0.0)
             total += tl.load(sums + place, mask=anchor, other=1.0) * tl.exp2(part - top)
         # -infinity where there are no others; a NaN goes through every comparison
@@ -486,12 +479,12 @@ def paired_finish(
         others = tl.where(none, float("-inf"), tl.log2(tl.where(anchor & (total != 0), total, 1.0)) + (top - positive))
         part, share = softplus2(tl.where(anchor, others, float("-inf")))
         if OTHERS:
-            tl.store(normalisers + m * n + i, others, mask=inside)
+            tl.store(logsumexp + m * n + i, others, mask=inside)
         else:
-            tl.store(normalisers + m * n + i, tl.where(anchor, positive + part, 0.0), mask=inside)
+            tl.store(logsumexp + m * n + i, tl.where(anchor, positive + part, 0.0), mask=inside)
         tl.store(shares + m * n + i, share, mask=inside)
         loss += part
-    tl.store(sample_loss + i, loss / _LOG2_E, mask=inside)
+    tl.store(sample_loss + i, loss / LOG2_E, mask=inside)
 
 
 @triton.jit
@@ -521,7 +514,7 @@ def store_masked_gradients(
     grad,
     weights,
     inverse_total,
-    normalisers,
+    logsumexp,
     panel,
     d_members,
     m,
@@ -530,27 +523,29 @@ def store_masked_gradients(
     n,
     begin,
     end,
+    begin_j,
+    end_j,
     split,
     later,  # than the first tile of this program
-    COUNT: tl.constexpr,
+    M: tl.constexpr,
     WEIGHTED: tl.constexpr,
     FIRST: tl.constexpr,
     TILE_I: tl.constexpr,
     TILE_J: tl.constexpr,
 ):
     """What `paired_backward` does with a tile, for a quarter of one of samples that may lack modalities."""
-    members: tl.constexpr = COUNT - 1
+    members: tl.constexpr = M - 1
     i, j = _quarter_places(start_i, start_j, quarter, TILE_I, TILE_J)
     inside_i = i < end
-    inside_j = j < n
+    inside_j = j < end_j
     parts = ()
     for s in tl.static_range(members):
         parts = parts + (_quarter(products[s], quarter, TILE_I, TILE_J),)
     code = tl.load(anchor_codes + i, mask=inside_i, other=0)
-    h = _hollow(parts, inner, code[:, None], m, j[None, :], inside_j[None, :], n, COUNT)
-    mu, vector, inverse_square = _hollow_gradient(h, code[:, None], m, COUNT)
+    h = _zero_diagonal_products(parts, inner, code[:, None], m, j[None, :], inside_j[None, :], n, M)
+    mu, vector, inverse_square = _zero_diagonal_gradient(h, code[:, None], m, M)
     sigma = tl.sqrt(1 + mu)
-    log_sum = tl.load(normalisers + m * n + i, mask=inside_i, other=0.0)[:, None]
+    log_sum = tl.load(logsumexp + m * n + i, mask=inside_i, other=0.0)[:, None]
     d_score = _d_score(grad, weights, inverse_total, temperature, i, inside_i, WEIGHTED)[:, None]
     counts = _quarter(valid.to(tl.int32), quarter, TILE_I, TILE_J) != 0
     weight = tl.where(counts, d_score * tl.exp2(sigma * scale - log_sum), 0.0)
@@ -558,20 +553,21 @@ def store_masked_gradients(
     weight = weight * (inverse_square / sigma)
 
     of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
-    out = panel + (m * tl.cast(end - begin, tl.int64) + (i - begin))[:, None] * COUNT * n + j[None, :]
+    columns = end_j - begin_j
+    out = panel + (m * tl.cast(end - begin, tl.int64) + (i - begin))[:, None] * M * columns + (j - begin_j)[None, :]
     mask = inside_i[:, None] & inside_j[None, :]
-    tl.store(out + m * n, tl.zeros_like(weight).to(panel.dtype.element_ty), mask=mask)
+    tl.store(out + m * columns, tl.zeros_like(weight).to(panel.dtype.element_ty), mask=mask)
     written = inside_j
     if FIRST:
         written = inside_j & (j * 0 + later.to(tl.int32) + (quarter & 1) > 0)
-    members_out = d_members + _block_place(split * COUNT + m, j, n, members * (members - 1) // 2)
+    members_out = d_members + _block_place(split * M + m, j, n, members * (members - 1) // 2)
     for p in tl.static_range(members):
         member = p + (p >= m).to(tl.int32)
         weighted = weight * vector[p]
         of_row = tl.where((code >> member) & 1 != 0, of_i, 0.0)
         of_j = tl.load(inverse_norms + member * n + j, mask=inside_j, other=0.0)
         value = weighted * vector[members] * of_row[:, None] * of_j[None, :]
-        tl.store(out + member * n, value.to(panel.dtype.element_ty), mask=mask)
+        tl.store(out + member * columns, value.to(panel.dtype.element_ty), mask=mask)
         for q in tl.static_range(p + 1, members):
             pointers = members_out + pair_place(p, q, members) * 32
             part = tl.sum(weighted * vector[q], 0)
@@ -593,17 +589,19 @@ def paired_backward(
     grad,
     weights,
     inverse_total,
-    normalisers,
-    panel,  # out, [count, end - begin, count, n]: d loss/d (anchor row . member row); the anchor's own modality is 0
-    d_members,  # out, float32 [splits, count, blocks, entries, 32]: for the members' products, see `members_entries`
-    d_scale,  # out, float32 [tiles of j x count x splits]: sum of scores times their gradient
+    logsumexp,
+    panel,  # out, [M, end - begin, M, end_j - begin_j]: d loss/d (anchor row . member row); 0 within a modality
+    d_members,  # out, float32 [splits, M, blocks, entries, 32]: for the members' products, see `members_entries`
+    d_scale,  # out, float32 [tiles of j x M x splits]: sum of scores times their gradient
     anchors,
     n,
-    width,
+    dim,
     begin,  # the anchors of this panel
     end,
+    begin_j,  # the samples of its tuples, from whole tiles behind the first of all samples on
+    end_j,
     rows,  # of them for one program, a multiple of TILE_I
-    COUNT: tl.constexpr,
+    M: tl.constexpr,
     MASKED: tl.constexpr,
     WEIGHTED: tl.constexpr,
     FIRST: tl.constexpr,  # whether this is the first panel: later ones add to d_members and d_scale
@@ -614,55 +612,58 @@ def paired_backward(
     SWAP: tl.constexpr,
 ):
     """Gradients of a panel of inner products. Grid (tiles of j, anchor modality, splits of i)."""
-    members: tl.constexpr = COUNT - 1
-    entries: tl.constexpr = members_entries(COUNT, MASKED)
-    start_j = (0 if anchors is None else anchors) + tl.program_id(0) * TILE_J
+    members: tl.constexpr = M - 1
+    entries: tl.constexpr = members_entries(M, MASKED)
+    tile_j = tl.program_id(0) + (begin_j - (0 if anchors is None else anchors)) // TILE_J
+    start_j = begin_j + tl.program_id(0) * TILE_J
     j = start_j + tl.arange(0, TILE_J)
     m = tl.program_id(1)
     split = tl.program_id(2)
-    inside_j = j < n
-    scale = _LOG2_E / tl.load(temperature)
-    sum_scale = tl.zeros([TILE_J // 2 if COUNT > 3 and MASKED else TILE_J], tl.float32)
+    inside_j = j < end_j
+    scale = LOG2_E / tl.load(temperature)
+    sum_scale = tl.zeros([TILE_J // 2 if M > 3 and MASKED else TILE_J], tl.float32)
     sum_inner = tl.zeros([TILE_J], tl.float32)
-    members_out = d_members + _block_place(split * COUNT + m, j, n, entries)
+    members_out = d_members + _block_place(split * M + m, j, n, entries)
     length = tl.cast(end - begin, tl.int64)
+    columns = end_j - begin_j
     first = begin + split * rows
     for start in range(first, min(first + rows, end), TILE_I):
         i = start + tl.arange(0, TILE_I)
         inside_i = i < end
         products, valid = _products(
             stack, inverse_norms, anchor_codes, pool_codes, own, anchors, m, start, i, inside_i, start_j, j,
-            inside_j, n, width, COUNT, MASKED, PRECISION, DEPTH, SWAP,
+            inside_j, n, dim, M, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
-        if COUNT > 3 and MASKED:
+        if M > 3 and MASKED:
             # a quarter of the tile at a time: the registers hold one pair's matrix, not four
             for quarter in range(4):
                 sum_scale += store_masked_gradients(
                     products, valid, quarter, inverse_norms, inner, anchor_codes, scale, temperature, grad, weights,
-                    inverse_total, normalisers, panel, d_members, m, start, start_j, n, begin, end, split,
-                    start > first, COUNT, WEIGHTED, FIRST, TILE_I, TILE_J,
+                    inverse_total, logsumexp, panel, d_members, m, start, start_j, n, begin, end,
+                    begin_j, end_j, split,
+                    start > first, M, WEIGHTED, FIRST, TILE_I, TILE_J,
                 )  # fmt: skip
         else:
-            log_sum = tl.load(normalisers + m * n + i, mask=inside_i, other=0.0)[:, None]
+            log_sum = tl.load(logsumexp + m * n + i, mask=inside_i, other=0.0)[:, None]
             d_score = _d_score(grad, weights, inverse_total, temperature, i, inside_i, WEIGHTED)[:, None]
-            if COUNT == 2:
+            if M == 2:
                 sigma = tl.sqrt(1 + tl.abs(products[0]))
-            elif COUNT == 3:
+            elif M == 3:
                 c = _members_inner(inner, anchor_codes, m, i, inside_i, j, inside_j, n, MASKED)
                 mu, square, f = triple_mu(products[0], products[1], c)
                 sigma = tl.sqrt(1 + mu)
             else:
                 # start >> 30 is 0, which a compiler cannot know: it would load all rows before the loop and spill them
-                places = (basis + _block_place(m, j, n, 1 + COUNT * (COUNT - 1)) + (start >> 30))[None, :]
-                s, a, g = _rotated(products, places, inside_j[None, :], COUNT)
+                places = (basis + _block_place(m, j, n, 1 + M * (M - 1)) + (start >> 30))[None, :]
+                s, a, g = _rotated(products, places, inside_j[None, :], M)
                 root = arrowhead_root(s, a, g, members)
                 sigma = tl.sqrt(root + (a + 1))
             weight = tl.where(valid, d_score * tl.exp2(sigma * scale - log_sum), 0.0)
             sum_scale += tl.sum(weight * sigma, 0)
             d_products = ()
-            if COUNT == 2:
+            if M == 2:
                 d_products = (weight * _half_sign(products[0]) / sigma,)
-            elif COUNT == 3:
+            elif M == 3:
                 n_a, n_b, n_c, h = triple_gradient(products[0], products[1], c, mu, square, f, sigma)
                 weight = weight * h
                 d_products = (weight * n_a, weight * n_b)
@@ -685,9 +686,9 @@ def paired_backward(
                 tl.debug_barrier()  # the thread that reads an entry need not be the one that wrote it
 
             of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
-            place = (m * length + (i - begin))[:, None] * COUNT * n + j[None, :]
+            place = (m * length + (i - begin))[:, None] * M * columns + (j - begin_j)[None, :]
             mask = inside_i[:, None] & inside_j[None, :]
-            tl.store(panel + place + m * n, tl.zeros([TILE_I, TILE_J], panel.dtype.element_ty), mask=mask)
+            tl.store(panel + place + m * columns, tl.zeros([TILE_I, TILE_J], panel.dtype.element_ty), mask=mask)
             for slot in tl.static_range(members):
                 member = slot + (slot >= m).to(tl.int32)
                 of_row = of_i
@@ -695,18 +696,18 @@ def paired_backward(
                     code = tl.load(anchor_codes + i, mask=inside_i, other=0)
                     of_row = tl.where((code >> member) & 1 != 0, of_i, 0.0)
                 of_j = tl.load(inverse_norms + member * n + j, mask=inside_j, other=0.0)
-                if COUNT > 3:
-                    d_product = _rotated_back(d_s, places, inside_j[None, :], slot, COUNT)
+                if M > 3:
+                    d_product = _rotated_back(d_s, places, inside_j[None, :], slot, M)
                 else:
                     d_product = d_products[slot]
                 value = d_product * of_row[:, None] * of_j[None, :]
-                tl.store(panel + place + member * n, value.to(panel.dtype.element_ty), mask=mask)
+                tl.store(panel + place + member * columns, value.to(panel.dtype.element_ty), mask=mask)
 
-    if COUNT == 3:
+    if M == 3:
         if not FIRST:
             sum_inner += tl.load(members_out, mask=inside_j, other=0.0)
         tl.store(members_out, sum_inner, mask=inside_j)
-    d_scale += (tl.program_id(0) * COUNT + m) * tl.num_programs(2) + split
+    d_scale += (tile_j * M + m) * tl.num_programs(2) + split
     total_scale = tl.sum(sum_scale)
     if not FIRST:
         total_scale += tl.load(d_scale)
@@ -724,19 +725,19 @@ def paired_own(
     inverse_total,
     shares,
     d_members,
-    d_own,  # out, float32 [count, pairs, n]: d loss/d a sample's own inner products, to be added up over count
+    d_own,  # out, float32 [M, pairs, n]: d loss/d a sample's own inner products, to be added up over the anchors
     d_scale,  # out, float32 [programs]
     n,
     splits,
-    COUNT: tl.constexpr,
+    M: tl.constexpr,
     MASKED: tl.constexpr,
     WEIGHTED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """What a sample's own inner products get from anchors of one modality: as members of their tuples, and as the
     positive of its own. Grid (blocks of samples, anchor modality)."""
-    members: tl.constexpr = COUNT - 1
-    entries: tl.constexpr = members_entries(COUNT, MASKED)
+    members: tl.constexpr = M - 1
+    entries: tl.constexpr = members_entries(M, MASKED)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = tl.program_id(1)
     inside = i < n
@@ -745,19 +746,19 @@ def paired_own(
     if MASKED:
         code = tl.load(anchor_codes + i, mask=inside, other=0)
         d_score = tl.where((code >> m) & 1 != 0, d_score, 0.0)
-    products = _own_products(inner, anchor_codes, m, i, inside, n, COUNT, MASKED)
+    products = _own_products(inner, anchor_codes, m, i, inside, n, M, MASKED)
     sums = ()
     for e in tl.static_range(entries):
         total = tl.zeros([BLOCK], tl.float32)
         for split in range(splits):
-            place = _block_place(split * COUNT + m, i, n, entries)
+            place = _block_place(split * M + m, i, n, entries)
             total += tl.load(d_members + place + e * 32, mask=inside, other=0.0)
         sums = sums + (total,)
-    if COUNT == 2:
+    if M == 2:
         sigma = tl.sqrt(1 + tl.abs(products[0]))
         d_products = (d_score * _half_sign(products[0]) / sigma,)
         d_inner = ()
-    elif COUNT == 3:
+    elif M == 3:
         c = _own_members_inner(inner, anchor_codes, m, i, inside, n, MASKED)
         mu, square, f = triple_mu(products[0], products[1], c)
         sigma = tl.sqrt(1 + mu)
@@ -768,8 +769,8 @@ def paired_own(
             d_own_inner = tl.where(code == 7, d_own_inner, 0.0)
         d_inner = (sums[0] + d_own_inner,)
     elif MASKED:
-        h = _hollow(products, inner, code, m, i, inside, n, COUNT)
-        mu, vector, inverse_square = _hollow_gradient(h, code, m, COUNT)
+        h = _zero_diagonal_products(products, inner, code, m, i, inside, n, M)
+        mu, vector, inverse_square = _zero_diagonal_gradient(h, code, m, M)
         sigma = tl.sqrt(1 + mu)
         weight = d_score * (inverse_square / sigma)
         d_products = ()
@@ -779,14 +780,14 @@ def paired_own(
             for q in tl.static_range(p + 1, members):
                 d_inner = d_inner + (sums[pair_place(p, q, members)] + weight * vector[p] * vector[q],)
     else:
-        own = basis + _block_place(m, i, n, 1 + COUNT * members)
-        s, a, g = _rotated(products, own, inside, COUNT)
+        own = basis + _block_place(m, i, n, 1 + M * members)
+        s, a, g = _rotated(products, own, inside, M)
         root = arrowhead_root(s, a, g, members)
         sigma = tl.sqrt(root + (a + 1))
         d_s, vector = arrowhead_gradient(s, a, g, root, d_score, members)
         d_products = ()
         for c in tl.static_range(members):
-            d_products = d_products + (_rotated_back(d_s, own, inside, c, COUNT),)
+            d_products = d_products + (_rotated_back(d_s, own, inside, c, M),)
         both = ()
         for p in tl.static_range(members):
             for q in tl.static_range(p, members):
@@ -794,15 +795,15 @@ def paired_own(
         d_inner = _from_basis(both, own, inside, members)
     tl.store(d_scale + m * tl.num_programs(0) + tl.program_id(0), tl.sum(d_score * sigma))
 
-    out = d_own + m * (COUNT * members // 2) * n + i
+    out = d_own + m * (M * members // 2) * n + i
     for s in tl.static_range(members):
         member = s + (s >= m).to(tl.int32)
         d_product = d_products[s]
         if MASKED:
             d_product = tl.where(((code >> m) & (code >> member) & 1) != 0, d_product, 0.0)
-        tl.store(out + _pair_at(m, member, COUNT) * n, d_product, mask=inside)
+        tl.store(out + _pair_at(m, member, M) * n, d_product, mask=inside)
         for t in tl.static_range(s + 1, members):
-            place = _pair_at(member, t + (t >= m).to(tl.int32), COUNT) * n
+            place = _pair_at(member, t + (t >= m).to(tl.int32), M) * n
             tl.store(out + place, d_inner[pair_place(s, t, members)], mask=inside)
 
 
@@ -833,12 +834,12 @@ def paired_embedding_gradient(
     stack,
     powers,
     inverse_norms,
-    d_stack,  # float32 [count, n, width]: from the inner products of anchors with members
+    d_stack,  # float32 [M, n, dim]: from the inner products of anchors with members
     d_own,
-    outs,  # out, count tensors [n, width]
+    outs,  # out, M tensors [n, dim]
     n,
-    width,
-    COUNT: tl.constexpr,
+    dim,
+    M: tl.constexpr,
     NORMALIZE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -847,34 +848,34 @@ def paired_embedding_gradient(
     the rows before they were multiplied with their powers."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < n
-    plane = tl.cast(n, tl.int64) * width
-    offset = tl.cast(row, tl.int64)[:, None] * width
+    plane = tl.cast(n, tl.int64) * dim
+    offset = tl.cast(row, tl.int64)[:, None] * dim
     inverses = ()
-    for m in tl.static_range(COUNT):
+    for m in tl.static_range(M):
         inverses = inverses + (tl.load(inverse_norms + m * n + row, mask=inside, other=0.0),)
     factors = ()
-    for p in tl.static_range(COUNT):
-        for q in tl.static_range(p + 1, COUNT):
+    for p in tl.static_range(M):
+        for q in tl.static_range(p + 1, M):
             total = tl.zeros([ROWS], tl.float32)
-            for m in tl.static_range(COUNT):
-                place = (m * (COUNT * (COUNT - 1) // 2) + pair_place(p, q, COUNT)) * n
+            for m in tl.static_range(M):
+                place = (m * (M * (M - 1) // 2) + pair_place(p, q, M)) * n
                 total += tl.load(d_own + place + row, mask=inside, other=0.0)
             factors = factors + (total * inverses[p] * inverses[q],)
-    for m in tl.static_range(COUNT):
+    for m in tl.static_range(M):
         along = tl.zeros([ROWS, BLOCK], tl.float32)
         if NORMALIZE:
-            for start in range(0, width, BLOCK):
+            for start in range(0, dim, BLOCK):
                 column = start + tl.arange(0, BLOCK)[None, :]
-                mask = inside[:, None] & (column < width)
-                gradient = _row_gradient(stack, d_stack, factors, plane, offset + column, mask, m, COUNT)
+                mask = inside[:, None] & (column < dim)
+                gradient = _row_gradient(stack, d_stack, factors, plane, offset + column, mask, m, M)
                 value = tl.load(stack + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32)
                 along += gradient * (value * inverses[m][:, None])
         along_unit = tl.sum(along, 1) * inverses[m]
         power = tl.load(powers + m * n + row, mask=inside, other=1.0)
-        for start in range(0, width, BLOCK):
+        for start in range(0, dim, BLOCK):
             column = start + tl.arange(0, BLOCK)[None, :]
-            mask = inside[:, None] & (column < width)
-            gradient = _row_gradient(stack, d_stack, factors, plane, offset + column, mask, m, COUNT)
+            mask = inside[:, None] & (column < dim)
+            gradient = _row_gradient(stack, d_stack, factors, plane, offset + column, mask, m, M)
             if NORMALIZE:
                 value = tl.load(stack + m * plane + offset + column, mask=mask, other=0.0).to(tl.float32)
                 gradient = (gradient - value * along_unit[:, None]) * power[:, None]
@@ -882,10 +883,10 @@ def paired_embedding_gradient(
 
 
 @triton.jit
-def _row_gradient(stack, d_stack, factors, plane, place, mask, m: tl.constexpr, COUNT: tl.constexpr):
+def _row_gradient(stack, d_stack, factors, plane, place, mask, m: tl.constexpr, M: tl.constexpr):
     gradient = tl.load(d_stack + m * plane + place, mask=mask, other=0.0)
-    for q in tl.static_range(COUNT):
+    for q in tl.static_range(M):
         if q != m:
             other = tl.load(stack + q * plane + place, mask=mask, other=0.0).to(tl.float32)
-            gradient += factors[pair_place(m, q, COUNT)][:, None] * other
+            gradient += factors[pair_place(m, q, M)][:, None] * other
     return gradient

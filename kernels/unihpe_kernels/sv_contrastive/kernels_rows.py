@@ -4,22 +4,23 @@ import triton
 import triton.language as tl
 
 from unihpe_kernels.small_linalg.jacobi_kernels import inverse_power
+from unihpe_kernels.sv_contrastive.arguments import MIN_NORM
 
-_MIN_NORM = tl.constexpr(1e-12)
-_LOG2_E = tl.constexpr(1.4426950408889634)
+_MIN_NORM = tl.constexpr(MIN_NORM)
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
 def unit_rows_of_three(
-    x,  # [n, width], contiguous, any floating dtype
+    x,  # [n, dim], contiguous, any floating dtype
     y,
     z,
     complete,  # uint8 [n], read only if MASKED
-    units,  # out, float32 [5, ld, width]: x, x, y, z, z; zero for unused samples and from n on
+    units,  # out, float32 [5, ld, dim]: x, x, y, z, z; zero for unused samples and from n on
     inverse_norms,  # out, float32 [3, ld]
     n,
     ld,
-    width,
+    dim,
     MASKED: tl.constexpr,
     NORMALIZE: tl.constexpr,
     ROWS: tl.constexpr,
@@ -30,8 +31,8 @@ def unit_rows_of_three(
     used = row < n
     if MASKED:
         used = tl.load(complete + row, mask=used, other=0) != 0
-    plane = tl.cast(ld, tl.int64) * width
-    offset = tl.cast(row, tl.int64) * width
+    plane = tl.cast(ld, tl.int64) * dim
+    offset = tl.cast(row, tl.int64) * dim
     for m in tl.static_range(3):
         if m == 0:
             source = x
@@ -39,12 +40,12 @@ def unit_rows_of_three(
             source = y
         else:
             source = z
-        scale, inverse = _inverse_norm(source, offset, width, used, NORMALIZE, ROWS, BLOCK)
+        scale, inverse = unit_scales(source, offset, dim, used, NORMALIZE, ROWS, BLOCK)
         tl.store(inverse_norms + m * ld + row, inverse * scale, mask=row < ld)
-        for start in range(0, width, BLOCK):
+        for start in range(0, dim, BLOCK):
             column = start + tl.arange(0, BLOCK)
             place = offset[:, None] + column[None, :]
-            inside = column[None, :] < width
+            inside = column[None, :] < dim
             value = tl.load(source + place, mask=used[:, None] & inside, other=0.0).to(tl.float32)
             value = value * scale[:, None] * inverse[:, None]
             written = (row < ld)[:, None] & inside
@@ -56,33 +57,33 @@ def unit_rows_of_three(
 
 
 @triton.jit
-def _inverse_norm(source, offset, width, used, NORMALIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def unit_scales(source, offset, dim, used, NORMALIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """A power of two for each row, and 1/length of rows times that, 0 for rows as good as zero; 1 unless NORMALIZE."""
     if not NORMALIZE:
         return tl.full([ROWS], 1.0, tl.float32), tl.full([ROWS], 1.0, tl.float32)
     else:  # noqa: RET505 - Triton compiles what follows a return
-        return _inverse_length(source, offset, width, used, ROWS, BLOCK)
+        scale = row_power(source, offset, dim, used, ROWS, BLOCK)
+        square = tl.zeros([ROWS, BLOCK], tl.float32)
+        for start in range(0, dim, BLOCK):
+            column = start + tl.arange(0, BLOCK)[None, :]
+            inside = used[:, None] & (column < dim)
+            value = tl.load(source + (offset[:, None] + column), mask=inside, other=0.0).to(tl.float32)
+            value = value * scale[:, None]
+            square += value * value
+        return scale, inverse_root(tl.sum(square, 1), scale)
 
 
 @triton.jit
-def _inverse_length(source, offset, width, used, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    largest = tl.zeros([ROWS], tl.float32)
-    for start in range(0, width, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        inside = used[:, None] & (column[None, :] < width)
-        value = tl.load(source + (offset[:, None] + column[None, :]), mask=inside, other=0.0).to(tl.float32)
-        largest = tl.maximum(largest, tl.max(tl.abs(value), 1))
-    scale = inverse_power(largest)  # squares neither overflow nor underflow after this
-    square = tl.zeros([ROWS], tl.float32)
-    for start in range(0, width, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        inside = used[:, None] & (column[None, :] < width)
-        value = (
-            tl.load(source + (offset[:, None] + column[None, :]), mask=inside, other=0.0).to(tl.float32)
-            * scale[:, None]
-        )
-        square += tl.sum(value * value, 1)
-    return scale, inverse_root(square, scale)
+def row_power(source, offset, dim, used, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """The power of two that takes a row's largest magnitude into [1, 2): squares neither overflow nor underflow after
+    it. offset [ROWS]: of the rows in `source`."""
+    largest = tl.zeros([ROWS, BLOCK], tl.float32)
+    for start in range(0, dim, BLOCK):
+        column = start + tl.arange(0, BLOCK)[None, :]
+        inside = used[:, None] & (column < dim)
+        value = tl.load(source + (offset[:, None] + column), mask=inside, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(value))
+    return inverse_power(tl.max(largest, 1))
 
 
 @triton.jit
@@ -99,30 +100,41 @@ def softplus2(x):
     """log2(1 + 2^x), and 2^x over 1 + 2^x, both good to a few roundings of themselves however small: x may be
     -infinity."""
     small = tl.exp2(-tl.abs(x))
-    # log(1 + small) as a series: the hardware's logarithm near 1 is good to 2^-22 of 1
-    t = small / (2 + small)
-    square = t * t
-    series = square * (1 / 17) + 1 / 15
-    series = series * square + 1 / 13
-    series = series * square + 1 / 11
+    return log2_1p(small, False) + tl.where(x > 0, x, 0.0), tl.where(x > 0, 1.0, small) / (1 + small)
+
+
+@triton.jit
+def log2_1p(small, FAST: tl.constexpr):
+    """log2(1 + small) of numbers in [0, 1] with all digits of a small one: ln(1 + e) = 2 atanh(e / (2 + e)), as the
+    hardware's logarithm near 1 is good to 2^-22 of 1. FAST: with one root for a division, and fewer terms."""
+    if FAST:
+        inverse = tl.rsqrt(2 + small)
+        ratio = small * (inverse * inverse)
+        square = ratio * ratio
+        series = square * (1 / 13) + 1 / 11
+    else:
+        ratio = small / (2 + small)
+        square = ratio * ratio
+        series = square * (1 / 17) + 1 / 15
+        series = series * square + 1 / 13
+        series = series * square + 1 / 11
     series = series * square + 1 / 9
     series = series * square + 1 / 7
     series = series * square + 1 / 5
     series = series * square + 1 / 3
     series = series * square + 1
-    rest = 2 * _LOG2_E * t * series
-    return rest + tl.where(x > 0, x, 0.0), tl.where(x > 0, 1.0, small) / (1 + small)
+    return ratio * series * (2 * LOG2_E)
 
 
 @triton.jit
 def mean_over_anchors(
     sample_loss,  # float32 [n]: summed over the sample's anchors
     weights,  # [n], read only if WEIGHTED
-    present,  # uint8 [count, n], read only if MASKED
+    present,  # uint8 [M, n], read only if MASKED
     loss,  # out, float32 []
     inverse_total,  # out, float32 [32]: 1 over the weight of all anchors, or 0, all alike
     n,
-    COUNT: tl.constexpr,
+    M: tl.constexpr,
     MASKED: tl.constexpr,
     WEIGHTED: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -134,7 +146,7 @@ def mean_over_anchors(
         i = start + tl.arange(0, BLOCK)
         inside = i < n
         weight = _weight(weights, i, inside, WEIGHTED)
-        total += tl.where(inside, weight * _anchors(present, i, n, inside, COUNT, MASKED), 0.0)
+        total += tl.where(inside, weight * _anchors(present, i, n, inside, M, MASKED), 0.0)
         weighted += weight * tl.load(sample_loss + i, mask=inside, other=0.0)
     sum_total = tl.sum(total)
     inverse = tl.where(sum_total == 0, 0.0, 1 / tl.where(sum_total == 0, 1.0, sum_total))
@@ -151,15 +163,15 @@ def _weight(weights, i, inside, WEIGHTED: tl.constexpr):
 
 
 @triton.jit
-def _anchors(present, i, n, inside, COUNT: tl.constexpr, MASKED: tl.constexpr):
+def _anchors(present, i, n, inside, M: tl.constexpr, MASKED: tl.constexpr):
     """How many anchors a sample has."""
     if MASKED:
         count = tl.zeros(i.shape, tl.float32)
-        for m in tl.static_range(COUNT):
+        for m in tl.static_range(M):
             count += tl.load(present + m * n + i, mask=inside, other=0).to(tl.float32)
         return tl.where(count >= 2, count, 0.0)
     else:  # noqa: RET505 - Triton compiles what follows a return
-        return tl.where(inside, COUNT * 1.0, 0.0)
+        return tl.where(inside, M * 1.0, 0.0)
 
 
 @triton.jit
@@ -176,7 +188,7 @@ def weights_and_temperature_gradient(
     d_temperature,  # out, float32 []
     n,
     parts,
-    COUNT: tl.constexpr,
+    M: tl.constexpr,
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -185,7 +197,7 @@ def weights_and_temperature_gradient(
     i = block * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     factor = tl.load(grad) * tl.load(inverse_total)
-    anchors = _anchors(present, i, n, inside, COUNT, MASKED)
+    anchors = _anchors(present, i, n, inside, M, MASKED)
     own = tl.load(sample_loss + i, mask=inside, other=0.0)
     # nothing weighs anything: the loss is 0, and so is its gradient
     tl.store(d_weights + i, factor * (own - anchors * tl.load(loss)), mask=inside)
@@ -200,16 +212,16 @@ def weights_and_temperature_gradient(
 
 @triton.jit
 def embedding_gradients_of_three(
-    units,  # float32 [5, ld, width]
+    units,  # float32 [5, ld, dim]
     inverse_norms,  # float32 [3, ld]
-    left,  # float32 [3, ld, width]: dA y, dB z, dC z
-    right,  # float32 [3, ld, width]: dA^T x, dB^T x, dC^T y
-    d_x,  # out, [n, width]
+    left,  # float32 [3, ld, dim]: dA y, dB z, dC z
+    right,  # float32 [3, ld, dim]: dA^T x, dB^T x, dC^T y
+    d_x,  # out, [n, dim]
     d_y,
     d_z,
     n,
     ld,
-    width,
+    dim,
     NORMALIZE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -217,8 +229,8 @@ def embedding_gradients_of_three(
     """Gradients of the unit rows taken back through the normalisation."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < n
-    plane = tl.cast(ld, tl.int64) * width
-    offset = tl.cast(row, tl.int64) * width
+    plane = tl.cast(ld, tl.int64) * dim
+    offset = tl.cast(row, tl.int64) * dim
     for m in tl.static_range(3):
         if m == 0:
             first, second, out = left, left + plane, d_x
@@ -229,17 +241,17 @@ def embedding_gradients_of_three(
         inverse = tl.load(inverse_norms + m * ld + row, mask=inside, other=0.0)[:, None]
         along = tl.zeros([ROWS, 1], tl.float32)
         if NORMALIZE:
-            for start in range(0, width, BLOCK):
+            for start in range(0, dim, BLOCK):
                 column = start + tl.arange(0, BLOCK)
                 place = offset[:, None] + column[None, :]
-                mask = inside[:, None] & (column[None, :] < width)
+                mask = inside[:, None] & (column[None, :] < dim)
                 gradient = tl.load(first + place, mask=mask, other=0.0) + tl.load(second + place, mask=mask, other=0.0)
                 unit = tl.load(units + (m + 1) * plane + place, mask=mask, other=0.0)
                 along += tl.sum(unit * gradient, 1)[:, None]
-        for start in range(0, width, BLOCK):
+        for start in range(0, dim, BLOCK):
             column = start + tl.arange(0, BLOCK)
             place = offset[:, None] + column[None, :]
-            mask = inside[:, None] & (column[None, :] < width)
+            mask = inside[:, None] & (column[None, :] < dim)
             gradient = tl.load(first + place, mask=mask, other=0.0) + tl.load(second + place, mask=mask, other=0.0)
             if NORMALIZE:
                 unit = tl.load(units + (m + 1) * plane + place, mask=mask, other=0.0)

@@ -11,90 +11,85 @@ from torch import Tensor
 
 from unihpe_kernels.native import single
 from unihpe_kernels.sv_contrastive import native_pairs, native_triples, torch_backend
+from unihpe_kernels.sv_contrastive.arguments import Arguments, Outputs
 from unihpe_kernels.sv_contrastive.native_pairs import NativePairs
-from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, Pairs, Positives, TorchPairs, has_triples
+from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, Pairs, Positives, TorchPairs
+
+# The ways that the forward pass takes, by the temperature's value among others, and the backward pass after it.
+PAIRS, TRIPLES, SETS, EXACT = range(4)
 
 
-def forward(
-    embeddings: list[Tensor],
-    temperature: Tensor,
-    weights: Tensor | None,
-    present: Tensor | None,
-    negatives: str,
-    normalize: bool,
-    learns_temperature: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `torch_backend.forward`, but for the second result where nothing is missing: in place of their logarithms the
-    normalisers themselves, of exponentials about the middle of the scores' range, as `backward` takes them. Those
-    logarithms are of the size of a score over the temperature, and float32 would round them to that."""
-    count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
-    if not _is_dense(embeddings, present) or not (triples or _pairs_fit(embeddings, scale)):
-        return torch_backend.forward(
-            embeddings, temperature, weights, present, negatives, normalize, learns_temperature, _ENGINE
-        )
-    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
-        loss, log_sums, sample_loss, _ = _exact_forward(embeddings, temperature, weights, normalize)
-        saved = log_sums.new_zeros(saved_size(embeddings, present, negatives), dtype=torch.float32)
-        return loss.float(), log_sums.float(), sample_loss.float(), saved
-    if triples:
-        sums, sample_loss, saved = native_triples.forward(embeddings, scale, normalize)
+def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
+    """As `torch_backend.forward`, but for the logsumexp where nothing is missing: the sums of exponentials themselves,
+    about a constant logit shift, as `backward` takes them. Their logarithms are of the size of a score over the
+    temperature, and float32 would round them to that."""
+    scale = _scale(given.tau)
+    route = _find_route(given, scale)
+    if route == SETS:
+        outputs = torch_backend.forward(given, learns_temperature, _ADAPTED)
+    elif route == EXACT:
+        exact = torch_backend.forward(_doubled(given))
+        loss, logsumexp, sample_loss = (output.float() for output in exact[:3])
+        outputs = Outputs(loss, logsumexp, sample_loss, loss.new_zeros(saved_size(given)), exact.route)
     else:
-        rows = [single(embedding) for embedding in embeddings]
-        saved = rows[0].new_empty(saved_size(embeddings, present, negatives))
-        kept, shares = native_pairs.split_saved(saved, count, len(rows[0]))
-        others, own_powers = NativePairs(rows, rows, None, scale, normalize, kept).forward()
-        losses, others_shares = native_pairs.losses_and_shares(others, own_powers)
-        shares.copy_(others_shares)
-        sums, sample_loss = others + own_powers, losses.sum(0).float()
-    return torch_backend.mean_loss(sample_loss, weights, None, count), sums, sample_loss, saved
+        if route == TRIPLES:
+            sums, sample_loss, saved = native_triples.forward(given.embeddings, scale, given.normalize)
+        else:
+            rows = [single(embedding) for embedding in given.embeddings]
+            saved = rows[0].new_empty(saved_size(given))
+            kept, shares = native_pairs.split_saved(saved, len(rows), len(rows[0]))
+            others, own_powers = NativePairs(rows, rows, None, scale, given.normalize, kept).forward()
+            losses, others_shares = native_pairs.losses_and_shares(others, own_powers)
+            shares.copy_(others_shares)
+            sums, sample_loss = others + own_powers, losses.sum(0).float()
+        loss = torch_backend.mean_loss(sample_loss, given.weights, None, given.num_modalities)
+        outputs = Outputs(loss, sums, sample_loss, saved, loss)
+    return outputs._replace(route=torch.tensor([route], device="cpu"))
 
 
-def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
+def saved_size(given: Arguments) -> int:
     """As `torch_backend.saved_size`."""
-    if _is_dense(embeddings, present) and has_triples(len(embeddings), negatives):
-        return native_triples.saved_size(*embeddings[0].shape)
-    return torch_backend.saved_size(embeddings, present, negatives, _ENGINE)
+    if _is_dense(given) and given.has_triples:
+        return native_triples.saved_size(*given.embeddings[0].shape)
+    return torch_backend.saved_size(given, _ADAPTED)
 
 
-def backward(
-    grad: Tensor,
-    embeddings: list[Tensor],
-    temperature: Tensor,
-    weights: Tensor | None,
-    present: Tensor | None,
-    loss: Tensor,
-    normalisers: Tensor,
-    sample_loss: Tensor,
-    saved: Tensor,
-    negatives: str,
-    normalize: bool,
-) -> list[Tensor]:
+def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
     """As `torch_backend.backward`."""
-    count, triples, scale = len(embeddings), has_triples(len(embeddings), negatives), _scale(temperature)
-    saved, normalisers = _as_left(saved), _as_left(normalisers)
-    if not _is_dense(embeddings, present) or not (triples or _pairs_fit(embeddings, scale)):
-        given = (grad, embeddings, temperature, weights, present, loss, normalisers, sample_loss, saved)
-        return torch_backend.backward(*given, negatives, normalize, _ENGINE)
-    if triples and not torch_backend.float32_holds(scale, len(embeddings[0])):
-        return _exact_backward(grad, embeddings, temperature, weights, normalize)
-    d_score, d_weights = torch_backend.mean_gradients(grad, loss, sample_loss, weights, None, count, scale)
-    if triples:
-        d_rows, d_scores = native_triples.backward(embeddings, saved, normalisers, d_score, scale, normalize)
+    route, scale = int(outputs.route), _scale(given.tau)
+    outputs = outputs._replace(saved=_as_left(outputs.saved), logsumexp=_as_left(outputs.logsumexp))
+    if route == SETS:
+        return torch_backend.backward(grad, given, outputs, _ADAPTED)
+    if route == EXACT:
+        return _exact_backward(grad, given)
+    loss, sums, sample_loss, saved, _ = outputs
+    num_modalities = given.num_modalities
+    d_score, d_weights = torch_backend.mean_gradients(
+        grad, loss, sample_loss, given.weights, None, num_modalities, scale
+    )
+    if route == TRIPLES:
+        d_rows, d_scores = native_triples.backward(given.embeddings, saved, sums, d_score, scale, given.normalize)
     else:
-        rows = [single(embedding) for embedding in embeddings]
-        kept, shares = native_pairs.split_saved(saved, count, len(rows[0]))
-        pairs = NativePairs(rows, rows, None, scale, normalize, kept)
-        _, d_rows, d_scores = pairs.backward(normalisers, shares, d_score)
-    d_embeddings = [d_row.to(embedding.dtype) for d_row, embedding in zip(d_rows, embeddings, strict=True)]
-    return [*d_embeddings, torch_backend.temperature_gradient(d_scores, scale, temperature), d_weights]
+        rows = [single(embedding) for embedding in given.embeddings]
+        kept, shares = native_pairs.split_saved(saved, num_modalities, len(rows[0]))
+        _, d_rows, d_scores = NativePairs(rows, rows, None, scale, given.normalize, kept).backward(
+            sums, shares, d_score
+        )
+    d_embeddings = [d_row.to(embedding.dtype) for d_row, embedding in zip(d_rows, given.embeddings, strict=True)]
+    return [*d_embeddings, torch_backend.temperature_gradient(d_scores, scale, given.tau), d_weights]
 
 
-def _is_dense(embeddings: list[Tensor], present: Tensor | None) -> bool:
-    return present is None and embeddings[0].shape[0] > 0
+def _find_route(given: Arguments, scale: float) -> int:
+    batch = len(given.embeddings[0])
+    if not _is_dense(given):
+        return SETS
+    if given.has_triples:
+        return TRIPLES if torch_backend.float32_holds(scale, batch) else EXACT
+    return PAIRS if native_pairs.fits(given.num_modalities, batch, scale) else SETS
 
 
-def _pairs_fit(embeddings: list[Tensor], scale: float) -> bool:
-    return native_pairs.fits(len(embeddings), embeddings[0].shape[0], scale)
+def _is_dense(given: Arguments) -> bool:
+    return given.present is None and given.embeddings[0].shape[0] > 0
 
 
 def _as_left(saved: Tensor) -> Tensor:
@@ -114,11 +109,11 @@ def _make_pairs(rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor
         return TorchPairs(rows, columns, own, scale, saved)
     all_columns = columns.unbind()
     all_rows = all_columns if rows is columns else rows.unbind()
-    return _LogarithmicPairs(all_rows, NativePairs(all_rows, all_columns, own, number, False, saved[:0]), number)
+    return _PairsAdapter(all_rows, NativePairs(all_rows, all_columns, own, number, False, saved[:0]), number)
 
 
-class _LogarithmicPairs:
-    """NativePairs as `Pairs`, with log2 of the normalisers relative to the own tuples."""
+class _PairsAdapter:
+    """NativePairs as `Pairs`, with log2 of the normalisers relative to the positives."""
 
     def __init__(self, rows: Sequence[Tensor], pairs: NativePairs, scale: float) -> None:
         self._rows, self._pairs, self._scale = rows, pairs, scale
@@ -134,24 +129,16 @@ class _LogarithmicPairs:
         return self._pairs.backward(sums, shares, d_score)
 
 
-_ENGINE = torch_backend.Engine(_make_pairs, native_pairs.saved_size)
+_ADAPTED = torch_backend.PairedImplementation(_make_pairs, native_pairs.saved_size)
 
 
-def _exact_forward(
-    embeddings: list[Tensor], temperature: Tensor, weights: Tensor | None, normalize: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    doubles = [embedding.double() for embedding in embeddings]
-    return torch_backend.forward(doubles, temperature, weights, None, "all", normalize)
+def _doubled(given: Arguments) -> Arguments:
+    return given._replace(embeddings=[embedding.double() for embedding in given.embeddings])
 
 
-def _exact_backward(
-    grad: Tensor, embeddings: list[Tensor], temperature: Tensor, weights: Tensor | None, normalize: bool
-) -> list[Tensor]:
-    outputs = _exact_forward(embeddings, temperature, weights, normalize)
-    doubles = [embedding.double() for embedding in embeddings]
-    *gradients, d_temperature, d_weights = torch_backend.backward(
-        grad, doubles, temperature, weights, None, *outputs, "all", normalize
-    )
-    like = [*embeddings, temperature]
-    outs = [gradient.to(other.dtype) for gradient, other in zip([*gradients, d_temperature], like, strict=True)]
-    return [*outs, d_weights.float() if weights is None else d_weights]
+def _exact_backward(grad: Tensor, given: Arguments) -> list[Tensor]:
+    exact = _doubled(given)
+    *gradients, d_weights = torch_backend.backward(grad, exact, torch_backend.forward(exact))
+    like = [*given.embeddings, given.tau]
+    outs = [gradient.to(other.dtype) for gradient, other in zip(gradients, like, strict=True)]
+    return [*outs, d_weights.float() if given.weights is None else d_weights]

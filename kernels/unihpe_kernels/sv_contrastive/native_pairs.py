@@ -81,7 +81,7 @@ class NativePairs:
         self._cut_rows = self._cut_columns if self._same else self._cut([row.contiguous() for row in rows])
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Sums of the exponentials of every anchor's tuples but its own [M, a], and the exponentials of the own tuples
+        """Sums of the exponentials of every anchor's tuples but its own [M, a], and the exponentials of the positives
         [M, a], about the middle of the scores' range."""
         self._make_blocks(new=True)
         sums, own_powers = self._cut_rows[0][0].new_zeros(2, self._count, self._anchors).unbind()
@@ -96,9 +96,9 @@ class NativePairs:
         self, sums: Tensor, shares: Tensor, d_score: Tensor
     ) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
         """Gradients of the rows, None where they are the columns, and of the columns; the sum of scores times their
-        gradient []. Those of the own tuples are among them.
+        gradient []. Those of the positives are among them.
 
-        sums [M, a]: of the exponentials of all tuples. shares [M, a]: what all but the own tuples have in them.
+        sums [M, a]: of the exponentials of all tuples. shares [M, a]: what all but the positives have in them.
         d_score [a]: what the softmax weights of a sample's anchors are multiplied with.
         """
         new = self._kept is None

@@ -118,7 +118,7 @@ struct Logit {
 
 // For the gradient of the scale, with scores less the middle of their range. The weights of an anchor's tuples, its own
 // among them, add up to 0 but for rounding: so a number may be taken off the scores, and with the mean of the own ones
-// that rounding is multiplied with little where own tuples dominate.
+// that rounding is multiplied with little where positives dominate.
 struct Totals {
     double scores, weights;         // weight * score, weight
     double own_scores, own_weights;  // |own weight| * own score, |own weight|
@@ -334,7 +334,7 @@ void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int
 
 // Adds the gradients of the tables to d_upper and d_lower, which may be one, and those of the members' own products to
 // `own_sums`. factors [count, all anchors]: what the exponentials are multiplied with. own_weights [count, all anchors]:
-// the gradients of the own tuples' scores. totals [count, samples]: added to, in places of their own for every anchor's
+// the gradients of the positives' scores. totals [count, samples]: added to, in places of their own for every anchor's
 // modality.
 void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower, float* d_upper, float* d_lower,
                       int64_t anchors, int64_t samples, int64_t first_anchor, int64_t all_anchors, double scale,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unihpe_kernels.scaling import inverse_power
 from unihpe_kernels.scratch import scratch
+from unihpe_kernels.sv_contrastive.arguments import MIN_NORM, Arguments, Outputs, modality_codes
 from unihpe_kernels.sv_contrastive.closed_form import SCALE, Operand, TripleTile
 from unihpe_kernels.sv_contrastive.scorers import make_scorer
 
@@ -33,7 +34,6 @@ _MOST_KEPT = 2**20
 # Twice s of closed_form.py, from which on the unbounded gradients are used: their rounding errors are divided by it.
 _SAFE_GAP = 1e-3
 _PAIR_ROWS = 128
-_MIN_NORM = 1e-12
 LOG2_E = math.log2(math.e)
 
 
@@ -47,117 +47,100 @@ class ModalitySet:
 
 
 def forward(
-    embeddings: list[Tensor],
-    temperature: Tensor,
-    weights: Tensor | None,
-    present: Tensor | None,
-    negatives: str,
-    normalize: bool,
-    learns_temperature: bool = True,
-    engine: "Engine | None" = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the loss [], log2 of every anchor's normaliser [M, B] (where it is set against pairs, relative to its own
-    tuple's exponential), the loss of every sample summed over its anchors [B], and what `backward` takes over,
-    [saved_size]. learns_temperature: False where its gradient is not wanted. engine: None for plain torch; the same for
-    `saved_size` and `backward`."""
-    engine = engine or TORCH
-    units, inverse_norms = unit_rows(embeddings, present, normalize)
-    scale = logit_scale(temperature, units)
-    count, batch, width = units.shape
+    given: Arguments, learns_temperature: bool = True, implementation: "PairedImplementation | None" = None
+) -> Outputs:
+    """The logsumexp of anchors that are set against pairs is relative to the positive's logit. learns_temperature:
+    False where its gradient is not wanted. implementation: None for plain torch; the same for `saved_size` and
+    `backward`."""
+    embeddings, present = given.embeddings, given.present
+    implementation = implementation or TORCH
+    units, inverse_norms = unit_rows(embeddings, present, given.normalize)
+    scale = logit_scale(given.tau, units)
+    num_modalities, batch, dim = units.shape
     # with `present` some of it may stay unused
     new = units.new_empty if present is None else units.new_zeros
-    saved = new(saved_size(embeddings, present, negatives, engine))
-    normalisers, sample_loss, anchor_counts = units.new_zeros(count, batch), units.new_zeros(batch), None
+    saved = new(saved_size(given, implementation))
+    logsumexp, sample_loss, anchor_counts = units.new_zeros(num_modalities, batch), units.new_zeros(batch), None
     if present is not None:
         anchor_counts = torch.zeros_like(sample_loss)
-    for group in _modality_sets(present, count, batch, units.device):
-        rows, columns, own = _select(units, group)
-        if has_triples(len(rows), negatives):
-            triples = _TripleLoss(saved, len(rows[0]), width, scale)
+    for part in _modality_sets(given):
+        rows, columns, own = _select(units, part)
+        if given.negatives == "all" and len(rows) == 3:
+            triples = _TripleLoss(saved, len(rows[0]), dim, scale)
             log_sums, losses = triples.forward(rows, learns_temperature)
-            if group.anchors is None:
+            if part.anchors is None:
                 triples.inverse_norms.copy_(inverse_norms if inverse_norms is not None else torch.ones_like(scale))
         else:
-            own_saved = saved if group.anchors is None else saved[:0]
-            log_sums = engine.pairs(rows, columns, own, scale, own_saved).forward()
+            own_saved = saved if part.anchors is None else saved[:0]
+            log_sums = implementation.pairs(rows, columns, own, scale, own_saved).forward()
             losses = log_sums.sum(0).div_(LOG2_E)
         if anchor_counts is None:
-            normalisers, sample_loss = log_sums, losses
+            logsumexp, sample_loss = log_sums, losses
             continue
-        for modality, log_sum in zip(group.modalities, log_sums, strict=True):
-            normalisers[modality, group.anchors] = log_sum
-        sample_loss[group.anchors] = losses
-        anchor_counts[group.anchors] = len(group.modalities)
-    return mean_loss(sample_loss, weights, anchor_counts, count), normalisers, sample_loss, saved
+        for modality, log_sum in zip(part.modalities, log_sums, strict=True):
+            logsumexp[modality, part.anchors] = log_sum
+        sample_loss[part.anchors] = losses
+        anchor_counts[part.anchors] = len(part.modalities)
+    loss = mean_loss(sample_loss, given.weights, anchor_counts, num_modalities)
+    return Outputs(loss, logsumexp, sample_loss, saved, loss.new_empty(0, dtype=torch.int64))
 
 
-def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str, engine: "Engine | None" = None) -> int:
+def saved_size(given: Arguments, implementation: "PairedImplementation | None" = None) -> int:
     """Elements that `forward` hands to `backward`: how many is a matter of the shapes alone."""
-    batch, width = embeddings[0].shape
-    if has_triples(len(embeddings), negatives):
-        return _TripleLoss.saved_size(batch, width)
-    return (engine or TORCH).saved_of_pairs(len(embeddings), batch, width) if present is None else 0
-
-
-def has_triples(count: int, negatives: str) -> bool:
-    return negatives == "all" and count == 3
+    batch, dim = given.embeddings[0].shape
+    if given.has_triples:
+        return _TripleLoss.saved_size(batch, dim)
+    if given.present is not None:
+        return 0
+    return (implementation or TORCH).saved_of_pairs(given.num_modalities, batch, dim)
 
 
 def backward(
-    grad: Tensor,
-    embeddings: list[Tensor],
-    temperature: Tensor,
-    weights: Tensor | None,
-    present: Tensor | None,
-    loss: Tensor,
-    normalisers: Tensor,
-    sample_loss: Tensor,
-    saved: Tensor,
-    negatives: str,
-    normalize: bool,
-    engine: "Engine | None" = None,
+    grad: Tensor, given: Arguments, outputs: Outputs, implementation: "PairedImplementation | None" = None
 ) -> list[Tensor]:
     """Gradients of the M embeddings, of the temperature and of the weights ([B], also where those are None)."""
-    engine = engine or TORCH
-    count, (batch, width) = len(embeddings), embeddings[0].shape
+    implementation = implementation or TORCH
+    embeddings, present, weights = given.embeddings, given.present, given.weights
+    loss, logsumexp, sample_loss, saved, _ = outputs
+    num_modalities, (batch, dim) = given.num_modalities, embeddings[0].shape
     dense_triples = None
-    scale = logit_scale(temperature, sample_loss)
-    if present is None and batch and has_triples(count, negatives):
-        dense_triples = _TripleLoss(saved, batch, width, scale)
-        units, inverse_norms = dense_triples.units, dense_triples.inverse_norms if normalize else None
+    scale = logit_scale(given.tau, sample_loss)
+    if present is None and batch and given.has_triples:
+        dense_triples = _TripleLoss(saved, batch, dim, scale)
+        units, inverse_norms = dense_triples.units, dense_triples.inverse_norms if given.normalize else None
     else:
-        units, inverse_norms = unit_rows(embeddings, present, normalize)
-    groups = list(_modality_sets(present, count, batch, units.device))
+        units, inverse_norms = unit_rows(embeddings, present, given.normalize)
+    parts = list(_modality_sets(given))
     anchor_counts = None
     if present is not None:
         anchor_counts = torch.zeros_like(sample_loss)
-        for group in groups:
-            anchor_counts[group.anchors] = len(group.modalities)
-    d_score, d_weights = mean_gradients(grad, loss, sample_loss, weights, anchor_counts, count, scale)
+        for part in parts:
+            anchor_counts[part.anchors] = len(part.modalities)
+    d_score, d_weights = mean_gradients(grad, loss, sample_loss, weights, anchor_counts, num_modalities, scale)
     if dense_triples is not None:
-        d_units, d_scores = dense_triples.backward(normalisers, d_score)
+        d_units, d_scores = dense_triples.backward(logsumexp, d_score)
     else:
         d_units = torch.zeros_like(units)
         d_scores = torch.zeros((), dtype=torch.float64, device=grad.device)  # sum of scores times their gradient
-        for group in groups:
-            rows, columns, own = _select(units, group)
-            anchors = slice(None) if group.anchors is None else group.anchors
-            pool = slice(None) if group.pool is None else group.pool
-            log_sums = normalisers[list(group.modalities)][:, anchors]
+        for part in parts:
+            rows, columns, own = _select(units, part)
+            anchors = slice(None) if part.anchors is None else part.anchors
+            pool = slice(None) if part.pool is None else part.pool
+            log_sums = logsumexp[list(part.modalities)][:, anchors]
             d_rows: Sequence[Tensor] | None
             d_columns: Sequence[Tensor] | Tensor
-            if has_triples(len(rows), negatives):
-                triples = _TripleLoss(saved, len(rows[0]), width, scale)
+            if given.negatives == "all" and len(rows) == 3:
+                triples = _TripleLoss(saved, len(rows[0]), dim, scale)
                 d_rows = None
-                d_columns, d_group = triples.backward(log_sums, d_score[anchors])
+                d_columns, d_part = triples.backward(log_sums, d_score[anchors])
             else:
-                own_saved = saved if group.anchors is None else saved[:0]
-                pairs = engine.pairs(rows, columns, own, scale, own_saved)
-                d_rows, d_columns, d_group = pairs.backward(log_sums, d_score[anchors])
-            d_scores += d_group
-            for index, parts in ((pool, d_columns), (anchors, d_rows)):
-                for modality, part in zip(group.modalities, () if parts is None else parts, strict=False):
-                    d_units[modality][index] += part
+                own_saved = saved if part.anchors is None else saved[:0]
+                pairs = implementation.pairs(rows, columns, own, scale, own_saved)
+                d_rows, d_columns, d_part = pairs.backward(log_sums, d_score[anchors])
+            d_scores += d_part
+            for index, gradients in ((pool, d_columns), (anchors, d_rows)):
+                for modality, gradient in zip(part.modalities, () if gradients is None else gradients, strict=False):
+                    d_units[modality][index] += gradient
 
     dtypes = [embedding.dtype for embedding in embeddings]
     if inverse_norms is None:
@@ -167,7 +150,7 @@ def backward(
         d_units = torch.addcmul(d_units, units, along, value=-1)
         factors = zip(d_units, inverse_norms, dtypes, strict=True)
         d_embeddings = [(d_unit * inverse).to(dtype) for d_unit, inverse, dtype in factors]
-    return [*d_embeddings, temperature_gradient(d_scores, scale, temperature), d_weights]
+    return [*d_embeddings, temperature_gradient(d_scores, scale, given.tau), d_weights]
 
 
 def mean_loss(sample_loss: Tensor, weights: Tensor | None, anchor_counts: Tensor | None, count: int) -> Tensor:
@@ -220,7 +203,7 @@ class TorchPairs:
 
     def forward(self) -> Tensor:
         self._saved.zero_()  # an output must be the same every time
-        return torch.logaddexp2(paired_sums(*self._given()), self._scale.new_zeros(()))  # its own tuple's logit is 0
+        return torch.logaddexp2(paired_sums(*self._given()), self._scale.new_zeros(()))  # its positive's logit is 0
 
     def backward(self, losses: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
         d_rows, d_columns, total, d_own = paired_backward(*self._given(), losses, d_score)
@@ -303,7 +286,7 @@ class TripleSlab:
         self._grams, self._first = grams, first
         rows, size = grams[0].shape
         # Of every sample i: the sum of its anchors' mean scores less its own, the sum of the softmax weights of all
-        # tuples of its anchors but its own, its own tuple's slope, and the least gap of its tuples. Of every triple:
+        # tuples of its anchors but its own, its positive's slope, and the least gap of its tuples. Of every triple:
         # what `recall` takes, and its exponential times its slope.
         self.excess, self._other_weights, self._own_slopes, self._least_gaps = saved[: 4 * rows].view(4, rows).unbind()
         kept = saved[4 * rows :]
@@ -351,7 +334,7 @@ class TripleSlab:
     def sums(self, with_scores: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Over the tuples of every i [2, a], j [2, b] and k [2, b] but the own ones: the sums of exponentials and of
         those times score, which the temperature's gradient wants; without them [1, a], [1, b] and [1, b].
-        And the scores [a] of the own tuples of the samples i."""
+        And the scores [a] of the positives of the samples i."""
         for part in self._unused:  # an output must be the same every time
             part.zero_()
         store = self._scratch("exponentials", self._sum_dtype)[0]
@@ -364,16 +347,16 @@ class TripleSlab:
         for i, j, products, shape in self._tiles():
             keep = None if self._kept is None else self._kept[:, i, j].unbind()
             sigma = self._tile.sigma(*products, shape, keep)
-            own, samples = self._own_tuples(sigma, i, j)
+            own, samples = self._positives_in(sigma, i, j)
             positives[samples] = own
             exp = self._exponentials(sigma, out=store)
-            self._own_tuples(exp, i, j)[0].zero_()
+            self._positives_in(exp, i, j)[0].zero_()
             kinds_of_i[0][i].add_(exp.sum((1, 2)))
             kinds_of_jk[0][j].add_(exp.sum(0))
             if keep is not None:
                 self._least_gaps[i].clamp_(max=self._tile.least_gap())
                 slopes = self._tile.slopes()
-                self._own_slopes[samples] = self._own_tuples(slopes, i, j)[0]
+                self._own_slopes[samples] = self._positives_in(slopes, i, j)[0]
                 slopes.mul_(exp)
             if with_scores:
                 exp.mul_(sigma)
@@ -383,10 +366,10 @@ class TripleSlab:
 
     def finish(self, by_i: Tensor, by_j: Tensor, by_k: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
         """From the complete `sums` of the samples i alone, [2, a] or [1, a] each: log2 of the sum over every anchor's
-        tuples [3, a], and the losses of the samples [a]. Fills what `add_gradients` wants of the own tuples, and
+        tuples [3, a], and the losses of the samples [a]. Fills what `add_gradients` wants of the positives, and
         `excess`, with zeros where no scores were summed.
 
-        The own tuple stands apart: where it dominates, nothing of the others is lost in a difference."""
+        The positive stands apart: where it dominates, nothing of the others is lost in a difference."""
         others, *score_sums = torch.stack([by_i, by_j, by_k], dim=1).unbind()
         own = self.own_exponentials(positives)
         sums = others + own
@@ -398,7 +381,7 @@ class TripleSlab:
         return self.log_sums(sums), torch.log1p(others / own).sum(0).to(self._scale.dtype)
 
     def own_exponentials(self, positives: Tensor) -> Tensor:
-        """Those of own tuples with these scores, as `sums` has those of the others."""
+        """Those of positives with these scores, as `sums` has those of the others."""
         return self._exponentials(positives, torch.empty_like(positives, dtype=self._sum_dtype))
 
     def log_sums(self, sums: Tensor) -> Tensor:
@@ -426,7 +409,7 @@ class TripleSlab:
         for i, j, products, shape in self._tiles():
             factor, weight = (store[: math.prod(shape)].view(shape) for store in (factor_store, weight_store))
             torch.add(of_jk[j], of_i[i, None, None], out=factor)
-            own, samples = self._own_tuples(weight, i, j)
+            own, samples = self._positives_in(weight, i, j)
             if self._kept is not None and all(gap > _SAFE_GAP for gap in least_gaps[i]):
                 root, exp_slope = self._kept[:, i, j].unbind()
                 self._tile.recall(*products, shape, root)
@@ -445,8 +428,8 @@ class TripleSlab:
                 d_b[i].add_(next(gradients).sum(1))
                 d_c[j].add_(next(gradients).sum(0))
 
-    def _own_tuples(self, tile: Tensor, i: slice, j: slice) -> tuple[Tensor, slice]:
-        """The own tuples of a tile [i, j, k] over all k, as a view, and the slice of i that they are of."""
+    def _positives_in(self, tile: Tensor, i: slice, j: slice) -> tuple[Tensor, slice]:
+        """The positives of a tile [i, j, k] over all k, as a view, and the slice of i that they are of."""
         begin, end = i.start + self._first, i.stop + self._first
         start, stop = max(begin, j.start), max(begin, j.start, min(end, j.stop))
         block = tile[start - begin : stop - begin, start - j.start : stop - j.start, start:stop]
@@ -488,9 +471,9 @@ def paired_backward(
     d_score: Tensor,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """Gradients of the rows and of the columns by all tuples but the anchors' own; the sum of scores, less that of the
-    anchor's own tuple, times their gradient; and the gradients of the own tuples' scores [a].
+    anchor's positive, times their gradient; and the gradients of the positives' scores [a].
 
-    The own tuple's softmax weight less one is minus the sum of all other weights, and so the scores may be relative to
+    The positive's softmax weight less one is minus the sum of all other weights, and so the scores may be relative to
     its own: where it dominates, no gradient is a difference of large numbers.
 
     positives, own: as for `paired_sums`. losses [M, a]: of the anchors, to base 2. d_score [a]: as for
@@ -528,14 +511,14 @@ def _own_pairs(own: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
     return rows, own[rows] - columns.start
 
 
-class Engine(NamedTuple):
+class PairedImplementation(NamedTuple):
     """pairs: makes `Pairs`, of the arguments of TorchPairs. saved_of_pairs: of M, B, D: what it leaves in `saved`."""
 
     pairs: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor], Pairs]
     saved_of_pairs: Callable[[int, int, int], int]
 
 
-TORCH = Engine(TorchPairs, lambda count, batch, width: 0)
+TORCH = PairedImplementation(TorchPairs, lambda num_modalities, batch, dim: 0)
 
 
 def unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor | None]:
@@ -551,34 +534,35 @@ def unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool)
         return rows, None
     scale = inverse_power(rows, 2)
     norms = torch.linalg.vector_norm(rows.mul_(scale), dim=2, keepdim=True)
-    inverse = norms.reciprocal().masked_fill_(norms < _MIN_NORM * scale, 0)
+    inverse = norms.reciprocal().masked_fill_(norms < MIN_NORM * scale, 0)
     return rows.mul_(inverse), inverse.mul_(scale)
 
 
-def _modality_sets(present: Tensor | None, count: int, batch: int, device: torch.device) -> Iterator[ModalitySet]:
+def _modality_sets(given: Arguments) -> Iterator[ModalitySet]:
     """The sets of at least two modalities that occur in the batch; none in an empty batch."""
-    if batch == 0:
+    if len(given.embeddings[0]) == 0:
         return
-    if present is None:
-        yield ModalitySet(tuple(range(count)), None, None)
+    every = range(given.num_modalities)
+    if given.present is None:
+        yield ModalitySet(tuple(every), None, None)
         return
-    codes = (present.long() << torch.arange(count, device=device)[:, None]).sum(0)
+    codes = modality_codes(given.present)
     for code in codes.unique().tolist():
-        modalities = tuple(m for m in range(count) if code >> m & 1)
+        modalities = tuple(m for m in every if code >> m & 1)
         if len(modalities) >= 2:
             yield ModalitySet(modalities, (codes == code).nonzero()[:, 0], ((codes & code) == code).nonzero()[:, 0])
 
 
-def _select(units: Tensor, group: ModalitySet) -> tuple[Tensor, Tensor, Tensor | None]:
+def _select(units: Tensor, part: ModalitySet) -> tuple[Tensor, Tensor, Tensor | None]:
     """Rows of the anchors [m, a, D] and of the pool [m, b, D], and the anchors' places in the pool. Where those are the
     same samples, that is one tensor, and None."""
-    if group.anchors is None or group.pool is None:
+    if part.anchors is None or part.pool is None:
         return units, units, None
-    modalities = torch.tensor(group.modalities, device=units.device)[:, None]
-    columns = units[modalities, group.pool]
-    if len(group.anchors) == len(group.pool):
+    modalities = torch.tensor(part.modalities, device=units.device)[:, None]
+    columns = units[modalities, part.pool]
+    if len(part.anchors) == len(part.pool):
         return columns, columns, None
-    return units[modalities, group.anchors], columns, torch.searchsorted(group.pool, group.anchors)
+    return units[modalities, part.anchors], columns, torch.searchsorted(part.pool, part.anchors)
 
 
 def logit_scale(temperature: Tensor, like: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ void triple_rows_gradient(const float* units, const float* inverse_norms, const 
 }
 
 // The sums of exp2(scale * (sigma_1 - MIDDLE)) over the triples of every i, j and k, [3, n]; the softmax weights of all
-// triples but a sample's own, summed over its anchors, [n]; and the losses [n]. The own triple stands apart: where it
+// triples but a sample's own, summed over its anchors, [n]; and the losses [n]. The positive stands apart: where it
 // dominates, nothing of the others is lost in a difference.
 void triple_sums(const float* all_grams, int64_t n, int64_t ld, double exact_scale, int64_t threads, float* sums,
                  float* other_weights, float* sample_loss) {
@@ -185,8 +185,8 @@ void triple_gradients(const float* all_grams, int64_t n, int64_t ld, double exac
             factors[axis * ld + i] = d_score[i] / sums[axis * n + i];
     const float *const of_i = factors.data(), *const of_j = of_i + ld, *const of_k = of_j + ld;
 
-    // The own triple's weight is minus the sum of all others. So a number may be taken off the scores, and with the mean
-    // of the own ones little is lost where own triples dominate.
+    // The positive's weight is minus the sum of all others. So a number may be taken off the scores, and with the mean
+    // of the own ones little is lost where positives dominate.
     std::vector<float> own_scores(n);
     double own_sum = 0, own_weights = 0;
     own_triples(grams, [=, &own_scores, &own_sum, &own_weights](int64_t first, int count, Lanes a, Lanes b, Lanes c) {

@@ -24,7 +24,7 @@ _ROWS, _COLUMNS = 4, 256  # block of the kernels over rows
 class Saved:
     """What the backward pass takes over, as views of one flat buffer."""
 
-    units: Tensor  # [5, ld, width]
+    units: Tensor  # [5, ld, dim]
     inverse_norms: Tensor  # [3, ld]
     grams: Tensor  # [3, ld, ld]
     factors: Tensor  # [4, ld]
@@ -40,45 +40,45 @@ def padded(batch: int) -> int:
     return -(-batch // 32) * 32 if batch <= 512 else -(-batch // 64) * 64
 
 
-def saved_size(batch: int, width: int) -> int:
-    return sum(_sizes(batch, width))
+def saved_size(batch: int, dim: int) -> int:
+    return sum(_sizes(batch, dim))
 
 
-def view_saved(saved: Tensor, batch: int, width: int) -> Saved:
+def view_saved(saved: Tensor, batch: int, dim: int) -> Saved:
     ld = padded(batch)
-    units, inverse_norms, grams, factors = saved[: saved_size(batch, width)].split(_sizes(batch, width))
-    units = units[: 5 * ld * width].view(5, ld, width)
+    units, inverse_norms, grams, factors = saved[: saved_size(batch, dim)].split(_sizes(batch, dim))
+    units = units[: 5 * ld * dim].view(5, ld, dim)
     return Saved(units, inverse_norms.view(3, ld), grams.view(3, ld, ld), factors.view(4, ld))
 
 
-def _sizes(batch: int, width: int) -> list[int]:
+def _sizes(batch: int, dim: int) -> list[int]:
     ld = padded(batch)
-    return [aligned(5 * ld * width), 3 * ld, 3 * ld * ld, 4 * ld]  # ld is a multiple of 32
+    return [aligned(5 * ld * dim), 3 * ld, 3 * ld * ld, 4 * ld]  # ld is a multiple of 32
 
 
-def normalisers(
+def forward(
     embeddings: list[Tensor],
     temperature: Tensor,
     weights: Tensor | None,
     complete: Tensor | None,
     normalize: bool,
     saved: Saved,
-    log_sums: Tensor,
+    logsumexp: Tensor,
     sample_loss: Tensor,
 ) -> None:
-    """Write the normalisers [3, n] and losses [n] of the complete samples, and fill `saved`."""
+    """Write the logsumexp [3, n] and losses [n] of the complete samples, and fill `saved`."""
     x, y, z = embeddings
-    n, width = x.shape
+    n, dim = x.shape
     ld = saved.grams.shape[1]
     kernels_rows.unit_rows_of_three[(triton.cdiv(ld, _ROWS),)](
-        x, y, z, complete, saved.units, saved.inverse_norms, n, ld, width,
+        x, y, z, complete, saved.units, saved.inverse_norms, n, ld, dim,
         MASKED=complete is not None, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
     )  # fmt: skip
     torch.bmm(saved.units[:3], saved.units[2:].mT, out=saved.grams)
 
     sums_i, sums_j, sums_k = sums(saved.grams, complete, temperature, n, ld, None)
     kernels_all.sv_all_finish[(triton.cdiv(ld, 32),)](
-        saved.grams, complete, temperature, weights, sums_i, sums_j, sums_k, log_sums, sample_loss, saved.factors,
+        saved.grams, complete, temperature, weights, sums_i, sums_j, sums_k, logsumexp, sample_loss, saved.factors,
         n, ld, len(sums_i), len(sums_j), len(sums_k),
         MASKED=complete is not None, WEIGHTED=weights is not None, PARTS=32, BLOCK=32, enable_fp_fusion=True,
     )  # fmt: skip
@@ -155,7 +155,7 @@ def slab_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the Gram matrices of a slab, as `sums` takes them, and the sum of scores times their gradient [].
 
-    Without that of the own triples. factors [3, ld]: what the exponentials of anchors' tuples are multiplied with.
+    Without that of the positives. factors [3, ld]: what the exponentials of anchors' tuples are multiplied with.
     """
     turns = _Turns(grams, n, ld, slab, first_own)
     d_scale = grams.new_empty(turns.programs)
@@ -169,7 +169,7 @@ def slab_gradients(
     return d_grams, d_scale.sum(dtype=torch.float64)
 
 
-def gradients(
+def backward(
     grad: Tensor,
     temperature: Tensor,
     complete: Tensor | None,
@@ -182,7 +182,7 @@ def gradients(
 
     Returns pieces of the sum of scores times their gradient, which still lack the mean over anchors.
     """
-    n, width = outs[0].shape
+    n, dim = outs[0].shape
     ld = saved.grams.shape[1]
     new = saved.grams.new_empty
     turns = _Turns(saved.grams, n, ld, None, None)
@@ -190,14 +190,15 @@ def gradients(
     d_grams = new((3, ld, ld))
     parts = (turns.parts_a, turns.parts_b, turns.parts_c)
     for begin, end in turns(complete, temperature, saved.factors, d_scale[ld:]):
-        kernels_all.sv_all_reduce[(ld, triton.cdiv(ld, _COLUMNS))](
+        rows = ld if end == n else end - begin
+        kernels_all.sv_all_reduce[(rows, triton.cdiv(ld, _COLUMNS))](
             saved.grams, grad, inverse_total, saved.factors, *parts, d_grams, d_scale,
             ld, begin, end, *(len(part) for part in parts), LAST=end == n, BLOCK=_COLUMNS, enable_fp_fusion=True,
         )  # fmt: skip
     left = torch.bmm(d_grams, saved.units[2:])
     right = torch.bmm(d_grams.mT, saved.units[:3])
     kernels_rows.embedding_gradients_of_three[(triton.cdiv(n, _ROWS),)](
-        saved.units, saved.inverse_norms, left, right, *outs, n, ld, width,
+        saved.units, saved.inverse_norms, left, right, *outs, n, ld, dim,
         NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
     )  # fmt: skip
     return d_scale

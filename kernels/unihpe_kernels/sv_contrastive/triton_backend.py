@@ -4,182 +4,168 @@ Where samples lack modalities, masks inside the kernels make an anchor's tuples 
 synchronises.
 """
 
-import functools
-from dataclasses import dataclass
-
 import torch
 import triton
 from torch import Tensor
 
 from unihpe_kernels.checks import on_device
-from unihpe_kernels.sv_contrastive import kernels_rows, triton_all, triton_paired
-from unihpe_kernels.sv_contrastive.triton_paired import Codes, Tables
+from unihpe_kernels.launching import Launch, planned, residues
+from unihpe_kernels.sv_contrastive import kernels_rows, triton_all
+from unihpe_kernels.sv_contrastive.arguments import Arguments, Outputs, modality_codes
+from unihpe_kernels.sv_contrastive.triton_paired import Case, Codes
 
 _BLOCK = 1024  # samples of a program where there is nothing to do but add
 _HEADER = 32  # float32 numbers before the tables, which so stay aligned; the first is 1/(total weight)
 
 
-@dataclass(frozen=True)
-class _Masks:
-    """Which of n samples have what."""
-
-    present: Tensor  # uint8 [M, n]
-    complete: Tensor  # uint8 [n]
-    codes: Tensor  # int32 [n], bit m: has modality m
-
-
-@dataclass(frozen=True)
-class _Paired:
-    """A "paired" loss of all samples."""
-
-    tables: Tables
-    codes: Codes | None
-    used: Tensor | None  # uint8 [M, n]: rows that some anchor needs; None: all
-
-
-def forward(
-    embeddings: list[Tensor],
-    temperature: Tensor,
-    weights: Tensor | None,
-    present: Tensor | None,
-    negatives: str,
-    normalize: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `torch_backend.forward`."""
-    count, n = len(embeddings), len(embeddings[0])
-    new = functools.partial(embeddings[0].new_empty, dtype=torch.float32)
-    loss, log_sums, sample_loss = new(()), new((count, n)), new((n,))
-    saved = new((saved_size(embeddings, present, negatives),))
+def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
+    """As `torch_backend.forward`; the backward pass computes the temperature's gradient."""
+    first, m = given.embeddings[0], given.num_modalities
+    n, new = len(first), first.new_empty
+    sizes = _sizes_of(given)
+    loss, logsumexp, sample_loss, saved = (
+        new(shape, dtype=torch.float32) for shape in ((), (m, n), (n,), (sum(sizes),))
+    )
+    outputs = Outputs(loss, logsumexp, sample_loss, saved, new(0, dtype=torch.int64))
     if n == 0 or n % 32:
         saved.zero_()  # between the tables, too: an output must be the same every time
     if n == 0:
-        return loss.zero_(), log_sums, sample_loss, saved
+        loss.zero_()
+        return outputs
     with on_device(loss):
-        embeddings = [embedding.contiguous() for embedding in embeddings]
-        weights = None if weights is None else weights.contiguous()
-        tau = temperature.float()
-        masks = _masks(present)
-        paired = _paired(saved, embeddings, masks, negatives)
-        if paired:
-            triton_paired.prepare(embeddings, normalize, paired.tables, paired.used)
-            triton_paired.normalisers(paired.tables, tau, paired.codes, log_sums, sample_loss)
-        if _has_triples(count, negatives):
-            triples = triton_all.view_saved(saved[_HEADER:], n, embeddings[0].shape[1])
-            complete = masks.complete if masks else None
-            triton_all.normalisers(embeddings, tau, weights, complete, normalize, triples, log_sums, sample_loss)
-        kernels_rows.mean_over_anchors[(1,)](
-            sample_loss, weights, masks.present if masks else None, loss, saved, n,
-            COUNT=count, MASKED=masks is not None, WEIGHTED=weights is not None, BLOCK=_BLOCK, enable_fp_fusion=True,
-        )  # fmt: skip
-    return loss, log_sums, sample_loss, saved
+        batch = _Batch(given, saved)
+        if batch.has_pairs:
+            plan, tables = batch.case.plan(), batch.case.view_tables(batch.tables)
+            plan.prepare(batch.embeddings, tables, batch.used)
+            plan.forward(tables, batch.temperature, batch.codes, logsumexp, sample_loss)
+        if given.has_triples:
+            triples = triton_all.view_saved(batch.triples, n, first.shape[1])
+            triton_all.forward(
+                batch.embeddings, batch.temperature, batch.weights, batch.complete, given.normalize, triples, logsumexp,
+                sample_loss,
+            )  # fmt: skip
+        _mean(batch.case)(sample_loss, batch.weights, batch.present, loss, saved, n)
+    return outputs
 
 
-def backward(
-    grad: Tensor,
-    embeddings: list[Tensor],
-    temperature: Tensor,
-    weights: Tensor | None,
-    present: Tensor | None,
-    loss: Tensor,
-    log_sums: Tensor,
-    sample_loss: Tensor,
-    saved: Tensor,
-    negatives: str,
-    normalize: bool,
-) -> list[Tensor]:
+def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
     """As `torch_backend.backward`."""
-    count, n = len(embeddings), len(embeddings[0])
-    dtype = embeddings[0].dtype
+    embeddings, weights, temperature = given.embeddings, given.weights, given.tau
+    loss, logsumexp, sample_loss, saved, _ = outputs
+    n, dtype = len(embeddings[0]), embeddings[0].dtype
     # gradients of two parts are added up, in float32
-    both = present is not None and _has_triples(count, negatives)
-    outs_dtype = torch.float32 if both else dtype
-    outs = [torch.empty(embedding.shape, dtype=outs_dtype, device=grad.device) for embedding in embeddings]
-    d_weights = torch.empty_like(sample_loss)
-    d_temperature = torch.empty_like(loss)
-    if n == 0:
-        return [*(out.to(dtype) for out in outs), torch.zeros_like(temperature), _like(d_weights, weights)]
-    with on_device(grad):
-        embeddings = [embedding.contiguous() for embedding in embeddings]
-        weights = None if weights is None else weights.contiguous()
-        grad, tau = grad.float(), temperature.float()
-        masks = _masks(present)
-        pieces = []
-        open_pieces = 0  # how many of their numbers lack the mean over anchors
-        paired = _paired(saved, embeddings, masks, negatives)
-        if paired:
-            pieces.append(
-                triton_paired.gradients(
-                    grad, tau, weights, paired.codes, normalize, saved, log_sums, paired.tables, outs
-                )
-            )
-        if _has_triples(count, negatives):
-            triples = triton_all.view_saved(saved[_HEADER:], n, embeddings[0].shape[1])
-            complete = masks.complete if masks else None
-            into = [torch.empty_like(out) for out in outs] if pieces else outs
-            pieces.insert(0, triton_all.gradients(grad, tau, complete, normalize, saved, triples, into))
-            open_pieces = len(pieces[0])
-            if into is not outs:
-                for out, own in zip(outs, into, strict=True):
-                    out += own
-        d_scale = pieces[0] if len(pieces) == 1 else torch.cat([*pieces, grad.new_zeros(1)])
-        kernels_rows.weights_and_temperature_gradient[(triton.cdiv(n, _BLOCK),)](
-            grad, loss, saved, sample_loss, masks.present if masks else None, tau, d_scale, open_pieces, d_weights,
-            d_temperature, n, len(d_scale), COUNT=count, MASKED=masks is not None, BLOCK=_BLOCK, enable_fp_fusion=True,
+    both = given.present is not None and given.has_triples
+    outs = [embedding.new_empty(embedding.shape, dtype=torch.float32 if both else dtype) for embedding in embeddings]
+    d_weights, d_temperature = sample_loss.new_empty((n,)), loss.new_empty(())
+    if n:
+        with on_device(grad):
+            grad = grad.float()
+            batch = _Batch(given, saved, grad, loss, logsumexp, sample_loss, saved)
+            d_scale, num_open = _embedding_gradients(grad, given, batch, saved, logsumexp, outs)
+            _last(batch.case, num_open, len(d_scale))(
+                grad, loss, saved, sample_loss, batch.present, batch.temperature, d_scale, num_open, d_weights,
+                d_temperature, n, len(d_scale),
+            )  # fmt: skip
+    else:
+        d_temperature.zero_()
+    d_weights = d_weights if weights is None else d_weights.to(weights.dtype)
+    if both:
+        outs = [out.to(dtype) for out in outs]
+    return [*outs, d_temperature.to(temperature.dtype), d_weights]
+
+
+def saved_size(given: Arguments) -> int:
+    """Elements that `forward` hands to `backward`."""
+    return sum(_layout(*_layout_of(given)))
+
+
+class _Batch:
+    """The arguments as the kernels take them, with masks and views of what is saved."""
+
+    def __init__(self, given: Arguments, saved: Tensor, *others: Tensor) -> None:
+        """others: what the kernels read beside."""
+        self.embeddings = [embedding.contiguous() for embedding in given.embeddings]
+        self.weights = None if given.weights is None else given.weights.contiguous()
+        self.temperature = given.tau.float()
+        self.present = self.complete = self.used = None  # uint8 [M, n], [n] and [M, n]: rows that some anchor needs
+        self.codes = Codes()
+        # beside triples, those of incomplete samples
+        self.has_pairs = given.present is not None or not given.has_triples
+        if given.present is not None:
+            present = given.present.contiguous()
+            complete, anchors = present.all(0), present.sum(0) >= 2
+            codes = modality_codes(present, torch.int32)
+            self.used = (present & anchors).view(torch.uint8)
+            if given.has_triples:
+                anchors &= ~complete
+            self.codes = Codes(torch.where(anchors, codes, 0), codes)
+            self.present, self.complete = present.view(torch.uint8), complete.view(torch.uint8)
+        rest, *self.tables = saved.split_with_sizes(_sizes_of(given))
+        self.triples = rest[_HEADER:] if given.has_triples else rest
+        first = self.embeddings[0]
+        n, dim = first.shape
+        self.case = Case(
+            len(self.embeddings), n, dim, first.dtype, first.device, given.normalize, self.present is not None,
+            None if self.weights is None else self.weights.dtype, None,
+            residues(*self.embeddings, self.weights, self.present, self.temperature, *others),
         )  # fmt: skip
-    return [*(out.to(dtype) for out in outs), d_temperature.to(temperature.dtype), _like(d_weights, weights)]
 
 
-def saved_size(embeddings: list[Tensor], present: Tensor | None, negatives: str) -> int:
-    """Elements that `forward` hands to `backward`: a header, then triples' and pairs' tables."""
-    first = embeddings[0]
-    n, width = first.shape
-    size = _HEADER
-    if _has_triples(len(embeddings), negatives):
-        size += triton_all.saved_size(n, width)
-    if _has_pairs(len(embeddings), present, negatives):
-        size += _tables_size(embeddings, masked=present is not None)
-    return size
+def _embedding_gradients(
+    grad: Tensor, given: Arguments, batch: _Batch, saved: Tensor, logsumexp: Tensor, outs: list[Tensor]
+) -> tuple[Tensor, int]:
+    """Write the gradients of the embeddings; returns partial sums of scores times their gradient, and how many of
+    these, which come first, lack the mean over anchors."""
+    of_pairs = None
+    if batch.has_pairs:
+        of_pairs = batch.case.plan().backward(
+            batch.case.view_tables(batch.tables), batch.temperature, batch.codes, logsumexp, grad, batch.weights, saved,
+            outs,
+        )  # fmt: skip
+        if not given.has_triples:
+            return of_pairs, 0
+    triples = triton_all.view_saved(batch.triples, *batch.embeddings[0].shape)
+    into = outs if of_pairs is None else [torch.empty_like(out) for out in outs]
+    of_triples = triton_all.backward(grad, batch.temperature, batch.complete, given.normalize, saved, triples, into)
+    if of_pairs is None:
+        return of_triples, len(of_triples)
+    for out, part in zip(outs, into, strict=True):
+        out += part
+    return torch.cat([of_triples, of_pairs]), len(of_triples)
 
 
-def _tables_size(embeddings: list[Tensor], masked: bool) -> int:
-    first = embeddings[0]
-    n, width = first.shape
-    return triton_paired.saved_size(len(embeddings), n, width, first.dtype, first.device, masked)
+@planned
+def _mean(case: Case) -> Launch:
+    return Launch(kernels_rows.mean_over_anchors, (1,), **_of_samples(case), WEIGHTED=case.weights is not None)
 
 
-def _has_triples(count: int, negatives: str) -> bool:
-    return negatives == "all" and count == 3
+@planned
+def _last(case: Case, num_open: int, parts: int) -> Launch:
+    blocks = triton.cdiv(case.n, _BLOCK)
+    return Launch(kernels_rows.weights_and_temperature_gradient, (blocks,), **_of_samples(case))
 
 
-def _has_pairs(count: int, present: object, negatives: str) -> bool:
-    """Whether there is a "paired" loss; beside triples, it is that of incomplete samples."""
-    return present is not None or not _has_triples(count, negatives)
+def _of_samples(case: Case) -> dict[str, int | bool]:
+    return {"M": case.num_modalities, "MASKED": case.masked, "BLOCK": _BLOCK}
 
 
-def _paired(saved: Tensor, embeddings: list[Tensor], masks: _Masks | None, negatives: str) -> _Paired | None:
-    count = len(embeddings)
-    if not _has_pairs(count, masks, negatives):
-        return None
-    n, width = embeddings[0].shape
-    size = _tables_size(embeddings, masked=masks is not None)
-    own = saved[len(saved) - size :]
-    tables = triton_paired.view_saved(own, count, n, width, embeddings[0].dtype, masks is not None)
-    if masks is None:
-        return _Paired(tables, None, None)
-    in_use = masks.present.sum(0) >= 2
-    anchors = in_use & (masks.complete == 0) if _has_triples(count, negatives) else in_use
-    codes = Codes(torch.where(anchors, masks.codes, 0), masks.codes)
-    return _Paired(tables, codes, masks.present * in_use)
+def _layout_of(given: Arguments) -> tuple[int, int, int, torch.dtype, torch.device, bool, bool]:
+    first = given.embeddings[0]
+    masked = given.present is not None
+    return given.num_modalities, *first.shape, first.dtype, first.device, given.has_triples, masked
 
 
-def _masks(present: Tensor | None) -> _Masks | None:
-    if present is None:
-        return None
-    present = present.contiguous()
-    bits = 1 << torch.arange(len(present), dtype=torch.int32, device=present.device)
-    codes = (present * bits[:, None]).sum(0, dtype=torch.int32)
-    return _Masks(present.view(torch.uint8), present.all(0).view(torch.uint8), codes)
+def _layout(
+    m: int, n: int, dim: int, dtype: torch.dtype, device: torch.device, has_triples: bool, masked: bool
+) -> list[int]:
+    """Sizes of what is saved: a header, triples' and pairs' tables."""
+    pairs = Case(m, n, dim, dtype, device, masked=masked).table_sizes()
+    triples = triton_all.saved_size(n, dim) if has_triples else 0
+    return [_HEADER + triples, *(pairs if masked or not has_triples else [0] * len(pairs))]
 
 
-def _like(d_weights: Tensor, weights: Tensor | None) -> Tensor:
-    return d_weights if weights is None else d_weights.to(weights.dtype)
+_kept_layout = planned(_layout)
+
+
+def _sizes_of(given: Arguments) -> list[int]:
+    return _kept_layout(*_layout_of(given))

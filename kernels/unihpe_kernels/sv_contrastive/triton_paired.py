@@ -1,17 +1,19 @@
 """negatives="paired" by the kernels of `kernels_paired`: buffers, grids, launches.
 
-The backward pass takes the anchors in panels: one kernel computes a panel of gradients of inner products, and matrix
-products take them to the embeddings. A panel is M/2 times as large as the embeddings, or 64 MiB, so memory is O(B D).
-No atomics.
+The backward pass takes the pairs in square panels: one kernel computes a panel of gradients of inner products, and
+matrix products take them to the embeddings. A panel is M/2 times as large as the embeddings, or 64 MiB, so memory is
+O(B D). No atomics.
 """
 
+import functools
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
+from unihpe_kernels.launching import Launch, planned
 from unihpe_kernels.sv_contrastive import kernels_paired as kernels
 from unihpe_kernels.sv_contrastive.triton_all import aligned
 from unihpe_kernels.tuned import settings
@@ -21,176 +23,241 @@ _ROWS, _COLUMNS = 4, 128  # block of the kernels over rows
 _SAMPLES = 32  # block of the kernels over samples
 
 
-@dataclass(frozen=True)
-class Tables:
-    """What is known of every sample; see `kernels_paired`."""
-
-    stack: Tensor  # [count, n, width]
-    powers: Tensor  # [count, n]
-    inverse_norms: Tensor  # [count, n]
-    shares: Tensor  # [count, n]
-    inner: Tensor  # [pairs, n]
-    basis: Tensor  # flat; empty where codes are used, and for up to three modalities
-
-
-@dataclass(frozen=True)
-class Codes:
-    """int32 [n], bit m: which anchors a sample has, and which modalities."""
-
-    anchors: Tensor
-    pool: Tensor
-
-
-def saved_size(
-    count: int, batch: int, width: int, dtype: torch.dtype, device: torch.device, masked: bool = False
-) -> int:
-    """float32 numbers that `Tables` take; masked: where they are used with codes."""
-    return sum(_table_sizes(count, batch, width, dtype, device, masked))
-
-
-def view_saved(saved: Tensor, count: int, batch: int, width: int, dtype: torch.dtype, masked: bool = False) -> Tables:
-    """The tables in a flat float32 buffer."""
-    sizes = _table_sizes(count, batch, width, dtype, saved.device, masked)
-    stack, *by_modality, inner, basis = saved.split(sizes)
-    stack = stack.view(_stack_dtype(dtype, saved.device))[: count * batch * width].view(count, batch, width)
-    pairs = count * (count - 1) // 2
-    powers, inverse_norms, shares = (table[: count * batch].view(count, batch) for table in by_modality)
-    return Tables(stack, powers, inverse_norms, shares, inner[: pairs * batch].view(pairs, batch), basis)
-
-
-def prepare(embeddings: list[Tensor], normalize: bool, tables: Tables, used: Tensor | None) -> None:
-    """Fill the tables. used: uint8 [count, n], other rows are taken as zero: NaN in them would pass a zero factor."""
-    count, n, width = tables.stack.shape
-    kernels.paired_prepare[(triton.cdiv(n, _ROWS),)](
-        tuple(embeddings), used, tables.stack, tables.powers, tables.inverse_norms, tables.inner, n, width,
-        COUNT=count, MASKED=used is not None, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
-    )  # fmt: skip
-    if len(tables.basis):
-        kernels.paired_basis[(triton.cdiv(n, _SAMPLES), count)](
-            tables.inner, tables.basis, n,
-            COUNT=count, BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
-        )  # fmt: skip
-
-
-def normalisers(
-    tables: Tables,
-    temperature: Tensor,
-    codes: Codes | None,
-    log_sums: Tensor,
-    sample_loss: Tensor,
-    anchors: int | None = None,
-    own: Tensor | None = None,
-) -> None:
-    """Write the normalisers [count, n] and losses [n] of the anchors, 0 where there is none.
+class Case(NamedTuple):
+    """What the launches of a "paired" loss depend on, beside settings.
 
     anchors: of the n samples so many come first that are anchors alone, all others being what tuples are formed from;
-    then only their results are of use, and the normalisers are those of their other tuples, relative to the own one's
-    exponential. own [n], int64: the places of their samples among the others, or numbers beyond. None: every sample is
-    both.
+    then only their results are of use. None: every sample is both. weights: their dtype. residues: `launching.residues`
+    of all tensors that a plan is handed.
     """
-    count, n, width = tables.stack.shape
-    options = _options("forward", tables.stack, codes)
-    tile_i, tile_j = options["tile_i"], options["tile_j"]
-    rows, others = (n, n) if anchors is None else (anchors, n - anchors)
-    tiles_i = triton.cdiv(rows, tile_i)
-    columns, splits = _split(others, tile_j, tiles_i * count, options["programs"])
-    # those of samples that are no anchors are read, too
-    new = temperature.new_empty if anchors is None else temperature.new_ones
-    highest, sums = (new((splits, count, n)) for _ in range(2))
-    anchor_codes, pool_codes = (codes.anchors, codes.pool) if codes else (None, None)
-    kernels.paired_forward[(tiles_i, count, splits)](
-        tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchor_codes, pool_codes, own, temperature,
-        highest, sums, anchors, n, width, columns,
-        COUNT=count, MASKED=codes is not None, PRECISION=_precision(tables.stack.dtype),
-        TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"], SWAP=bool(options.get("swap")),
-        num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
-    )  # fmt: skip
-    kernels.paired_finish[(triton.cdiv(rows, _SAMPLES),)](
-        tables.inner, tables.basis, anchor_codes, temperature, highest, sums, log_sums, tables.shares, sample_loss, n,
-        splits,
-        COUNT=count, MASKED=codes is not None, OTHERS=anchors is not None, BLOCK=_SAMPLES, num_warps=1,
-        enable_fp_fusion=True,
-    )  # fmt: skip
+
+    num_modalities: int
+    n: int
+    dim: int
+    dtype: torch.dtype
+    device: torch.device
+    normalize: bool = True
+    masked: bool = False
+    weights: torch.dtype | None = None
+    anchors: int | None = None
+    residues: tuple[int, ...] = ()
+
+    def plan(self) -> "Plan":
+        """The same one every time, as long as settings and torch's precision of products stay."""
+        of_passes = (self._settings("forward"), self._settings("backward"))
+        return _plan(self, *of_passes, _precision(self.stack_dtype), _PANEL_BYTES)
+
+    @property
+    def stack_dtype(self) -> torch.dtype:
+        return _stack_dtype(self.dtype, self.device)
+
+    def table_sizes(self) -> list[int]:
+        """float32 numbers of each of `Tables`."""
+        m, n = self.num_modalities, self.n
+        stack = -(-m * n * self.dim * self.stack_dtype.itemsize // 4)
+        # in blocks of 32 samples
+        basis = m * aligned(n) * (1 + m * (m - 1)) if m > 3 and not self.masked else 0
+        return [aligned(stack), *[aligned(m * n)] * 3, aligned(m * (m - 1) // 2 * n), basis]
+
+    def view_tables(self, parts: list[Tensor] | tuple[Tensor, ...]) -> "Tables":
+        """Of float32 buffers of `table_sizes`."""
+        stack, *others = parts
+        return Tables(stack.view(self.stack_dtype), *others)
+
+    def _settings(self, direction: str) -> tuple[tuple[str, int], ...]:
+        kind = "float" if self.stack_dtype == torch.float32 else "half"
+        names = setting_names(direction, self.num_modalities, self.masked, kind)
+        return tuple(settings(names, self.n, self.device).items())
 
 
-def gradients(
-    grad: Tensor,
-    temperature: Tensor,
-    weights: Tensor | None,
-    codes: Codes | None,
-    normalize: bool,
-    inverse_total: Tensor,
-    log_sums: Tensor,
-    tables: Tables,
-    outs: list[Tensor],
-    anchors: int | None = None,
-    own: Tensor | None = None,
-) -> Tensor:
-    """Write the gradients of the embeddings into `outs`; returns pieces of the sum of scores times their gradient.
+class Tables(NamedTuple):
+    """What is known of every sample, each as a flat buffer; see `kernels_paired`."""
 
-    anchors, own: as for `normalisers`. With them, what the anchors' own tuples give is left out.
+    stack: Tensor  # [M, n, dim]
+    powers: Tensor  # [M, n]
+    inverse_norms: Tensor  # [M, n]
+    shares: Tensor  # [M, n]
+    inner: Tensor  # [pairs, n]
+    basis: Tensor  # empty where codes are used, and for up to three modalities
+
+
+class Codes(NamedTuple):
+    """int32 [n], bit m: which anchors a sample has, and which modalities."""
+
+    anchors: Tensor | None = None
+    pool: Tensor | None = None
+
+
+class Plan:
+    """Sizes, grids and launches of one `Case`; buffers are made anew for every call.
+
+    In what its functions take, codes are those of the case's masks. own [n], int64: where the case has anchors apart,
+    the places of their samples among the others, or numbers beyond.
     """
-    count, n, width = tables.stack.shape
-    end_i = n if anchors is None else anchors
-    new = temperature.new_empty
-    options = _options("backward", tables.stack, codes)
-    tile_i, tile_j = options["tile_i"], options["tile_j"]
-    tiles_j = triton.cdiv(n if anchors is None else n - anchors, tile_j)
-    panel_rows = min(end_i, _panel_rows(tables.stack, tile_i))
-    rows, splits = _split(panel_rows, tile_i, tiles_j * count, options["programs"])
-    panel = new((count, panel_rows, count, n), dtype=tables.stack.dtype)
-    members = count - 1
-    entries = kernels.members_entries(count, codes is not None)
-    d_members = new(splits * count * entries * aligned(n))
-    if anchors is not None:
-        d_members.zero_()  # they are no members
-    programs = tiles_j * count * splits
-    d_scale = new(programs + triton.cdiv(n, _SAMPLES) * count)
-    d_stack = new(tables.stack.shape) if panel_rows == n else torch.zeros_like(tables.stack, dtype=torch.float32)
-    anchor_codes, pool_codes = (codes.anchors, codes.pool) if codes else (None, None)
-    for begin in range(0, end_i, panel_rows):
-        end = min(begin + panel_rows, end_i)
-        kernels.paired_backward[(tiles_j, count, splits)](
-            tables.stack, tables.inverse_norms, tables.inner, tables.basis, anchor_codes, pool_codes, own,
-            temperature, grad, weights, inverse_total, log_sums, panel, d_members, d_scale, anchors, n, width, begin,
-            end, rows,
-            COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None, FIRST=begin == 0,
-            PRECISION=_precision(tables.stack.dtype), TILE_I=tile_i, TILE_J=tile_j, DEPTH=options["depth"],
-            SWAP=bool(options.get("swap")),
-            num_warps=options["num_warps"], num_stages=options["num_stages"], enable_fp_fusion=True,
+
+    def __init__(
+        self, case: Case, forward: dict[str, int], backward: dict[str, int], precision: str, panel_bytes: int
+    ) -> None:
+        self._case = case
+        m, n, dim, anchors = case.num_modalities, case.n, case.dim, case.anchors
+        rows, others = (n, n) if anchors is None else (anchors, n - anchors)
+        blocks = triton.cdiv(n, _SAMPLES)
+        of_case = {"M": m, "MASKED": case.masked}
+        weighted = case.weights is not None
+        by_row, by_sample = {"ROWS": _ROWS, "BLOCK": _COLUMNS}, {"BLOCK": _SAMPLES, "num_warps": 1}
+
+        self._prepare = Launch(
+            kernels.paired_prepare, (triton.cdiv(n, _ROWS),), **of_case, NORMALIZE=case.normalize, **by_row
+        )
+        self._basis = Launch(kernels.paired_basis, (blocks, m), M=m, **by_sample)
+
+        tiles_i = triton.cdiv(rows, forward["tile_i"])
+        self._columns, self._splits = _split(others, forward["tile_j"], tiles_i * m, forward["programs"])
+        self._forward = Launch(
+            kernels.paired_forward, (tiles_i, m, self._splits), **of_case, PRECISION=precision, **_tile(forward)
+        )
+        self._finish = Launch(
+            kernels.paired_finish, (triton.cdiv(rows, _SAMPLES),), **of_case, OTHERS=anchors is not None, **by_sample
+        )
+
+        # numbers of a panel for every two modalities
+        most = max(panel_bytes // (m * m * case.stack_dtype.itemsize), dim // 2 * n)
+        edge_i, edge_j = _edges(rows, others, most, backward["tile_i"], backward["tile_j"])
+        tiles_j = triton.cdiv(edge_j, backward["tile_j"])
+        self._rows, splits = _split(edge_i, backward["tile_i"], tiles_j * m, backward["programs"])
+        self._backward_splits = splits
+        of_i, of_j = _ranges(0, rows, edge_i), _ranges(n - others, n, edge_j)
+        # the kernel's variant depends on the bounds of the samples, not on those of the anchors
+        launches = {
+            (j, first): Launch(
+                kernels.paired_backward, (tiles_j, m, splits), **of_case, WEIGHTED=weighted, FIRST=first,
+                PRECISION=precision, **_tile(backward),
+            )
+            for j in of_j
+            for first in (True, False)
+        }  # fmt: skip
+        self._panels = [(launches[j, i[0] == 0], (*i, *j)) for i in of_i for j in of_j]
+        self._at_once = len(self._panels) == 1 and anchors is None
+        self._panel_size = m * edge_i * m * edge_j
+        self._sums_size = splits * m * kernels.members_entries(m, case.masked) * aligned(n)
+        self._programs = [len(of_j) * tiles_j * m * splits, blocks * m]
+        self._own = Launch(kernels.paired_own, (blocks, m), **of_case, WEIGHTED=weighted, **by_sample)
+        self._embedding_gradient = Launch(
+            kernels.paired_embedding_gradient, (triton.cdiv(n, _ROWS),), M=m, NORMALIZE=case.normalize, **by_row
+        )
+
+    def prepare(self, embeddings: list[Tensor], tables: Tables, used: Tensor | None) -> None:
+        """Fill the tables. used: uint8 [M, n], other rows are taken as zero: NaN in them would pass a zero factor."""
+        n = self._case.n
+        stack, powers, inverse_norms, _, inner, basis = tables
+        self._prepare(tuple(embeddings), used, stack, powers, inverse_norms, inner, n, self._case.dim)
+        if self._case.num_modalities > 3 and not self._case.masked:
+            self._basis(inner, basis, n)
+
+    def forward(
+        self, tables: Tables, temperature: Tensor, codes: Codes, logsumexp: Tensor, sample_loss: Tensor,
+        own: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Write the logsumexp [M, n] and losses [n] of the anchors, 0 where there is none. Of anchors apart, the
+        logsumexp is that of their other tuples, relative to the positive's logit."""
+        m, n, dim, anchors = self._case.num_modalities, self._case.n, self._case.dim, self._case.anchors
+        stack, _, inverse_norms, shares, inner, basis = tables
+        # those of samples that are no anchors are read, too
+        new = temperature.new_empty if anchors is None else temperature.new_ones
+        highest, sums = new((self._splits, m, n)), new((self._splits, m, n))
+        self._forward(
+            stack, inverse_norms, inner, basis, *codes, own, temperature, highest, sums, anchors, n, dim, self._columns
+        )
+        self._finish(
+            inner, basis, codes.anchors, temperature, highest, sums, logsumexp, shares, sample_loss, n, self._splits
+        )
+
+    def backward(
+        self, tables: Tables, temperature: Tensor, codes: Codes, logsumexp: Tensor, grad: Tensor,
+        weights: Tensor | None, inverse_total: Tensor, outs: list[Tensor], own: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Write the gradients of the embeddings into `outs`; returns partial sums of scores times their gradient. Of
+        anchors apart, what their positives give is left out."""
+        m, n, dim, anchors = self._case.num_modalities, self._case.n, self._case.dim, self._case.anchors
+        stack, powers, inverse_norms, shares, inner, basis = tables
+        new = temperature.new_empty
+        panel = new((self._panel_size,), dtype=stack.dtype)
+        d_members = new((self._sums_size,))
+        if anchors is not None:
+            d_members.zero_()  # they are no members
+            shares = torch.zeros_like(shares)
+        d_scale = new((sum(self._programs),))
+        of_pairs, of_positives = d_scale.split_with_sizes(self._programs)
+        d_stack = new((m * n, dim)) if self._at_once else temperature.new_zeros((m * n, dim))
+        rows_of_stack = stack[: m * n * dim].view(m * n, dim)
+        for launch, bounds in self._panels:
+            launch(
+                stack, inverse_norms, inner, basis, *codes, own, temperature, grad, weights, inverse_total, logsumexp,
+                panel, d_members, of_pairs, anchors, n, dim, *bounds, self._rows,
+            )  # fmt: skip
+            if self._at_once:
+                # one block matrix with zeros on its diagonal: half as much work again for three, but two launches
+                whole = panel.view(m * n, m * n)
+                _product(whole, rows_of_stack, d_stack, add=False)
+                _product(whole.t(), rows_of_stack, d_stack, add=True)
+            else:
+                _add_products(d_stack.view(m, n, dim), panel, rows_of_stack.view(m, n, dim), *bounds)
+        d_own = new((m, m * (m - 1) // 2, n))
+        self._own(
+            inner, basis, codes.anchors, temperature, grad, weights, inverse_total, shares, d_members, d_own,
+            of_positives, n, self._backward_splits,
         )  # fmt: skip
-        part = panel.view(-1)[: count * (end - begin) * count * n]
-        _add_products(d_stack, part, tables.stack, begin, end, anchors or 0)
-    d_own = new((count, count * members // 2, n))
-    shares = tables.shares if anchors is None else torch.zeros_like(tables.shares)
-    kernels.paired_own[(triton.cdiv(n, _SAMPLES), count)](
-        tables.inner, tables.basis, anchor_codes, temperature, grad, weights, inverse_total, shares, d_members, d_own,
-        d_scale[programs:], n, splits, COUNT=count, MASKED=codes is not None, WEIGHTED=weights is not None,
-        BLOCK=_SAMPLES, num_warps=1, enable_fp_fusion=True,
-    )  # fmt: skip
-    kernels.paired_embedding_gradient[(triton.cdiv(n, _ROWS),)](
-        tables.stack, tables.powers, tables.inverse_norms, d_stack, d_own, tuple(outs), n, width,
-        COUNT=count, NORMALIZE=normalize, ROWS=_ROWS, BLOCK=_COLUMNS, enable_fp_fusion=True,
-    )  # fmt: skip
-    return d_scale
+        self._embedding_gradient(stack, powers, inverse_norms, d_stack, d_own, tuple(outs), n, dim)
+        return d_scale
 
 
-def _add_products(d_stack: Tensor, panel: Tensor, stack: Tensor, begin: int, end: int, first: int) -> None:
-    """Take a panel's gradients of inner products, with samples from `first` on, to the rows of both sides."""
-    count, n, width = stack.shape
-    panel = panel.view(count, end - begin, count, n)
-    if end - begin == n:  # all anchors, which are all samples
-        # one block matrix with zeros on its diagonal: half as much work again for three, but two launches
-        whole, rows = panel.view(count * n, count * n), stack.view(count * n, width)
-        _product(whole, rows, d_stack.view(count * n, width), add=False)
-        _product(whole.T, rows, d_stack.view(count * n, width), add=True)
-        return
-    for m in range(count):
-        for member in range(count):
-            if member != m:
-                part = panel[m, :, member, first:]
-                _product(part, stack[member, first:], d_stack[m, begin:end], add=True)
-                _product(part.T, stack[m, begin:end], d_stack[member, first:], add=True)
+@planned
+def _plan(
+    case: Case,
+    forward: tuple[tuple[str, int], ...],
+    backward: tuple[tuple[str, int], ...],
+    precision: str,
+    panel_bytes: int,
+) -> Plan:
+    return Plan(case, dict(forward), dict(backward), precision, panel_bytes)
+
+
+def _tile(options: dict[str, int]) -> dict[str, int | bool]:
+    return {
+        "TILE_I": options["tile_i"], "TILE_J": options["tile_j"], "DEPTH": options["depth"],
+        "SWAP": bool(options.get("swap")), "num_warps": options["num_warps"], "num_stages": options["num_stages"],
+    }  # fmt: skip
+
+
+def _edges(rows: int, columns: int, most: int, tile_i: int, tile_j: int) -> tuple[int, int]:
+    """Of panels of about `most` numbers, in whole tiles unless all fit: squares, of whose rows and columns the products
+    read and write the fewest."""
+    if rows * columns <= most:
+        return rows, columns
+    edge = math.isqrt(most)
+    of_i, of_j = (
+        min(size, triton.cdiv(triton.cdiv(size, triton.cdiv(size, max(edge, tile))), tile) * tile)
+        for size, tile in ((rows, tile_i), (columns, tile_j))
+    )
+    return of_i, of_j
+
+
+def _ranges(begin: int, end: int, step: int) -> list[tuple[int, int]]:
+    return [(start, min(start + step, end)) for start in range(begin, end, step)]
+
+
+def _add_products(
+    d_stack: Tensor, panel: Tensor, stack: Tensor, begin: int, end: int, begin_j: int, end_j: int
+) -> None:
+    """Take a panel's gradients of inner products to the rows of both sides."""
+    m, rows, columns = len(stack), end - begin, end_j - begin_j
+    panel = panel[: m * rows * m * columns].view(m, rows, m, columns)
+    for anchor in range(m):
+        for member in range(m):
+            if member != anchor:
+                part = panel[anchor, :, member]
+                _product(part, stack[member, begin_j:end_j], d_stack[anchor, begin:end], add=True)
+                _product(part.T, stack[anchor, begin:end], d_stack[member, begin_j:end_j], add=True)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor, add: bool) -> None:
@@ -201,16 +268,6 @@ def _product(left: Tensor, right: Tensor, out: Tensor, add: bool) -> None:
         torch.addmm(out, left, right, out_dtype=torch.float32, beta=int(add), out=out)
 
 
-def _table_sizes(
-    count: int, batch: int, width: int, dtype: torch.dtype, device: torch.device, masked: bool
-) -> list[int]:
-    stack = -(-count * batch * width * _stack_dtype(dtype, device).itemsize // 4)
-    basis = (
-        count * aligned(batch) * (1 + count * (count - 1)) if count > 3 and not masked else 0
-    )  # in blocks of 32 samples
-    return [aligned(stack), *[aligned(count * batch)] * 3, aligned(count * (count - 1) // 2 * batch), basis]
-
-
 def _stack_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """The panel has the type of the embeddings; float16 has not the range for gradients and is widened.
 
@@ -219,11 +276,7 @@ def _stack_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if dtype == torch.bfloat16 and device.type == "cuda" else torch.float32
 
 
-def _options(direction: str, stack: Tensor, codes: Codes | None) -> dict[str, int]:
-    kind = "float" if stack.dtype == torch.float32 else "half"
-    return settings(setting_names(direction, stack.shape[0], codes is not None, kind), stack.shape[1], stack.device)
-
-
+@functools.cache
 def setting_names(direction: str, count: int, masked: bool, kind: str) -> tuple[str, str]:
     """The tuned settings of so many modalities, and those of some such number; kind: "half" or "float"."""
     own = f"{count}_masked" if masked else str(count)
@@ -235,12 +288,6 @@ def how_many(count: int, masked: bool) -> str:
     if count <= 3:
         return "few"
     return ("several" if count <= 6 else "many") + "_masked" * masked
-
-
-def _panel_rows(stack: Tensor, tile: int) -> int:
-    count, n, width = stack.shape
-    rows = max(_PANEL_BYTES // (count * count * n * stack.element_size()), width // 2)
-    return n if rows >= n else max(tile, rows // tile * tile)
 
 
 def _split(length: int, tile: int, others: int, programs: int) -> tuple[int, int]:

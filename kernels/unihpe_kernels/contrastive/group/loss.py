@@ -35,7 +35,7 @@ def loss_over_group(group: "ProcessGroup", check: Callable[[], Arguments]) -> Te
     sizes, masked = agree(group, given)
     wire = Wire(group, sizes)
     spec = given.spec._replace(backend=given.resolve_backend(wire.total))
-    tau, bias = given.tau(), None if given.bias is None else given.tensor(given.bias)
+    tau, bias = given.tau, given.bias_tensor
     return _GroupLoss.apply(_Call(wire, spec, masked), tau, bias, given.weights, given.present, *given.embeddings)
 
 

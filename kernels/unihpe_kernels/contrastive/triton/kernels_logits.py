@@ -7,7 +7,8 @@ and which tuples are an anchor's candidates. contract.py defines all of it."""
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+from unihpe_kernels.sv_contrastive.kernels_rows import log2_1p
+
 OFF = tl.constexpr(-1e30)  # a logit without weight; finite, so that 0 x it is 0
 
 
@@ -47,19 +48,9 @@ def exponential(value, scale, shift, SIGMOID: tl.constexpr):
 
 @triton.jit
 def softplus(value, scale, shift):
-    """log2(1 + exp2(z)) with all digits of a small one: ln(1 + e) = 2 atanh(e / (2 + e))."""
+    """log2(1 + exp2(z)) with all digits of a small one."""
     z = value * scale + shift
-    small = tl.exp2(-tl.abs(z))
-    inverse = tl.rsqrt(2 + small)
-    ratio = small * (inverse * inverse)
-    square = ratio * ratio
-    series = square * (1 / 13) + 1 / 11
-    series = series * square + 1 / 9
-    series = series * square + 1 / 7
-    series = series * square + 1 / 5
-    series = series * square + 1 / 3
-    series = series * square + 1
-    return tl.where(z > 0, z, 0.0) + (2 * LOG2_E) * (ratio * series)
+    return tl.where(z > 0, z, 0.0) + log2_1p(tl.exp2(-tl.abs(z)), True)
 
 
 @triton.jit

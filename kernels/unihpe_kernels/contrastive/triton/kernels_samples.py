@@ -8,10 +8,7 @@ import triton.language as tl
 
 from unihpe_kernels.contrastive.triton.kernels_one_way import pair_at, table_place
 from unihpe_kernels.small_linalg.eigh_kernels import triangle_index
-from unihpe_kernels.sv_contrastive.arguments import MIN_NORM
-
-_MIN_NORM = tl.constexpr(MIN_NORM)
-_TINY = tl.constexpr(1e-30)  # far below that
+from unihpe_kernels.sv_contrastive.kernels_rows import unit_scales
 
 
 @triton.jit
@@ -31,40 +28,22 @@ def unit_rows(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < n
     plane = tl.cast(n, tl.int64) * dim
-    offset = tl.cast(row, tl.int64)[:, None] * dim
+    offset = tl.cast(row, tl.int64) * dim
     for m in tl.static_range(M):
         taken = inside
         if MASKED:
             taken = inside & (tl.load(used + m * n + row, mask=inside, other=0) != 0)
-        factor = tl.full([ROWS], 1.0, tl.float32)
+        scale, inverse = unit_scales(embeddings[m], offset, dim, taken, NORMALIZE, ROWS, BLOCK)
         if NORMALIZE:
-            # squares of rows as they are would overflow or vanish
-            largest = tl.zeros([ROWS, BLOCK], tl.float32)
-            for start in range(0, dim, BLOCK):
-                column = start + tl.arange(0, BLOCK)[None, :]
-                value = tl.load(embeddings[m] + offset + column, mask=taken[:, None] & (column < dim), other=0.0)
-                largest = tl.maximum(largest, tl.abs(value.to(tl.float32)), propagate_nan=tl.PropagateNan.ALL)
-            top = tl.max(largest, 1)
-            top = top + (tl.sum(largest, 1) * 0)  # the reduction drops a NaN
-            scale = tl.div_rn(1.0, tl.where(top < _TINY, 1.0, top))
-            square = tl.zeros([ROWS, BLOCK], tl.float32)
-            for start in range(0, dim, BLOCK):
-                column = start + tl.arange(0, BLOCK)[None, :]
-                value = tl.load(embeddings[m] + offset + column, mask=taken[:, None] & (column < dim), other=0.0)
-                value = value.to(tl.float32) * scale[:, None]
-                square += value * value
-            length = tl.sqrt_rn(tl.sum(square, 1))
-            directed = ~(length < _MIN_NORM * scale)
-            factor = tl.where(directed, tl.div_rn(1.0, tl.where(directed, length, 1.0)), 0.0)
-            tl.store(inverse_norms + m * n + row, factor * scale, mask=inside)
+            tl.store(inverse_norms + m * n + row, inverse * scale, mask=inside)
         for start in range(0, dim, BLOCK):
             column = start + tl.arange(0, BLOCK)[None, :]
             mask = taken[:, None] & (column < dim)
-            value = tl.load(embeddings[m] + offset + column, mask=mask, other=0.0).to(tl.float32)
-            if NORMALIZE:
-                value = value * scale[:, None] * factor[:, None]
+            place = offset[:, None] + column
+            value = tl.load(embeddings[m] + place, mask=mask, other=0.0).to(tl.float32)
+            value = value * scale[:, None] * inverse[:, None]
             written = inside[:, None] & (column < dim)
-            tl.store(units + m * plane + offset + column, value.to(units.dtype.element_ty), mask=written)
+            tl.store(units + m * plane + place, value.to(units.dtype.element_ty), mask=written)
 
 
 @triton.jit

@@ -112,7 +112,7 @@ def _loss(check: Callable[[], Arguments], negatives: str, group: "ProcessGroup |
         ranks: Alone | Ranks = Ranks(group, given, negatives)
     else:
         given, ranks = check(), Alone()
-    first, spec, tau = given.embeddings[0], given.spec, given.tau()
+    first, spec, tau = given.embeddings[0], given.spec, given.tau
     dtype = torch.promote_types(first.dtype, torch.float32)
     rows = [_unit(z.to(dtype)) if spec.normalize else z.to(dtype) for z in given.embeddings]
     scale = ranks.shared(1 / tau.to(dtype))

@@ -10,8 +10,8 @@ import triton.language as tl
 
 from unihpe_kernels.small_linalg.eigh_kernels import symmetric_eigen, triangle_index
 from unihpe_kernels.sv_contrastive.kernels_arrowhead import arrowhead_entry, arrowhead_gradient, arrowhead_root
-from unihpe_kernels.sv_contrastive.kernels_hollow import hollow_root, hollow_vector
 from unihpe_kernels.sv_contrastive.kernels_score import triple_gradient, triple_mu
+from unihpe_kernels.sv_contrastive.kernels_zero_diagonal import zero_diagonal_root, zero_diagonal_vector
 
 
 @triton.constexpr_function
@@ -131,13 +131,13 @@ def own(sums, members, N: tl.constexpr):
 @triton.jit
 def whole_score(entries, M: tl.constexpr):
     """`score` from all M (M - 1) / 2 inner products of a tuple, row by row with the anchor last."""
-    return tl.sqrt(hollow_root(entries, M) + 1)
+    return tl.sqrt(zero_diagonal_root(entries, M) + 1)
 
 
 @triton.jit
 def whole_gradient(entries, M: tl.constexpr):
     """The score, and its gradients in all of them."""
-    mu, vector, inverse_square = hollow_vector(entries, M)
+    mu, vector, inverse_square = zero_diagonal_vector(entries, M)
     value = tl.sqrt(mu + 1)
     factor = inverse_square / value
     gradients = ()

@@ -53,7 +53,7 @@ def loss_over_group(group: "ProcessGroup", check: Callable[[], Arguments]) -> Te
 
 def _loss(group: "ProcessGroup", given: Arguments) -> Tensor:
     first = given.embeddings[0]
-    tau = given.tau()
+    tau = given.tau
     inputs = [*given.embeddings, tau, *([] if given.weights is None else [given.weights])]
     shared: Header = {
         "the number of embeddings": len(given.embeddings),
@@ -71,9 +71,9 @@ def _loss(group: "ProcessGroup", given: Arguments) -> Tensor:
     if given.backend == "native":
         raise ValueError('backend="native" is for one process alone, got a group; use backend="torch" or "auto"')
     pieces = _pieces(given.resolve_backend(wire.total))
-    if given.has_triples():
+    if given.has_triples:
         warn_of_many_triples(len(first), wire.total)
-    call = _Call(wire, pieces, given.has_triples(), given.normalize, masked=any(masked for _, masked in headers))
+    call = _Call(wire, pieces, given.has_triples, given.normalize, masked=any(masked for _, masked in headers))
     with torch.autocast(first.device.type, enabled=False):
         return _GroupLoss.apply(call, tau, given.weights, given.present, *given.embeddings)
 
@@ -217,7 +217,7 @@ class _GroupLoss(torch.autograd.Function):
         d_own = torch.zeros(own.shape, dtype=d_score.dtype, device=own.device)
         d_scores = torch.zeros((), dtype=torch.float64, device=own.device)
         parts = _parts(call, own, codes)
-        d_positives = []  # gradients of the own tuples' scores, by part
+        d_positives = []  # gradients of the positives' scores, by part
         for part in parts:
             d_positive = pieces.own_gradients(d_score[part.anchors], log_sums[part.modalities][:, part.anchors])
             d_scores += torch.dot(d_positive, pieces.positives(part.of(own, part.anchors)))

@@ -24,20 +24,20 @@ class TorchPieces:
         self._scale = torch_backend.logit_scale(temperature, like.new_empty(0, dtype=dtype))
 
     def paired(self, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
-        """log2 of the sum over the tuples of every row with these columns, relative to its own tuple's exponential,
+        """log2 of the sum over the tuples of every row with these columns, relative to its positive's exponential,
         [modalities, rows]. own [rows]: the places of their samples among the columns, or numbers beyond."""
         units = self.units(rows)[0]
         return torch_backend.paired_sums(units, self.units(columns)[0], self._scale, Positives(units).scores, own)
 
     def paired_losses(self, sums: Tensor) -> Tensor:
         """The anchors' losses to base 2, from `paired` over all columns."""
-        return torch.logaddexp2(sums, sums.new_zeros(()))  # its own tuple's logit is 0
+        return torch.logaddexp2(sums, sums.new_zeros(()))  # its positive's logit is 0
 
     def paired_gradients(
         self, rows: Tensor, columns: Tensor, own: Tensor, losses: Tensor, d_score: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of the rows and of the columns, the sum of scores times their gradient [], and what is added to the
-        gradients of the own tuples' scores, [rows].
+        gradients of the positives' scores, [rows].
 
         losses: of `paired_losses`. d_score [rows]: what their softmax weights are multiplied with.
         """
@@ -49,16 +49,16 @@ class TorchPieces:
         return to_rows(row_units, row_inverses, d_rows), to_rows(units, inverses, d_columns), d_scores, d_own
 
     def own_gradients(self, d_score: Tensor, losses: Tensor) -> Tensor:
-        """What `paired_gradients` lacks of the gradients of the own tuples' scores, [rows]; losses: of
+        """What `paired_gradients` lacks of the gradients of the positives' scores, [rows]; losses: of
         `paired_losses`, over all columns."""
         return torch.zeros_like(d_score)
 
     def positives(self, rows: Tensor) -> Tensor:
-        """Scores of the rows' own tuples, [rows]."""
+        """Scores of the rows' positives, [rows]."""
         return Positives(self.units(rows)[0]).scores
 
     def positive_gradients(self, rows: Tensor, d_score: Tensor) -> Tensor:
-        """Of the rows, from d_score [rows] of their own tuples, which is overwritten."""
+        """Of the rows, from d_score [rows] of their positives, which is overwritten."""
         units, inverses = self.units(rows)
         return to_rows(units, inverses, Positives(units).backward(d_score))
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.checks import on_device
-from unihpe_kernels.sv_contrastive import triton_all, triton_paired
+from unihpe_kernels.launching import residues
+from unihpe_kernels.sv_contrastive import triton_all
 from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces, Triples, of_products, to_rows
 from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
-from unihpe_kernels.sv_contrastive.triton_paired import Tables
+from unihpe_kernels.sv_contrastive.triton_paired import Case, Codes, Plan, Tables
 
 _MIDDLE = (1 + math.sqrt(3)) / 2  # of the scores, as the kernels shift them
 
@@ -23,11 +24,11 @@ class TritonPieces(TorchPieces):
 
     def paired(self, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
         with on_device(rows):
-            tables = self._tables(rows, columns)
-            count, n, _ = tables.stack.shape
-            log_sums, sample_loss = self.temperature.new_empty(count, n), self.temperature.new_empty(n)
-            triton_paired.normalisers(tables, self.temperature, None, log_sums, sample_loss, len(rows), _whole(own, n))
-            return log_sums[:, : len(rows)]
+            samples, own = self._samples(rows, columns), _whole(own, len(rows) + len(columns))
+            case, plan, tables = self._prepared(samples, len(rows), None, own)
+            logsumexp, sample_loss = self.temperature.new_empty(samples.shape[:2]), self.temperature.new_empty(case.n)
+            plan.forward(tables, self.temperature, Codes(), logsumexp, sample_loss, own)
+            return logsumexp[:, : len(rows)]
 
     def own_gradients(self, d_score: Tensor, losses: Tensor) -> Tensor:
         # an anchor's loss says what its other tuples' weights come to: 1 - 2^-loss
@@ -37,33 +38,37 @@ class TritonPieces(TorchPieces):
         self, rows: Tensor, columns: Tensor, own: Tensor, losses: Tensor, d_score: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with on_device(rows):
-            tables = self._tables(rows, columns)
-            tau = self.temperature
-            count, n, width = tables.stack.shape
-            outs = tables.inverse_norms.new_empty(count, n, width)
-            whole = tables.inverse_norms.new_zeros(count + 1, n)
-            whole[:count, : len(rows)] = losses + self.positives(rows) * self._scale
-            whole[count, : len(rows)] = d_score * tau  # the kernels divide by it
-            one = torch.ones_like(tau)
-            d_scores = triton_paired.gradients(
-                one, tau, whole[count], None, self._normalize, one, whole[:count], tables, list(outs), len(rows),
-                _whole(own, n),
-            )  # fmt: skip
+            samples, tau = self._samples(rows, columns), self.temperature
+            m, n, _ = samples.shape
+            own, one, outs = _whole(own, n), torch.ones_like(tau), torch.empty_like(samples, dtype=torch.float32)
+            logsumexp, weights = tau.new_zeros(m, n), tau.new_zeros(n)
+            logsumexp[:, : len(rows)] = losses + self.positives(rows) * self._scale
+            weights[: len(rows)] = d_score * tau  # the kernels divide by it
+            _, plan, tables = self._prepared(samples, len(rows), weights, own)
+            d_scores = plan.backward(tables, tau, Codes(), logsumexp, one, weights, one, list(outs), own)
         d_rows, d_columns = outs.transpose(0, 1).split([len(rows), len(columns)])
         return d_rows, d_columns, d_scores.sum(dtype=torch.float64), torch.zeros_like(d_score)
 
     def triples(self, columns: Tensor, first: int, count: int, saved: Tensor | None) -> "TritonTriples":
         return TritonTriples(self, columns, first, count, saved)
 
-    def _tables(self, rows: Tensor, columns: Tensor) -> Tables:
-        """Rows, then columns."""
-        samples = torch.cat([rows, columns]).transpose(0, 1).contiguous()
-        count, n, width = samples.shape
-        size = triton_paired.saved_size(count, n, width, samples.dtype, samples.device)
-        saved = torch.empty(size, dtype=torch.float32, device=samples.device)
-        tables = triton_paired.view_saved(saved, count, n, width, samples.dtype)
-        triton_paired.prepare(list(samples), self._normalize, tables, None)
-        return tables
+    def _samples(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """[modalities, rows, then columns, D]"""
+        return torch.cat([rows, columns]).transpose(0, 1).contiguous()
+
+    def _prepared(
+        self, samples: Tensor, anchors: int, weights: Tensor | None, own: Tensor
+    ) -> tuple[Case, Plan, Tables]:
+        m, n, dim = samples.shape
+        embeddings, dtype = list(samples), None if weights is None else weights.dtype
+        case = Case(
+            m, n, dim, samples.dtype, samples.device, self._normalize, False, dtype, anchors,
+            residues(*embeddings, self.temperature, own),
+        )  # fmt: skip
+        sizes, plan = case.table_sizes(), case.plan()
+        tables = case.view_tables(self.temperature.new_empty(sum(sizes)).split_with_sizes(sizes))
+        plan.prepare(embeddings, tables, None)
+        return case, plan, tables
 
 
 def _whole(own: Tensor, n: int) -> Tensor:
@@ -99,7 +104,7 @@ class TritonTriples(Triples):
     def finish(self, by_i: Tensor, by_jk: Tensor) -> tuple[Tensor, Tensor]:
         sums = torch.stack([by_i[0], *by_jk[:, 0, self._own].to(by_i.dtype)])
         positives = self._pieces.positives(self._columns[self._own]) * LOG2_E / self._pieces.temperature
-        others = sums.log2() + (self._shift() - positives)  # relative to the own triple's exponential
+        others = sums.log2() + (self._shift() - positives)  # relative to the positive's exponential
         losses = torch.logaddexp2(others, others.new_zeros(()))
         self.saved = torch.expm1(losses / -LOG2_E).sum(0).neg_()
         return losses + positives, losses.sum(0).div_(LOG2_E)

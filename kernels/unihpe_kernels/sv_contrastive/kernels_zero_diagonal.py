@@ -169,14 +169,14 @@ def largest_root(diagonal, beside, n: tl.constexpr):
 
 
 @triton.jit
-def hollow_root(h, n: tl.constexpr):
+def zero_diagonal_root(h, n: tl.constexpr):
     """mu >= 0; h as for `tridiagonal`."""
     diagonal, beside, _ = tridiagonal(h, n)
     return largest_root(diagonal, beside, n)[0]
 
 
 @triton.jit
-def hollow_vector(h, n: tl.constexpr):
+def zero_diagonal_vector(h, n: tl.constexpr):
     """mu, n components of an eigenvector and one over its squared length. Of a repeated mu, any eigenvector."""
     diagonal, beside, reflections = tridiagonal(h, n)
     mu, bound = largest_root(diagonal, beside, n)

@@ -1,0 +1,59 @@
+"""Launches of Triton kernels that are made again and again with the same sizes.
+
+Triton finds out at every launch which of a kernel's variants its arguments want; that costs more time on the host than
+all else together. A `Launch` asks once. It belongs to a plan, which is kept by all that the variant depends on:
+what is not in a plan's key must not change between its calls but for the addresses of tensors, and of these not
+their `residues`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from torch import Tensor
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_MOST_PLANS = 256  # kept, of one kind: sizes may change at every call
+_ALIGNED = 16  # bytes; Triton tells pointers apart by whether they are multiples
+_caches: list[Any] = []
+
+
+def planned(make: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Keep what a function makes of hashable arguments, the key of a plan."""
+    cached: Any = functools.lru_cache(_MOST_PLANS)(make)
+    _caches.append(cached)
+    return cached
+
+
+def forget_plans() -> None:
+    """For who puts other kernels, or another driver, in the place of those that plans know."""
+    for cached in _caches:
+        cached.cache_clear()
+
+
+def residues(*tensors: Tensor | None) -> tuple[int, ...]:
+    """Of the addresses of tensors that come from outside, for the key of a plan: -1 for None."""
+    return tuple([-1 if tensor is None else tensor.data_ptr() % _ALIGNED for tensor in tensors])
+
+
+class Launch:
+    """A kernel with its grid and settings, and, from the second call on, the variant that the first call compiled."""
+
+    def __init__(self, kernel: Any, grid: tuple[int, ...], **settings: Any) -> None:
+        """settings: what is known at compile time, the kernel's own and Triton's."""
+        self._kernel, self._grid = kernel, grid
+        self._settings = {**settings, "enable_fp_fusion": True}
+        self._compiled: Any = None
+        self._constants: tuple[Any, ...] = ()
+
+    def __call__(self, *arguments: Any) -> None:
+        """All that is not known at compile time, in the kernel's order."""
+        if self._compiled is not None:
+            self._compiled(*arguments, *self._constants)
+            return
+        variant = self._kernel[self._grid](*arguments, **self._settings)
+        if variant is not None:  # the interpreter has none
+            names = list(self._kernel.signature.parameters)[len(arguments) :]
+            self._constants = tuple(self._settings[name] for name in names)
+            self._compiled = variant[(*self._grid, 1, 1)[:3]]
