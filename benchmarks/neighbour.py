@@ -49,7 +49,8 @@ def measure(environment: dict[str, str], seconds: float, *, neighbour: bool) -> 
     busy = None
     if neighbour:
         core = max(os.sched_getaffinity(0))
-        code = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+        # it ends with this process, however this one ends
+        code = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile os.getppid() == {os.getpid()}: pass"
         busy = subprocess.Popen([sys.executable, "-c", code])
     try:
         command = [sys.executable, "-m", "benchmarks.neighbour", "--child", "--seconds", str(seconds)]

@@ -47,4 +47,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, tried, taken in tally:
             terminalreporter.write_line(f"{name}: {tried} tried, {taken} read, {tried - taken} refused")
         tried, taken = (sum(row[column] for row in tally) for column in (1, 2))
-        terminalreporter.write_line(f"all: {tried} tried, {taken} read, {tried - taken} refused, nothing else happened")
+        # files that a reader failed on are not in the tally
+        rest = "see what failed" if terminalreporter.stats.get("failed") else "nothing else happened"
+        terminalreporter.write_line(f"all: {tried} tried, {taken} read, {tried - taken} refused, {rest}")
