@@ -129,6 +129,16 @@ def test_mmpose_folder_of_photographs(tmp_path: Path) -> None:
     assert (found.frame.tolist(), found.picture, found.sequence) == ([0, 1], ["one", "two"], False)
 
 
+@pytest.mark.parametrize(("member", "key"), [("images", "id"), ("annotations", "image_id")])
+def test_a_coco_id_that_is_no_name_is_named(tmp_path: Path, member: str, key: str) -> None:
+    path = files.coco_annotations(tmp_path / "x.json", [(1, person(17)), (2, person(17))])
+    content = json.loads(path.read_text())
+    content[member][0][key] = [1]
+    path.write_text(json.dumps(content))
+    with pytest.raises(SourceError, match=rf"x\.json: {member}\[0\]: {key} must be a number or a name, got \[1\]"):
+        read_keypoints(path, ReadOptions(size=SIZE), "coco")
+
+
 def test_coco_results_and_annotations(tmp_path: Path) -> None:
     a, b = person(17), person(17, seed=1)
     results = read(files.coco_results(tmp_path / "r.json", [(785, a), (139, b), (785, b)]), "coco", ReadOptions())

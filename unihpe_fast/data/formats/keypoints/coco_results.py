@@ -29,15 +29,14 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
         if not isinstance(record, dict):
             raise SourceError(f"{found.path}: {where}: must be an object, got {type(record).__name__}")
         if member == "images":
-            pictures[record.get("id")] = str(record.get("file_name", "")), _size(record)
+            key = _key(record, "id", f"{found.path}: {where}")
+            pictures[key] = str(record.get("file_name", "")), _size(record)
         elif member == "categories":
             names = record["keypoints"] if isinstance(record.get("keypoints"), list) else names
         elif record.get("iscrowd"):
             people.skipped["crowds"] += 1
         elif record.get("keypoints"):
-            key = record.get("image_id")
-            if not isinstance(key, int | str):
-                raise SourceError(f"{found.path}: {where}: image_id must be a number or a name, got {key!r}")
+            key = _key(record, "image_id", f"{found.path}: {where}")
             row = triples(record["keypoints"], f"{found.path}: {where}: keypoints")
             # visibility 1 and 2 of annotations: hidden and visible joints are equally well placed
             row[:, 2] = row[:, 2].clip(max=1) if member else row[:, 2]
@@ -54,6 +53,13 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
         raise SourceError(f"{found.path}: categories: keypoints must be {len(people.rows[0])} names, got {len(named)}")
     # COCO's own names are those of coco17; whoever adds a category names its keypoints
     return people.finished(options, frames=len(order), names=named, sequence=False)
+
+
+def _key(record: dict[str, Any], name: str, where: str) -> int | str:
+    key = record.get(name)
+    if not isinstance(key, int | str):
+        raise SourceError(f"{where}: {name} must be a number or a name, got {key!r:.80}")
+    return key
 
 
 def _size(record: dict[str, Any]) -> tuple[int, int]:
