@@ -479,7 +479,8 @@ def test_without_a_home_the_library_is_of_the_process_alone(home, tiny, tmp_path
     with pytest.warns(RuntimeWarning, match="home"):
         assert native.obstacle(source) is None
     assert answers(source) == [42]
-    assert set(tmp_path.rglob("*")) == before
+    # a forked process that is measured leaves what it has covered where it is
+    assert {path for path in tmp_path.rglob("*") if not path.name.startswith(".coverage")} == before
 
 
 @builds
