@@ -23,6 +23,8 @@ from unihpe_fast.data.errors import SourceError
 CASES = int(os.environ.get("FUZZ", "300"))
 BUDGET = float(os.environ.get("FUZZ_SECONDS", "inf"))
 SECONDS = 20
+# what a process gets beyond that before it is ended: the alarm, where it comes through, tells more
+GRACE = 5
 MEMORY = 1 << 30
 # test, inputs tried and inputs taken, in the order that they were run
 TALLY: list[tuple[str, int, int]] = []
@@ -124,8 +126,7 @@ def _apart(
     os.close(send)
     number = 0
     try:
-        # a little longer than the alarm, which tells more where it can
-        while select.select([receive], [], [], SECONDS + 5)[0]:
+        while select.select([receive], [], [], SECONDS + GRACE)[0]:
             said = os.read(receive, 1)
             if said in (b"1", b"0"):
                 number += 1

@@ -4,10 +4,8 @@ import multiprocessing
 import os
 import pickle
 import re
+import resource
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 import weakref
 from collections.abc import Callable
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.data.people import H36M_CAMERA, SIZE, jpeg, sample, samples, turned_camera
+from tests.forked import Forked
 from unihpe_fast.config import DataConfig
 from unihpe_fast.data import check_apart as check_apart_module
 from unihpe_fast.data import store_writer
@@ -159,20 +158,18 @@ def test_an_interrupted_write_leaves_the_earlier_file(prepared: Path, error: Bas
     assert list(prepared.parent.iterdir()) == [prepared]
 
 
-def test_a_full_disk_leaves_the_earlier_file(prepared: Path) -> None:
+def test_a_full_disk_leaves_the_earlier_file(prepared: Path, tmp_path: Path) -> None:
     before = prepared.read_bytes()
-    # a limit on file sizes fails in the same system calls as a full disk
-    program = f"""
-        import resource
-        from pathlib import Path
-        from tests.data.people import samples
-        from unihpe_fast.data.store import write_store
+
+    def write_too_much() -> None:
+        # a limit on file sizes fails in the same system calls as a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (14_000_000, 14_000_000))
-        write_store({str(prepared)!r}, samples(1300, picture=True), dataset="x", split="x")
-    """
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert re.search(rf"OSError.*{prepared.name}: no room for it on the disk after \d+ samples", run.stderr)
+        write_store(prepared, samples(1300, picture=True), dataset="x", split="x")
+
+    run = Forked(write_too_much, tmp_path / "said")
+    assert run.wait() != 0
+    assert re.search(rf"OSError.*{prepared.name}: no room for it on the disk after \d+ samples", run.said)
+    (tmp_path / "said").unlink()
     assert prepared.read_bytes() == before
     assert list(prepared.parent.iterdir()) == [prepared]
 

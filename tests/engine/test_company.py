@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tests.engine.test_faults import _before_step, _steps
 from tests.engine.test_ranks import environment, torchrun
 from tests.engine.tiny import tiny
 from tests.forked import Forked
+from unihpe_fast import evaluate
 from unihpe_fast.config import to_yaml
 from unihpe_fast.data.batches import LoaderError
 from unihpe_fast.data.errors import StoreError
@@ -198,7 +198,7 @@ def test_what_torchrun_says_last_is_left_for_it_where_it_looks(tmp_path: Path) -
         assert "--optim.stepz" in message
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # two starts of torch; what each process leaves for torchrun is tested above
 def test_torchrun_s_last_words_name_the_cause(tmp_path: Path) -> None:
     command = torchrun("-m", "unihpe_fast.train", "--data.batch-size", "1")
     done = subprocess.run(
@@ -219,20 +219,27 @@ def test_a_terminal_that_knows_no_unicode_shows_what_it_can(tmp_path: Path) -> N
     assert run.wait() == 0, run.said
     assert "r?n" in run.said
     assert (tmp_path / "rün" / "summary.json").is_file()
+    scored = [str(tmp_path / "rün"), "--json", str(tmp_path / "scores.json"), "--no-plots"]
+    run = Forked(lambda: evaluate.main(scored), tmp_path / "scored", PYTHONIOENCODING="latin-1:strict")
+    assert run.wait() == 0, run.said
+    assert (tmp_path / "scores.json").is_file()
 
 
 def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "unihpe_fast.train", "--config", _config(tmp_path), "--run.dir", "run"]
-    run = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert run.stdout is not None
-    assert run.stdout.readline()
-    run.stdout.close()
-    assert run.stderr is not None
-    said = run.stderr.read()
-    assert run.wait(120) == 0, said
-    assert "Broken" not in said
+    arguments = ["--config", _config(tmp_path), "--run.dir", str(tmp_path / "run")]
+    read, write = os.pipe()
+
+    def start() -> int:
+        os.close(read)
+        os.dup2(write, 1)
+        return main(arguments)
+
+    run = Forked(start, tmp_path / "said")
+    os.close(write)
+    assert os.read(read, 1)
+    os.close(read)
+    assert run.wait() == 0, run.said
+    assert "Broken" not in run.said
     assert (tmp_path / "run" / "summary.json").is_file()
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.kernels.conftest import of_torch_alone
 from unihpe_kernels import svd3x3
 from unihpe_kernels.checks import check_backend
 from unihpe_kernels.small_linalg import lanes, svd3x3_torch
@@ -116,6 +117,11 @@ def many(kind, n, seed):
 KINDS = ["random", "rank one", "rank two", "zero", "diagonal", "repeated", "1e-20", "1e20"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_decomposition_of_many(kind):
+    check(many(kind, 20_000, 0))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_decomposition_of_a_million(kind, cpu_backend):
@@ -185,6 +191,7 @@ def invariants(a):
     return s, u @ vh, u * s.sin()[..., None, :] @ u.mT, vh.mT @ (s.exp()[..., None] * vh)
 
 
+@of_torch_alone
 def test_gradcheck():
     assert torch.autograd.gradcheck(invariants, gaussian(6).requires_grad_())
 
