@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +16,7 @@ from rich.console import Console
 
 from tests.data.people import samples
 from tests.engine.test_faults import _before_step, _steps
-from tests.engine.test_ranks import environment, torchrun
+from tests.engine.test_ranks import environment, free_port, torchrun
 from tests.engine.tiny import tiny
 from tests.forked import Forked
 from unihpe_fast import evaluate
@@ -155,12 +154,6 @@ def test_scores_that_are_not_finite_are_null_and_the_rest_is_kept(tmp_path: Path
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def _free_port() -> str:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return str(held.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
@@ -171,7 +164,7 @@ def _free_port() -> str:
     ],
 )
 def test_processes_that_cannot_meet_say_so_on_one_line(tmp_path: Path, variables: dict[str, str], words: str) -> None:
-    where = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    where = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     run = Forked(lambda: main(["--run.timeout", "0.05"]), tmp_path / "said", **{**where, **variables})
     assert run.wait(90) == 2, run.said
     errors = [line for line in run.said.splitlines() if "error:" in line]
@@ -181,7 +174,7 @@ def test_processes_that_cannot_meet_say_so_on_one_line(tmp_path: Path, variables
 
 
 def test_what_torchrun_says_last_is_left_for_it_where_it_looks(tmp_path: Path) -> None:
-    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     runs = [
         Forked(
             lambda: main(["--optim.stepz", "3"]),
@@ -199,7 +192,6 @@ def test_what_torchrun_says_last_is_left_for_it_where_it_looks(tmp_path: Path) -
         assert "--optim.stepz" in message
 
 
-@pytest.mark.slow  # two starts of torch; what each process leaves for torchrun is tested above
 def test_torchrun_s_last_words_name_the_cause(tmp_path: Path) -> None:
     command = torchrun("-m", "unihpe_fast.train", "--data.batch-size", "1")
     done = subprocess.run(
