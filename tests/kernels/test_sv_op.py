@@ -32,11 +32,12 @@ def operator_arguments(options, backend, dtype=torch.float32, grad=True, count=3
     return embeddings, temperature, weights, options.get("present"), options["negatives"], True, backend
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+# the last has all that the others have
 @pytest.mark.parametrize(
-    ("cpu_backend", "dtype"),
-    [(backend, dtype) for backend in ("native", "torch") for dtype in (torch.float32, torch.bfloat16)]
-    + [("torch", torch.float64)],
+    ("cpu_backend", "options", "dtype"),
+    [(backend, options, torch.float32) for backend in ("native", "torch") for options in OPTIONS]
+    + [(backend, OPTIONS[-1], torch.bfloat16) for backend in ("native", "torch")]
+    + [("torch", OPTIONS[-1], torch.float64)],
     indirect=["cpu_backend"],
 )
 def test_opcheck(options, dtype, cpu_backend):
@@ -60,8 +61,7 @@ def check_operators(arguments_with_grad, arguments):
     torch.library.opcheck(sv_contrastive_backward, backward_arguments)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("options", "autocast"), [*((options, False) for options in OPTIONS), (OPTIONS[-1], True)])
 def test_full_graph_matches_eager(options, autocast):
     """Compiled as part of a model, with gradients of every leaf; other batch sizes must not compile again."""
     torch._dynamo.reset()  # the same lines count as recompiled for every backend
