@@ -22,7 +22,9 @@ from unihpe_fast.data.errors import SourceError
 # how many mutated inputs a reader gets, and for how many seconds at most; `make fuzz` asks for more
 CASES = int(os.environ.get("FUZZ", "300"))
 BUDGET = float(os.environ.get("FUZZ_SECONDS", "inf"))
+# of work for a case, and in all: on a busy machine work takes several times as long
 SECONDS = 20
+WAIT = 120
 # what a process gets beyond that before it is ended: the alarm, where it comes through, tells more
 GRACE = 5
 MEMORY = 1 << 30
@@ -42,9 +44,9 @@ def fuzz(
 ) -> int:
     """Run `read(folder)` to its end on `count` folders, each with one of `files` mutated; returns how many it took.
 
-    Anything but `errors` that escapes, a case of more than SECONDS or one that asks for more than MEMORY bytes at once
-    fails, and names the case: `case(files, seed, number)` makes it again. apart: each case in a process of its own, for
-    readers in C that may never return to Python or end the process.
+    Anything but `errors` that escapes, a case of more than SECONDS of work or WAIT in all, or one that asks for more
+    than MEMORY bytes at once fails, and names the case: `case(files, seed, number)` makes it again. apart: in a process
+    of their own, for readers in C that may never return to Python or end the process.
     """
 
     def make(folder: Path, number: int) -> None:
@@ -83,12 +85,14 @@ def _here(
 ) -> Iterator[bool]:
     """Of every case in turn, while there is time, whether the reader took it."""
     signal.signal(signal.SIGALRM, _too_slow)
+    signal.signal(signal.SIGPROF, _too_slow)
     end = time.monotonic() + BUDGET
     for number in range(count):
         if time.monotonic() > end:
             return
         make(folder, number)
-        signal.alarm(SECONDS)
+        signal.alarm(WAIT)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         took = False
         try:
             read(folder)
@@ -99,6 +103,7 @@ def _here(
             error.add_note(f"fuzz case {number} {whose}")
             raise
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
         yield took
 
@@ -111,7 +116,7 @@ def _apart(
     errors: tuple[type[Exception], ...],
     whose: str,
 ) -> Iterator[bool]:
-    """`_here` in another process, which says a byte a case; one that says nothing for SECONDS, or ends, has failed."""
+    """`_here` in another process, which says a byte a case; one that says nothing for WAIT, or ends, has failed."""
     receive, send = os.pipe()
     child = os.fork()
     if not child:
@@ -126,7 +131,7 @@ def _apart(
     os.close(send)
     number = 0
     try:
-        while select.select([receive], [], [], SECONDS + GRACE)[0]:
+        while select.select([receive], [], [], WAIT + GRACE)[0]:
             said = os.read(receive, 1)
             if said in (b"1", b"0"):
                 number += 1
@@ -135,7 +140,7 @@ def _apart(
             if said == b".":
                 return
             raise AssertionError(f"fuzz case {number} {whose} ended the process: {os.read(receive, 4000).decode()}")
-        raise AssertionError(f"fuzz case {number} {whose} took more than {SECONDS} s and did not return")
+        raise AssertionError(f"fuzz case {number} {whose} took more than {WAIT} s and did not return")
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -269,7 +274,7 @@ _CHANGES = (_flip, _flip, _cut, _remove, _repeat, _overwrite, _overwrite, _splic
 
 
 def _too_slow(*_: object) -> None:
-    raise AssertionError(f"reading took more than {SECONDS} s")
+    raise AssertionError(f"reading took more than {SECONDS} s of work or {WAIT} s in all")
 
 
 class _bounded_memory:
