@@ -73,8 +73,8 @@ def people(folder: Path, count: int, width: int, height: int, side: float) -> li
 
 
 def prepare_file(samples: list[Sample], out: Path) -> None:
-    with CropCache(out, CROP_SIZE) as partial:
-        write_store(out, crop_photos(iter(samples), partial=partial), dataset="speed", split="train")
+    with CropCache(out, CROP_SIZE) as cache:
+        write_store(out, crop_photos(iter(samples), cache=cache), dataset="speed", split="train")
 
 
 def bare_prepare(samples: list[Sample]) -> None:
