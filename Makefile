@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test test-plain test-interpreted test-compiled compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
+.PHONY: train real-motion predict test test-plain test-interpreted test-compiled test-slow compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
 install: $(STAMP)
 
 # uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
@@ -26,8 +26,9 @@ predict: $(STAMP)
 	$(BIN)/python -m unihpe_fast.predict examples/walk.json --size 1280,720 --fps 30 --out build/predictions --overwrite \
 	    --write npz csv json trc bvh html overlay
 
-# many small problems: on one thread they finish sooner than on several; the kernels' tests in Triton's interpreter
-# beside, and whichever ends first makes room for those that compile kernels for GPUs, on as many cores as are left
+# all that is not marked slow. Many small problems: on one thread they finish sooner than on several; the kernels' tests in
+# Triton's interpreter beside, and whichever ends first makes room for those that compile kernels for GPUs, on as many
+# cores as are left
 test: $(STAMP)
 	$(BIN)/coverage erase
 	$(MAKE) -j2 --output-sync=target test-plain test-interpreted test-compiled
@@ -35,14 +36,20 @@ test: $(STAMP)
 	$(BIN)/coverage report --fail-under=90
 
 COMPILED := tests/kernels/test_compile.py tests/benchmarks/test_static_cost.py
-test-plain test-interpreted test-compiled: export OMP_NUM_THREADS := 1
+FAST := -m "not slow"
+test-plain test-interpreted test-compiled test-slow: export OMP_NUM_THREADS := 1
 test-plain: $(STAMP)
-	$(BIN)/coverage run -m pytest tests --ignore-glob='*/test_triton_*' $(addprefix --ignore=,$(COMPILED))
+	$(BIN)/coverage run -m pytest tests $(FAST) --ignore-glob='*/test_triton_*' $(addprefix --ignore=,$(COMPILED))
 test-interpreted: $(STAMP)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py $(FAST)
 # in this order: the second finds compiled what the first has
 test-compiled: $(STAMP)
 	$(BIN)/python -m pytest $(COMPILED)
+
+# more samples, steps and combinations of what `make test` does with few, and real launches of torchrun
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest tests -m slow --ignore-glob='*/test_triton_*'
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py -m slow
 
 # every variant of every kernel for every architecture that its settings are for, and every part of a model as AOTInductor's
 compile: export COMPILE := all

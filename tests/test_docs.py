@@ -86,7 +86,6 @@ def test_files_and_extras_that_are_named_are_there() -> None:
     assert found > 10
 
 
-@pytest.mark.slow
 def test_the_pages_build_and_a_dead_link_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,21 +4,22 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.engine.test_ranks import environment
+from tests.support.forked import Forked
 from tests.support.tiny import tiny
 from unihpe_fast.config import ConfigError, to_yaml
 from unihpe_fast.engine.run_folder import claimed
 from unihpe_fast.locks import InUse, alone
+from unihpe_fast.prepare import main as prepare
 from unihpe_fast.train import main
 
-CONTEXT = multiprocessing.get_context("spawn")
+# a process that is spawned takes seconds to import torch
+CONTEXT = multiprocessing.get_context("fork")
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 def _hold(path: str, ready, done) -> None:
@@ -117,15 +118,12 @@ def test_two_commands_on_one_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_two_preparations_of_one_file(tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    command = [sys.executable, "-m", "unihpe_fast.prepare", "synthetic", str(out), "--n", "400", "--image-size", "16"]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=120)[0] for process in both]
-    codes = [process.returncode for process in both]
+    arguments = ["synthetic", str(out), "--n", "400", "--image-size", "16"]
+    said = tmp_path.with_name(f"{tmp_path.name}-said")
+    both = [Forked(lambda: prepare(arguments), said.with_suffix(f".{number}")) for number in range(2)]
+    codes = [process.wait() for process in both]
     # one after the other is fine too, where the machine is slow to start the second
-    assert 0 in codes, said
-    for code, text in zip(codes, said, strict=True):
-        assert code == 0 or "must be used by one process at a time" in " ".join(text.split()), text
+    assert 0 in codes, [process.said for process in both]
+    for code, process in zip(codes, both, strict=True):
+        assert code == 0 or "must be used by one process at a time" in " ".join(process.said.split()), process.said
     assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]

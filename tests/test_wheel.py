@@ -6,6 +6,7 @@ import sys
 import textwrap
 import tomllib
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,7 @@ def _uv() -> str:
 
 
 def test_the_kernels_alone_are_a_small_wheel(tmp_path: Path) -> None:
-    command = [_uv(), "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(ROOT / "kernels")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    _run(tmp_path, _uv(), "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(ROOT / "kernels"))
     (wheel,) = tmp_path.glob("unihpe_kernels-*.whl")
     assert wheel.stat().st_size < 1e6
     packed = zipfile.ZipFile(wheel)
@@ -44,20 +43,30 @@ def test_the_kernels_alone_are_a_small_wheel(tmp_path: Path) -> None:
     assert alone["optional-dependencies"]["metrics"] == both["optional-dependencies"]["metrics"]
 
 
-@pytest.mark.slow
-def test_bare_wheel_imports_and_uses_the_loss(tmp_path: Path) -> None:
-    uv, python = _uv(), tmp_path / "env" / "bin" / "python"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel with the pipeline."""
+    folder = tmp_path_factory.mktemp("wheel")
+    _run(folder, _uv(), "build", "--quiet", "--wheel", "--out-dir", str(folder), str(ROOT))
+    (built,) = folder.glob("unihpe_fast-*.whl")
+    return built
 
-    def run(*command: str) -> str:
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    run(uv, "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(ROOT))
-    (wheel,) = tmp_path.glob("unihpe_fast-*.whl")
+def _run(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_has_what_is_no_python(wheel: Path) -> None:
     packed = zipfile.ZipFile(wheel).namelist()
     for file in ("data/sources/h36m/cameras.json", "weights/lifting.safetensors", "weights/lifting.md"):
         assert f"unihpe_fast/{file}" in packed
+
+
+@pytest.mark.slow  # installs torch; that the loss needs nothing else is tested in test_losses.py too
+def test_bare_wheel_imports_and_uses_the_loss(wheel: Path, tmp_path: Path) -> None:
+    uv, python, run = _uv(), tmp_path / "env" / "bin" / "python", partial(_run, tmp_path)
     run(uv, "venv", "--quiet", "--python", sys.executable, "env")
     run(uv, "pip", "install", "--quiet", "--python", str(python), "-c", str(ROOT / "constraints.txt"), str(wheel))
     script = textwrap.dedent("""

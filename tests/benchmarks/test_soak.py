@@ -21,14 +21,15 @@ def test_growth_is_what_was_put_in() -> None:
     assert not growth(steps, [500.0] * 40, [30] * 39 + [31]).flat
 
 
-@pytest.mark.slow  # some hundred steps are needed to see a slope
-def test_a_short_soak_keeps_its_files_and_its_memory(tmp_path: Path) -> None:
-    found, readings = soak(tmp_path, steps=200, workers=2, console=Console(file=io.StringIO()))
-    assert readings["step"] == list(range(1, 200))
+# some hundred steps are needed to see a slope
+@pytest.mark.parametrize("steps", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_short_soak_keeps_its_files_and_its_memory(tmp_path: Path, steps: int) -> None:
+    found, readings = soak(tmp_path, steps=steps, workers=2, console=Console(file=io.StringIO()))
+    assert readings["step"] == list(range(1, steps))
     # all of the loader processes are seen
     assert min(readings["rss"]) > 300
     # a batch more or less may be on its way when few readings are taken: each of its tensors is a file at both ends. A
-    # file that every step left open would make 50 from quarter to quarter
+    # file that every step left open would make 50 from quarter to quarter of 200 steps, a batch some 100 of 40
     assert max(found.files) - min(found.files) <= 2 * len(fields(Batch))
     # so few steps say less of the slope than the 2,000 of the command do: the allocator has not settled
-    assert found.slope < 10
+    assert steps < 200 or found.slope < 10

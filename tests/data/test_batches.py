@@ -39,13 +39,14 @@ class Numbers(Dataset):
 @pytest.fixture(autouse=True)
 def _asked_after_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches_module, "PATIENCE", 0.3)
+    monkeypatch.setattr(batches_module, "GRACE_SECONDS", 1)
 
 
 def _batches(dataset: Numbers, told: list[str], timeout: float = 60.0) -> Batches:
     return Batches(dataset, 0, 8, workers=2, timeout=timeout, warn=told.append)
 
 
-@pytest.mark.parametrize("trouble", ["SIGKILL", "SIGSEGV", "SIGABRT"])
+@pytest.mark.parametrize("trouble", ["SIGKILL", "SIGSEGV", "SIGABRT", "SIGTERM"])
 def test_a_loader_process_that_dies_is_replaced_and_no_batch_is_lost(tmp_path: Path, trouble: str) -> None:
     told: list[str] = []
     found = [int(batch) for batch in _batches(Numbers(tmp_path, trouble), told)]

@@ -1,10 +1,8 @@
 """Crops of photographs: geometry, sharing, order, memory, and everything that can be wrong with a file."""
 
 import os
+import resource
 import struct
-import subprocess
-import sys
-import textwrap
 import threading
 import zlib
 from dataclasses import replace
@@ -17,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.data.test_images import bright_spot, centroid
+from tests.support.forked import Forked
 from tests.support.fuzz import fuzz
 from tests.support.people import jpeg
 from unihpe_fast.data import crop_photos as cropping
@@ -409,23 +408,18 @@ def test_damaged_crops_are_cut_again(tmp_path: Path, people) -> None:
 
 
 def test_a_full_disk_is_told_and_what_is_there_is_used_later(tmp_path: Path, people) -> None:
-    # a limit on file sizes fails in the same system calls as a full disk
-    program = """
-        import resource, sys
-        from pathlib import Path
-        from unihpe_fast.data.crop_cache import Crop, CropCache
+    out = tmp_path / "out.h5"
+
+    def write_too_much() -> None:
+        # a limit on file sizes fails in the same system calls as a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-        with CropCache(Path(sys.argv[1]), 16) as partial:
+        with CropCache(out, 16) as partial:
             for key in range(99):
                 partial.add(key, Crop(bytes(3000), 90, 90))
-    """
-    out = tmp_path / "out.h5"
-    command = [sys.executable, "-c", textwrap.dedent(program), str(out)]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'kernels'}"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 1
-    assert f"OSError: [Errno 27] {out}.crops: no room for it on the disk (File too large)" in done.stderr
+
+    run = Forked(write_too_much, tmp_path / "said")
+    assert run.wait() != 0
+    assert f"OSError: [Errno 27] {out}.crops: no room for it on the disk (File too large)" in run.said
     with CropCache(out, 16) as partial:
         assert partial.found == 13
         assert partial.find(12) == Crop(bytes(3000), 90, 90)

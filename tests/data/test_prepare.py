@@ -1,8 +1,8 @@
 import io
 import os
+import signal
 import subprocess
 import sys
-import textwrap
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,10 @@ import pytest
 from rich.console import Console
 
 from tests.data.motion_files import standing, write_clip
+from tests.support.forked import Forked
 from unihpe_fast import prepare
 from unihpe_fast.data import progress, sources
+from unihpe_fast.data.crop_cache import CropCache
 from unihpe_fast.data.sources import SOURCES, Reading, Tally, source_module
 from unihpe_fast.data.sources.synthetic import samples as synthetic_samples
 from unihpe_fast.data.summary import LONGEST, summary_tables
@@ -290,25 +292,19 @@ def test_a_killed_job_goes_on(tmp_path, monkeypatch, capsys):
     whole, out = tmp_path / "whole.h5", tmp_path / "a.h5"
     assert run("toy", whole, "--images", root, "--image-size", 16) == 0
     out.write_text("old")
-    program = """
-        import os, signal, sys
-        import pytest
-        from tests.data.test_prepare import photographed, run
-        from unihpe_fast.data import crop_cache
-        photographed(pytest.MonkeyPatch(), 8)
-        add, left = crop_cache.CropCache.add, [5]
-        def counted(self, *arguments):
-            left[0] -= 1
-            add(self, *arguments)
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-        crop_cache.CropCache.add = counted
-        run("toy", sys.argv[1], "--images", sys.argv[2], "--image-size", 16)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(out), str(root)]
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "kernels")])
-    done = subprocess.run(command, cwd=REPOSITORY, check=False, env=os.environ | {"PYTHONPATH": paths})
-    assert done.returncode == -9
+    add, left = CropCache.add, [5]
+
+    def counted(self: CropCache, *arguments: object) -> None:
+        left[0] -= 1
+        add(self, *arguments)
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CropCache, "add", counted)
+        killed = Forked(lambda: run("toy", out, "--images", root, "--image-size", 16), tmp_path / "said")
+    assert killed.wait() == -signal.SIGKILL
+    (tmp_path / "said").unlink()
     assert out.read_text() == "old"
     # made already, so that these photographs are not needed again
     kept = (tmp_path / "a.h5.crops").stat().st_size

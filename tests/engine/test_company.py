@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,10 +15,11 @@ import pytest
 from rich.console import Console
 
 from tests.engine.test_faults import _before_step, _steps
-from tests.engine.test_ranks import environment, torchrun
+from tests.engine.test_ranks import environment, free_port, torchrun
 from tests.support.forked import Forked
 from tests.support.people import samples
 from tests.support.tiny import tiny
+from unihpe_fast import evaluate
 from unihpe_fast.config import to_yaml
 from unihpe_fast.data.batches import LoaderError
 from unihpe_fast.data.errors import StoreError
@@ -154,12 +154,6 @@ def test_scores_that_are_not_finite_are_null_and_the_rest_is_kept(tmp_path: Path
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def _free_port() -> str:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return str(held.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
@@ -170,7 +164,7 @@ def _free_port() -> str:
     ],
 )
 def test_processes_that_cannot_meet_say_so_on_one_line(tmp_path: Path, variables: dict[str, str], words: str) -> None:
-    where = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    where = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     run = Forked(lambda: main(["--run.timeout", "0.05"]), tmp_path / "said", **{**where, **variables})
     assert run.wait(90) == 2, run.said
     errors = [line for line in run.said.splitlines() if "error:" in line]
@@ -180,7 +174,7 @@ def test_processes_that_cannot_meet_say_so_on_one_line(tmp_path: Path, variables
 
 
 def test_what_torchrun_says_last_is_left_for_it_where_it_looks(tmp_path: Path) -> None:
-    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     runs = [
         Forked(
             lambda: main(["--optim.stepz", "3"]),
@@ -198,7 +192,6 @@ def test_what_torchrun_says_last_is_left_for_it_where_it_looks(tmp_path: Path) -
         assert "--optim.stepz" in message
 
 
-@pytest.mark.slow
 def test_torchrun_s_last_words_name_the_cause(tmp_path: Path) -> None:
     command = torchrun("-m", "unihpe_fast.train", "--data.batch-size", "1")
     done = subprocess.run(
@@ -219,20 +212,29 @@ def test_a_terminal_that_knows_no_unicode_shows_what_it_can(tmp_path: Path) -> N
     assert run.wait() == 0, run.said
     assert "r?n" in run.said
     assert (tmp_path / "rün" / "summary.json").is_file()
+    scored = [str(tmp_path / "rün"), "--data", "synthetic", "--json", str(tmp_path / "scores.json"), "--no-plots"]
+    run = Forked(lambda: evaluate.main(scored), tmp_path / "scored", PYTHONIOENCODING="ascii")
+    assert run.wait() == 0, run.said
+    assert "r?n" in run.said
+    assert (tmp_path / "scores.json").is_file()
 
 
 def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "unihpe_fast.train", "--config", _config(tmp_path), "--run.dir", "run"]
-    run = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert run.stdout is not None
-    assert run.stdout.readline()
-    run.stdout.close()
-    assert run.stderr is not None
-    said = run.stderr.read()
-    assert run.wait(120) == 0, said
-    assert "Broken" not in said
+    arguments = ["--config", _config(tmp_path), "--run.dir", str(tmp_path / "run")]
+    read, write = os.pipe()
+
+    def start() -> int:
+        os.close(read)
+        sys.stdout = os.fdopen(write, "w", buffering=1)
+        return main(arguments)
+
+    run = Forked(start, tmp_path / "said")
+    os.close(write)
+    begun = os.read(read, 1)
+    os.close(read)
+    assert run.wait() == 0, run.said
+    assert begun
+    assert "Broken" not in run.said
     assert (tmp_path / "run" / "summary.json").is_file()
 
 

@@ -123,7 +123,7 @@ def test_a_signal_while_scoring_ends_the_run(tmp_path: Path, monkeypatch: pytest
     assert main(["--resume", str(run)]) == 0
 
 
-@pytest.mark.slow  # torch starts five times
+@pytest.mark.slow  # torch starts five times; what it does in one process is tested below and in test_ranks.py
 def test_torchrun_goes_on_after_a_killed_worker_and_stops_when_told_to(tmp_path: Path) -> None:
     """A real SIGKILL of one of two workers, a restart, SIGTERM to torchrun, and the end in one process."""
     (tmp_path / "tiny.yaml").write_text(

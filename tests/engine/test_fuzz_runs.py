@@ -27,6 +27,8 @@ from unihpe_fast.engine.checkpoint_state import fault_of
 from unihpe_fast.engine.packaged import ModelCard, package, read_card
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.engine.trainer import Trainer
+from unihpe_fast.models.hub import WeightsError
+from unihpe_fast.models.unihpe import UniHPE
 from unihpe_fast.plots import MetricsError, plot_curves, read_metrics
 
 pytestmark = pytest.mark.fuzz
@@ -138,12 +140,21 @@ def test_weights(tmp_path: Path) -> None:
         CONFIG: to_yaml(config).encode()
     }
 
+    errors = (CheckpointError, ConfigError, WeightsError)
+
     def read(folder: Path) -> None:
+        refused: Exception | None = None
         for load in (
             lambda: load_model(folder),
             lambda: load_model(folder / "x.safetensors"),
             lambda: read_card(folder / "x.safetensors"),
+            lambda: UniHPE.from_pretrained(folder),
         ):
-            load()
+            try:
+                load()
+            except errors as error:
+                refused = error
+        if refused:
+            raise refused
 
-    fuzz(read, files, max(CASES // 5, 20), errors=(CheckpointError, ConfigError), apart=True)
+    fuzz(read, files, max(CASES // 5, 20), errors=errors, apart=True)

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import shutil
-import subprocess
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.engine.poison import poison
+from tests.engine.ranks_child import run_among_ranks
+from tests.support.forked import Forked
 from tests.support.people import samples
 from tests.support.tiny import tiny
 from unihpe_fast.config import AugmentConfig, Config, DecoderConfig, ImageEncoderConfig, PoseEncoderConfig, to_yaml
@@ -35,6 +37,12 @@ SCORE = {"rel": 1e-4, "abs": 1e-3}
 def torchrun(*arguments: str, processes: int = 2) -> list[str]:
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return [*run, *arguments]
+
+
+def free_port() -> str:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return str(held.getsockname()[1])
 
 
 def environment() -> dict[str, str]:
@@ -77,7 +85,8 @@ class _StoppedError(Exception):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run folders: "one" of one process, "two" of two, "divided" of two that share a model (FSDP), "one-two" and so on
-    begun by the first and ended by the second, "images" of two with BatchNorm, "compiled" of two by torch.compile."""
+    begun by the first and ended by the second, "images" of two with BatchNorm, "compiled" of two by torch.compile;
+    "compiled-divided" is not run yet."""
     folder = tmp_path_factory.mktemp("ranks")
     write_store(folder / "a.h5", samples(40, seed=1, picture=True), dataset="a", split="train")
     encoder = PoseEncoderConfig(kind="mlp", width=16, depth=1)
@@ -106,8 +115,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     # batch 11 is the second of step 6
     first = next(iter(loop.train_batches(config.data, seed=0, start_step=11, steps=12)))
     batch_number, row = 11, int(first.info.index[-1])
-    compiled = {"compile": "default"}
-    options = {"two": config, "images": images, "compiled": _with(images, optim={"steps": 1}, run=compiled)}
+    # one step of poses: the whole model is compiled in tests/models/test_unihpe.py
+    compiled = _with(config, optim={"steps": 1}, run={"compile": "default"})
+    options = {"two": config, "images": images, "compiled": compiled}
     for name, whole in options.items():
         (folder / f"{name}.yaml").write_text(to_yaml(whole))
     for name, of in {"divided": "two", "images-divided": "images", "compiled-divided": "compiled"}.items():
@@ -136,9 +146,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     alone(config, "one")
     alone(config, "one-two", until=7)
     shutil.copytree(folder / "one-two", folder / "one-divided")
-    command = torchrun("-m", "tests.engine.ranks_child", str(folder), str(batch_number), str(row))
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
+    _among_ranks(folder, batch_number, row, "two", "divided", "images", "images-divided", "one-two", "one-divided")
+    _among_ranks(folder, batch_number, row, "compiled")
     for name in ("two", "divided"):
         shutil.copytree(folder / name, folder / f"{name}-one")
         for path in checkpoints(folder / f"{name}-one")[:-1]:
@@ -148,11 +157,27 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir() if path.is_dir()}
 
 
+def _among_ranks(folder: Path, batch_number: int, row: int, *names: str) -> None:
+    """Go through these runs in two processes, with this row of this batch poisoned."""
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [
+        Forked(
+            lambda: run_among_ranks(folder, batch_number, row, names),
+            folder / f"{names[0]}.said{rank}",
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            **where,
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        assert rank.wait(300) == 0, rank.said
+
+
 def _with(config: Config, **sections: dict[str, Any]) -> Config:
     return replace(config, **{name: replace(getattr(config, name), **values) for name, values in sections.items()})
 
 
-@pytest.mark.slow  # two starts of torch
 @pytest.mark.parametrize("name", ["two", "divided"])
 def test_two_processes_train_as_one_step_by_step(runs: dict[str, Path], name: str) -> None:
     """Accumulation, clipping, averaged weights, a learned temperature, a skipped step, uneven shares, validation."""
@@ -168,13 +193,11 @@ def test_two_processes_train_as_one_step_by_step(runs: dict[str, Path], name: st
     _assert_same_scores(scores, json.loads((runs["one"] / SUMMARY).read_text()))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one-two", "two-one", "one-divided", "divided-one"])
 def test_a_run_goes_on_with_another_number_of_processes(runs: dict[str, Path], name: str) -> None:
     _assert_same_run(runs[name], runs["one"])
 
 
-@pytest.mark.slow
 def test_batch_norm_and_parameters_that_nothing_trains(runs: dict[str, Path]) -> None:
     scores = json.loads((runs["images"] / SUMMARY).read_text())
     # the one process that reads the weights of the two scores as they did: rank 0's running statistics are everybody's
@@ -191,15 +214,22 @@ def test_batch_norm_and_parameters_that_nothing_trains(runs: dict[str, Path]) ->
     assert all(value.isfinite().all() for value in weights.values())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "wanted"), [("images-divided", "images"), ("compiled-divided", "compiled")])
-def test_a_divided_model_with_batch_norm_is_the_whole_one(runs: dict[str, Path], name: str, wanted: str) -> None:
-    # convolutions add up in another order where FSDP keeps weights from being channels_last, and Adam's first steps are
-    # as large where a gradient is nothing but rounding
-    _assert_same_run(runs[name], runs[wanted], deviating=1e-3)
+# convolutions add up in another order where FSDP keeps weights from being channels_last, and Adam's first steps are as
+# large where a gradient is nothing but rounding
+DEVIATING = 1e-3
 
 
-@pytest.mark.slow
+def test_a_divided_model_with_batch_norm_is_the_whole_one(runs: dict[str, Path]) -> None:
+    _assert_same_run(runs["images-divided"], runs["images"], deviating=DEVIATING)
+
+
+@pytest.mark.slow  # the whole one is compiled below, and the divided one compared above
+def test_a_divided_compiled_model_is_the_whole_one(runs: dict[str, Path]) -> None:
+    folder = runs["compiled"].parent
+    _among_ranks(folder, 99, 0, "compiled-divided")
+    _assert_same_run(folder / "compiled-divided", runs["compiled"], deviating=DEVIATING)
+
+
 def test_a_compiled_model_among_ranks_is_the_plain_one(runs: dict[str, Path]) -> None:
-    compiled, plain = _records(runs["compiled"]), _records(runs["images"])
+    compiled, plain = _records(runs["compiled"]), _records(runs["two"])
     torch.testing.assert_close(compiled[0]["loss"], plain[0]["loss"], **LOSS)

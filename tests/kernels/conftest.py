@@ -6,6 +6,9 @@ import pytest
 
 from unihpe_kernels import checks, native
 
+# for a test that runs torch's code whatever `cpu_backend` says: it is in float64 throughout, or calls it by name
+of_torch_alone = pytest.mark.parametrize("cpu_backend", ["torch"], indirect=True)
+
 
 @pytest.fixture(scope="module", params=["native", "torch"])
 def cpu_backend(request: pytest.FixtureRequest) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Every kernel compiles for four architectures, as it would be launched; no GPU is needed.
 
-Every variant for all four with COMPILE=all in the environment (`make compile`), which takes many minutes; else a part
-of them for one architecture of each maker.
+Every variant for all four with COMPILE=all in the environment (`make compile`), which takes many minutes; else for one
+architecture of each maker a variant of every kernel, one with masks too, and for NVIDIA's those that the table of costs
+is of: its test, in tests/benchmarks/test_static_cost.py, finds them compiled.
 """
 
 import json
@@ -49,6 +50,13 @@ def compile(job):
 everything = os.environ.get("COMPILE") == "all"
 chosen = [v.targets if everything or v.tested is None else v.tested for v in VARIANTS]
 chosen = [[name for name in names if name in targets] for names in chosen]
+if not everything:
+    taken = set()
+    for variant, names in zip(VARIANTS, chosen, strict=True):
+        form = variant.kernel, bool(variant.constexprs.get("MASKED"))
+        of_table = ["sm_90"] if variant.workloads else []
+        names[:] = [name for name in names if name in of_table or (*form, name) not in taken]
+        taken |= {(*form, name) for name in names}
 jobs = [(number, name) for number, names in enumerate(chosen) for name in names][::-1]
 with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
     found = dict(pool.imap_unordered(compile, jobs))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.kernels.conftest import of_torch_alone
 from tests.kernels.sv_cases import (
     check_against,
     check_temperature,
@@ -23,7 +24,11 @@ pytestmark = pytest.mark.usefixtures("cpu_backend")
 KINDS = [("all", 2), ("all", 3), ("paired", 2), ("paired", 3), ("paired", 4)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("cpu_backend", "dtype"),
+    [("native", torch.float32), ("torch", torch.float32), ("torch", torch.float64)],
+    indirect=["cpu_backend"],
+)
 @pytest.mark.parametrize(("negatives", "count", "batch", "width"), CASES)
 @pytest.mark.parametrize("partial", [False, True])
 def test_matches_definition(negatives, count, batch, width, partial, dtype):
@@ -47,6 +52,7 @@ def test_half_precision_computes_in_float32(negatives, dtype):
     )
 
 
+@of_torch_alone
 @pytest.mark.parametrize(("negatives", "count"), KINDS)
 def test_tiles_smaller_than_the_batch(monkeypatch, negatives, count):
     """A tile edge on every axis, at a prime size."""
@@ -72,6 +78,7 @@ def test_each_way_to_the_gradient_of_all(monkeypatch, safe_gap, most_kept, dtype
     check_against(singular_value_contrastive_loss, random_embeddings(3, 11, 6, dtype), negatives="all", temperature=0.1)
 
 
+@of_torch_alone
 @pytest.mark.parametrize("most_kept", [0, 2**20], ids=["recomputed", "kept"])
 def test_near_double_eigenvalue_among_others(monkeypatch, most_kept):
     """One triple near a = b = c = -1/2: its tile takes the bounded gradients, the others need not."""
@@ -96,6 +103,7 @@ def test_near_double_eigenvalue_among_others(monkeypatch, most_kept):
     assert calls["add_sums"] >= 2
 
 
+@of_torch_alone
 def test_kept_scores_do_not_depend_on_the_tiles(monkeypatch):
     """The number of threads, and so the tiles, may change between the forward and the backward pass."""
     embeddings = random_embeddings(3, 13, 8, torch.float64)
@@ -142,6 +150,7 @@ def test_larger_batch_against_plain_closed_form(negatives):
         torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=SV_GRADIENT[torch.float32])
 
 
+@of_torch_alone
 @pytest.mark.parametrize(("negatives", "count"), [("all", 2), ("all", 3), ("paired", 3), ("paired", 5)])
 def test_gradcheck(negatives, count):
     embeddings = random_embeddings(count, 5, 6, torch.float64)
@@ -158,6 +167,7 @@ def test_gradcheck(negatives, count):
     assert torch.autograd.gradcheck(loss, (temperature, weights, *embeddings))
 
 
+@of_torch_alone
 @pytest.mark.parametrize("negatives", ["all", "paired"])
 def test_unit_rows_taken_as_they_are(negatives):
     units = [torch.nn.functional.normalize(e, dim=1) for e in random_embeddings(3, 6, 8, torch.float64)]
@@ -170,6 +180,7 @@ def test_unit_rows_taken_as_they_are(negatives):
         torch.testing.assert_close(tangent, wanted, rtol=0, atol=1e-13)
 
 
+@of_torch_alone
 @pytest.mark.parametrize("negatives", ["all", "paired"])
 def test_present_equals_dropping(negatives):
     """Samples with nothing or one modality alone are as if they were not in the batch, whatever stands there."""
@@ -237,6 +248,7 @@ def test_two_equal_samples(negatives):
     torch.testing.assert_close(value, torch.tensor(float(tuples)).log(), rtol=0, atol=1e-5)
 
 
+@of_torch_alone
 @pytest.mark.parametrize("negatives", ["all", "paired"])
 def test_blind_to_the_sign_of_a_modality(negatives):
     x, y, z = random_embeddings(3, 6, 8, torch.float64)

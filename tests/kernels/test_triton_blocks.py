@@ -128,15 +128,28 @@ def check(score: str, count: int, ways: tuple[bool, bool], flags: dict, anchors:
 CASES = [(score, count) for score, known in SCORES.items() for count in (2, 3) if count in known.modalities]
 
 
-@pytest.mark.parametrize("flags", [BOTH, SIGMOID], ids=["both", "sigmoid"])
+# what a form or a way does is the same for all scores: every score is taken once, every form and way with some of them
+FEW = [("cosine", 2), ("singular_value", 3)]
+BEYOND = [pytest.param(*case, marks=[] if case in FEW else pytest.mark.slow) for case in CASES]
+
+
 @pytest.mark.parametrize(("score", "count"), CASES)
-def test_both_ways_at_once(score, count, flags):
-    check(score, count, TWO_WAYS, flags)
+def test_both_ways_at_once(score, count):
+    check(score, count, TWO_WAYS, BOTH)
 
 
-@pytest.mark.parametrize(("score", "count", "ways"), [(*case, DIAGONAL) for case in CASES] + [("area", 3, ONE_WAY)])
-def test_one_way_of_few(score, count, ways):
-    check(score, count, ways, PLAIN)
+@pytest.mark.parametrize(("score", "count"), BEYOND)
+def test_both_ways_at_once_with_sigmoid(score, count):
+    check(score, count, TWO_WAYS, SIGMOID)
+
+
+@pytest.mark.parametrize(("score", "count"), BEYOND)
+def test_one_way_over_a_diagonal(score, count):
+    check(score, count, DIAGONAL, PLAIN)
+
+
+def test_one_way_of_few():
+    check("area", 3, ONE_WAY, PLAIN)
 
 
 @pytest.mark.parametrize(("score", "count", "anchors"), [("volume", 3, (0,)), ("cosine", 2, (1,))])
@@ -165,7 +178,9 @@ def test_equal_bits_in_two_runs():
 
 
 @pytest.mark.parametrize("case", ["aligned", "collinear members", "one row for all"])
-@pytest.mark.parametrize(("score", "count"), [("volume", 2), ("volume", 3), ("volume", 4), ("area", 3)])
+@pytest.mark.parametrize(
+    ("score", "count"), [("volume", 2), ("volume", 3), pytest.param("volume", 4, marks=pytest.mark.slow), ("area", 3)]
+)
 def test_gradients_where_vectors_depend(score, count, case):
     """Finite, and of the size that the floor of the volume allows."""
     embeddings = [e.to(DEVICE) for e in _embeddings(ROWS, 0)[:count]]

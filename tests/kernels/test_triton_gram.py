@@ -38,8 +38,13 @@ def assert_values(values, stack):
 
 
 @pytest.mark.parametrize(
-    ("count", "width"), [(2, 1), (2, 16), (3, 1), (3, 16), (5, 2), (8, 5), *((count, 67) for count in range(2, 9))]
-)
+    ("count", "width"),
+    [
+        (2, 1), (2, 16), (3, 1), (3, 16), (5, 2), (8, 5), (2, 67), (3, 67), (4, 67),
+        # the interpreter takes seconds for each
+        *(pytest.param(count, 67, marks=pytest.mark.slow) for count in range(5, 9)),
+    ],
+)  # fmt: skip
 def test_matches_svd(count, width):
     stack = random_stack(count, width)
     values = values_of(stack)
@@ -146,7 +151,7 @@ def test_hard_matrices(count, scale):
     assert (square.mT @ square - torch.eye(count)).abs().max() <= (4 + 2 * count) * EPS
 
 
-@pytest.mark.parametrize("count", [5, 8])
+@pytest.mark.parametrize("count", [5, pytest.param(8, marks=pytest.mark.slow)])
 def test_hard_matrices_with_many_rows(count):
     stack = hard_stack(count, each=1).float().to(DEVICE)
     assert_values(values_of(stack), stack)
@@ -178,7 +183,7 @@ def exact_gradient(stack, grad):
     return torch.autograd.grad(torch.linalg.svdvals(leaf), leaf, grad.cpu().double())[0]
 
 
-@pytest.mark.parametrize(("count", "width"), [(2, 3), (3, 37), (4, 16), (8, 21)])
+@pytest.mark.parametrize(("count", "width"), [(2, 3), (3, 37), (4, 16), pytest.param(8, 21, marks=pytest.mark.slow)])
 def test_gradient(count, width):
     stack = random_stack(count, width).requires_grad_()
     grad = torch.randn(BATCH, count, generator=torch.Generator().manual_seed(1)).to(DEVICE)
@@ -198,7 +203,7 @@ def test_gradient_does_not_depend_on_scale(scale):
     assert (gradient.cpu().double() - exact_gradient(stack, grad)).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("count", [3, 8])
+@pytest.mark.parametrize("count", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_gradient_is_bounded_where_values_meet(count):
     stack = hard_stack(count, each=1).float().to(DEVICE).requires_grad_()
     gradient = torch.autograd.grad(values_of(stack).sum(), stack)[0].cpu().double()

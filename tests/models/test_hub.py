@@ -96,6 +96,16 @@ def test_a_repository_comes_back(model: UniHPE, tmp_path: Path, monkeypatch: pyt
     assert set(asked) == {OPTIONS, WEIGHTS}
 
 
+def test_weights_that_are_not_finite_are_refused(model: UniHPE, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    name = next(name for name, value in weights.items() if value.is_floating_point())
+    weights[name].view(-1)[1] = torch.nan
+    save_file(weights, tmp_path / WEIGHTS, {"config": (tmp_path / OPTIONS).read_text()})
+    with pytest.raises(WeightsError, match=rf"model\.safetensors: {name} must be finite, got 1 of \d+ numbers"):
+        UniHPE.from_pretrained(tmp_path)
+
+
 def test_what_cannot_be_read_is_named(model: UniHPE, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=rf"no {WEIGHTS} there"):
         UniHPE.from_pretrained(tmp_path)

@@ -5,11 +5,12 @@ import io
 import json
 import os
 import resource
+import select
 import signal
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +22,11 @@ from unihpe_fast.data.errors import SourceError
 # how many mutated inputs a reader gets, and for how many seconds at most; `make fuzz` asks for more
 CASES = int(os.environ.get("FUZZ", "300"))
 BUDGET = float(os.environ.get("FUZZ_SECONDS", "inf"))
+# of work for a case, and in all: on a busy machine work takes several times as long
 SECONDS = 20
+WAIT = 120
+# what a process gets beyond that before it is ended: the alarm, where it comes through, tells more
+GRACE = 5
 MEMORY = 1 << 30
 # test, inputs tried and inputs taken, in the order that they were run
 TALLY: list[tuple[str, int, int]] = []
@@ -39,9 +44,9 @@ def fuzz(
 ) -> int:
     """Run `read(folder)` to its end on `count` folders, each with one of `files` mutated; returns how many it took.
 
-    Anything but `errors` that escapes, a case of more than SECONDS or one that asks for more than MEMORY bytes at once
-    fails, and names the case: `case(files, seed, number)` makes it again. apart: each case in a process of its own, for
-    readers in C that may never return to Python or end the process.
+    Anything but `errors` that escapes, a case of more than SECONDS of work or WAIT in all, or one that asks for more
+    than MEMORY bytes at once fails, and names the case: `case(files, seed, number)` makes it again. apart: in a process
+    of their own, for readers in C that may never return to Python or end the process.
     """
 
     def make(folder: Path, number: int) -> None:
@@ -62,66 +67,84 @@ def fuzz_made(
     apart: bool = False,
 ) -> int:
     """`fuzz` on folders that `make(folder, number)` fills."""
-    accepted, number, end = 0, 0, time.monotonic() + BUDGET
-    run = _apart if apart else _here
+    tried = accepted = 0
     with TemporaryDirectory() as name, _bounded_memory():
-        for number in range(count):
-            if time.monotonic() > end:
-                break
-            make(Path(name), number)
-            try:
-                accepted += run(read, Path(name), errors)
-            except BaseException as error:
-                error.add_note(f"fuzz case {number} of seed {seed}")
-                raise
-        else:
-            number = count
-    TALLY.append((os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0], number, accepted))
+        for took in (_apart if apart else _here)(read, make, Path(name), count, errors, f"of seed {seed}"):
+            tried, accepted = tried + 1, accepted + took
+    TALLY.append((os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0], tried, accepted))
     return accepted
 
 
-def _here(read: Read, folder: Path, errors: tuple[type[Exception], ...]) -> bool:
-    """Whether the reader took it."""
+def _here(
+    read: Read,
+    make: Callable[[Path, int], None],
+    folder: Path,
+    count: int,
+    errors: tuple[type[Exception], ...],
+    whose: str,
+) -> Iterator[bool]:
+    """Of every case in turn, while there is time, whether the reader took it."""
     signal.signal(signal.SIGALRM, _too_slow)
-    signal.alarm(SECONDS)
-    try:
-        read(folder)
-        return True
-    except errors:
-        return False
-    finally:
-        signal.alarm(0)
-
-
-def _apart(read: Read, folder: Path, errors: tuple[type[Exception], ...]) -> bool:
-    said, told = os.pipe()
-    child = os.fork()
-    if not child:
-        code = 2
+    signal.signal(signal.SIGPROF, _too_slow)
+    end = time.monotonic() + BUDGET
+    for number in range(count):
+        if time.monotonic() > end:
+            return
+        make(folder, number)
+        signal.alarm(WAIT)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        took = False
         try:
             read(folder)
-            code = 0
+            took = True
         except errors:
-            code = 1
-        except BaseException:
-            os.write(told, traceback.format_exc().encode()[-4000:])
+            pass
+        except BaseException as error:
+            error.add_note(f"fuzz case {number} {whose}")
+            raise
         finally:
-            os._exit(code)
-    os.close(told)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.alarm(0)
+        yield took
+
+
+def _apart(
+    read: Read,
+    make: Callable[[Path, int], None],
+    folder: Path,
+    count: int,
+    errors: tuple[type[Exception], ...],
+    whose: str,
+) -> Iterator[bool]:
+    """`_here` in another process, which says a byte a case; one that says nothing for WAIT, or ends, has failed."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            for took in _here(read, make, folder, count, errors, whose):
+                os.write(send, b"1" if took else b"0")
+            os.write(send, b".")
+        except BaseException:
+            os.write(send, b"!" + traceback.format_exc().encode()[-4000:])
+        finally:
+            os._exit(0)
+    os.close(send)
+    number = 0
     try:
-        end = time.monotonic() + SECONDS
-        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-            if time.monotonic() > end:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                _too_slow()
-            time.sleep(0.001)
-        code = os.waitstatus_to_exitcode(ended[1])
-        if code not in (0, 1):
-            raise AssertionError(f"ended with {code}: {os.read(said, 4000).decode()}")
-        return code == 0
+        while select.select([receive], [], [], WAIT + GRACE)[0]:
+            said = os.read(receive, 1)
+            if said in (b"1", b"0"):
+                number += 1
+                yield said == b"1"
+                continue
+            if said == b".":
+                return
+            raise AssertionError(f"fuzz case {number} {whose} ended the process: {os.read(receive, 4000).decode()}")
+        raise AssertionError(f"fuzz case {number} {whose} took more than {WAIT} s and did not return")
     finally:
-        os.close(said)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(receive)
 
 
 def case(files: Mapping[str, bytes], seed: int, number: int) -> dict[str, bytes]:
@@ -251,7 +274,7 @@ _CHANGES = (_flip, _flip, _cut, _remove, _repeat, _overwrite, _overwrite, _splic
 
 
 def _too_slow(*_: object) -> None:
-    raise AssertionError(f"reading took more than {SECONDS} s")
+    raise AssertionError(f"reading took more than {SECONDS} s of work or {WAIT} s in all")
 
 
 class _bounded_memory:

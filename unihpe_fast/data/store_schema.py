@@ -85,6 +85,7 @@ def _within(values: np.ndarray, largest: float) -> np.ndarray:
     return (np.abs(values) <= largest).all(tuple(range(1, values.ndim)))
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are refused
 def wrong_rows(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """For each sample column that WANTED says something about, which rows [N] are not like that."""
     confidence, validity = rows["keypoints_2d"][..., 2], rows["joints_3d"][..., 3]
@@ -97,6 +98,7 @@ def wrong_rows(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: ~(ok & np.isfinite(rows[key]).all(tuple(range(1, rows[key].ndim)))) for key, ok in right.items()}
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are refused
 def wrong_cameras(cameras: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """For each camera column that WANTED says something about, which rows [C] are not like that."""
     vector, rotation, translation = cameras["vector"], cameras["rotation"], cameras["translation"]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from unihpe_fast.models.hub import not_finite
+
 if TYPE_CHECKING:
     from unihpe_fast.engine.trainer import Trainer
 
@@ -18,14 +20,6 @@ def fault_of(state: Any, trainer: "Trainer") -> str:
     if not isinstance(state, dict):
         return f"must be a dict, got {type(state).__name__}"
     return next(_faults(state, trainer), "")
-
-
-def not_finite(tensors: Mapping[str, Any]) -> str:
-    """The name of the first tensor with numbers that are not finite, and how many it has; empty: there is none."""
-    for name, value in tensors.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and (bad := int((~value.isfinite()).sum())):
-            return f"{name} must be finite, got {bad} of {value.numel()} numbers that are not"
-    return ""
 
 
 def _faults(state: dict[str, Any], trainer: "Trainer") -> Iterator[str]:

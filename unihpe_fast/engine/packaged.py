@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from unihpe_fast.config import Config, ConfigError, config_of, to_yaml
-from unihpe_fast.engine.checkpoint_state import not_finite
 from unihpe_fast.engine.faults import CheckpointError
 from unihpe_fast.fileio import atomic_path
 from unihpe_fast.models.hub import WeightsError
@@ -78,12 +77,9 @@ def load_packaged(path: Path) -> tuple[UniHPE, Config]:
 def build(config: Config, weights: Path) -> UniHPE:
     """The model of these options with the weights of a safetensors file, in evaluation mode; else CheckpointError."""
     try:
-        model = UniHPE.from_weights(config.model, config.data.image_size, weights)
+        return UniHPE.from_weights(config.model, config.data.image_size, weights)
     except WeightsError as error:
         raise CheckpointError(str(error)) from error
-    if fault := not_finite(model.state_dict()):
-        raise CheckpointError(f"{weights}: {fault}")
-    return model
 
 
 def without_paths(config: Config) -> Config:

@@ -3,6 +3,7 @@ safetensors. Nothing is pickled, and nothing that comes from a hub is run."""
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from unihpe_fast.config import ConfigError, ModelConfig, model_config_of, read_config
 from unihpe_fast.fileio import atomic_path, write_text
@@ -38,6 +40,14 @@ class WeightsError(ValueError):
     """A weights file that cannot be used; the message names it."""
 
 
+def not_finite(tensors: Mapping[str, Any]) -> str:
+    """The name of the first tensor with numbers that are not finite, and how many it has; empty: there is none."""
+    for name, value in tensors.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and (bad := int((~value.isfinite()).sum())):
+            return f"{name} must be finite, got {bad} of {value.numel()} numbers that are not"
+    return ""
+
+
 class OnHub(
     ModelHubMixin,
     library_name="unihpe_fast",
@@ -56,8 +66,8 @@ class OnHub(
     def from_weights(cls, config: ModelConfig, image_size: int, weights: Path) -> Self:
         """The model of these options with the weights of a safetensors file, in float32 and evaluation mode.
 
-        Raises WeightsError for a file that is none, or of another model, and ValueError for options that do not fit
-        together.
+        Raises WeightsError for a file that is none, of another model, or with numbers that are not finite, and
+        ValueError for options that do not fit together.
         """
         # the weights are there: nothing is to be fetched
         config = dataclasses.replace(config, image=dataclasses.replace(config.image, pretrained=False))
@@ -66,6 +76,8 @@ class OnHub(
             model.load_state_dict(safetensors.torch.load_file(weights))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise WeightsError(f"{weights}: {error}") from error
+        if fault := not_finite(model.state_dict()):
+            raise WeightsError(f"{weights}: {fault}")
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
