@@ -5,6 +5,7 @@ onto those predicted. Where the children lie in one line, twist about it cannot 
 parent does.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from unihpe_fast.data.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
-from unihpe_fast.fileio import write_text
+from unihpe_fast.fileio import write_lines
 from unihpe_fast.outputs import person_paths
 from unihpe_fast.outputs.motion import Motion, motions
 from unihpe_fast.prediction import Prediction
@@ -26,6 +27,8 @@ _CHILDREN = tuple(
 _END = 0.1
 # how much the parent's rotation counts against a bone: enough to settle the twist, too little to be seen
 _TWIST = 1e-5
+# whose rotations are looked for at once
+_FRAMES = 4096
 # a head that turns must not turn the chest
 _NECK_WEIGHT = 0.01
 
@@ -56,7 +59,7 @@ def write(prediction: Prediction, path: Path) -> list[Path]:
     people = motions(prediction, path)
     paths = person_paths(path, list(people))
     for person, motion in people.items():
-        write_text(paths[person], _text(motion))
+        write_lines(paths[person], _lines(motion))
     return list(paths.values())
 
 
@@ -105,26 +108,27 @@ def _rotation(rest: np.ndarray, bones: np.ndarray, weights: np.ndarray) -> np.nd
     return found.rotation.numpy()
 
 
-def _text(motion: Motion) -> str:
+def _lines(motion: Motion) -> Iterator[str]:
     joints = _filled(motion) / 1000
-    offsets, turned = skeleton(joints), rotations(joints)
     order: list[int] = []
     lines = ["HIERARCHY"]
-    _node(_PELVIS, 0, offsets, lines, order)
-    lines += ["MOTION", f"Frames: {len(joints)}", f"Frame Time: {1 / motion.rate:.8f}"]
-    local = np.stack(
-        [
-            turned[:, joint] if joint == _PELVIS else turned[:, PARENTS[joint]].transpose(0, 2, 1) @ turned[:, joint]
-            for joint in order
-        ],
-        axis=1,
-    )
-    angles = _euler(local.reshape(-1, 3, 3)).reshape(len(joints), -1, 3)
+    _node(_PELVIS, 0, skeleton(joints), lines, order)
+    yield from lines
+    yield from ["MOTION", f"Frames: {len(joints)}", f"Frame Time: {1 / motion.rate:.8f}"]
+    angles = np.concatenate([_angles(joints[at : at + _FRAMES], order) for at in range(0, len(joints), _FRAMES)])
     # without jumps from 180 to -180 degrees a curve can be edited
-    angles = np.unwrap(angles, axis=0, period=360.0)
-    for frame in angles:
-        lines.append("0 0 0 " + " ".join(f"{angle:.6f}" for angle in frame.ravel()))
-    return "\n".join(lines) + "\n"
+    for frame in np.unwrap(angles, axis=0, period=360.0):
+        yield "0 0 0 " + " ".join(f"{angle:.6f}" for angle in frame.ravel())
+
+
+def _angles(joints: np.ndarray, order: list[int]) -> np.ndarray:
+    """[F, 17, 3] degrees about Z, Y, X of each joint in its parent's frame, in the order of the file."""
+    turned = rotations(joints)
+    local = [
+        turned[:, joint] if joint == _PELVIS else turned[:, PARENTS[joint]].transpose(0, 2, 1) @ turned[:, joint]
+        for joint in order
+    ]
+    return _euler(np.stack(local, axis=1).reshape(-1, 3, 3)).reshape(len(joints), -1, 3)
 
 
 def _euler(matrices: np.ndarray) -> np.ndarray:
