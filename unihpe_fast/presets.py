@@ -71,7 +71,7 @@ PRESETS: dict[str, Config] = {
             pose2d=PoseEncoderConfig(width=448, depth=2),
             decoder=DecoderConfig(width=256, depth=1),
         ),
-        optim=OptimConfig(steps=4500, lr=2e-3, warmup=200, ema=0.998),
+        optim=OptimConfig(steps=18_000, lr=2e-3, warmup=500, ema=0.999),
     ),
     "cmu-images": Config(
         data=DataConfig(
