@@ -1,6 +1,7 @@
 """People through the frames of a video: who is who, gaps filled, jitter taken out."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,11 @@ def steady(prediction: Prediction, *, max_gap: int, cutoff: float | None) -> Pre
     """
     if prediction.fps is None:
         raise ValueError("steady: prediction must have fps, got None")
-    parts = [_person(prediction.select(rows), max_gap, cutoff) for rows in prediction.tracks().values()]
+    parts = [
+        _stretch(prediction.select(rows[start:end]), max_gap, cutoff)
+        for rows in prediction.tracks().values()
+        for start, end in _stretches(prediction.frame[rows], max_gap)
+    ]
     if not parts:
         return prediction
     if len(parts) == 1:
@@ -60,8 +65,14 @@ def steady(prediction: Prediction, *, max_gap: int, cutoff: float | None) -> Pre
     return whole.select(np.lexsort((whole.person, whole.frame)))
 
 
-def _person(track: Prediction, max_gap: int, cutoff: float | None) -> Prediction:
-    """A person's rows, by frame."""
+def _stretches(frame: np.ndarray, max_gap: int) -> list[tuple[int, int]]:
+    """First and one past the last row of what lies between the gaps that stay open, of increasing frames [n]."""
+    edges = [0, *(np.flatnonzero(np.diff(frame) > max_gap + 1) + 1).tolist(), len(frame)]
+    return list(pairwise(edges))
+
+
+def _stretch(track: Prediction, max_gap: int, cutoff: float | None) -> Prediction:
+    """A person's rows, by frame, without a gap that stays open."""
     assert track.fps is not None
     first = int(track.frame[0])
     at = track.frame - first

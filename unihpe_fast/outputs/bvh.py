@@ -55,11 +55,17 @@ _DIRECTIONS = _directions()
 
 
 def write(prediction: Prediction, path: Path) -> list[Path]:
-    """A file a person, the pelvis in the origin. Frames without the person are filled between their neighbours."""
+    """A file a person, the pelvis in the origin, each from the first frame in which anyone is seen to the last.
+
+    Frames without the person are filled between their neighbours; before the first and after the last it stands still.
+    """
     people = motions(prediction, path)
     paths = person_paths(path, list(people))
+    # all begin and end with the clip, so that several that are imported move in step
+    first = min(motion.first for motion in people.values())
+    end = max(motion.first + len(motion.joints) for motion in people.values())
     for person, motion in people.items():
-        write_lines(paths[person], _lines(motion))
+        write_lines(paths[person], _lines(motion, first, end))
     return list(paths.values())
 
 
@@ -108,8 +114,8 @@ def _rotation(rest: np.ndarray, bones: np.ndarray, weights: np.ndarray) -> np.nd
     return found.rotation.numpy()
 
 
-def _lines(motion: Motion) -> Iterator[str]:
-    joints = _filled(motion) / 1000
+def _lines(motion: Motion, first: int, end: int) -> Iterator[str]:
+    joints = _filled(motion, first, end) / 1000
     order: list[int] = []
     lines = ["HIERARCHY"]
     _node(_PELVIS, 0, skeleton(joints), lines, order)
@@ -141,12 +147,13 @@ def _euler(matrices: np.ndarray) -> np.ndarray:
         return Rotation.from_matrix(matrices).as_euler("ZYX", degrees=True)
 
 
-def _filled(motion: Motion) -> np.ndarray:
-    joints, at = motion.joints.copy(), np.arange(len(motion.joints))
-    flat = joints.reshape(len(joints), -1)
-    for column in range(flat.shape[1]):
-        flat[:, column] = np.interp(at, at[motion.present], flat[motion.present, column])
-    return flat.reshape(joints.shape)
+def _filled(motion: Motion, first: int, end: int) -> np.ndarray:
+    """[end - first, 17, 3] of all frames from first to end."""
+    at, known = np.arange(first, end), motion.first + np.flatnonzero(motion.present)
+    flat = motion.joints[motion.present].reshape(len(known), -1)
+    return np.stack([np.interp(at, known, column) for column in flat.T], axis=1).reshape(
+        len(at), *motion.joints.shape[1:]
+    )
 
 
 def _node(joint: int, depth: int, offsets: np.ndarray, lines: list[str], order: list[int]) -> None:
