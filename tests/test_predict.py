@@ -12,7 +12,9 @@ from tests.data.keypoints import files
 from tests.support.walkers import SIZE, walkers
 from tests.test_predictor import Found, coco
 from unihpe_fast import predict
+from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.keypoints import read_keypoints
+from unihpe_fast.data.joint_sets import KEYPOINT_NAMES
 from unihpe_fast.inputs import InputError, distinct, find
 from unihpe_fast.outputs import npz
 from unihpe_fast.predict import main
@@ -65,6 +67,84 @@ def test_results_are_not_replaced_unasked(tmp_path: Path, capsys: pytest.Capture
     assert "is there already; --overwrite replaces it" in capsys.readouterr().err
     assert (tmp_path / "out/my clip ü.npz").read_bytes() == before
     assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_inputs_are_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Results in the folder of the keypoints would be called as those are."""
+    file = files.mmpose_demo(tmp_path / "walk.json", [[p[:17]] for p in coco(5)], KEYPOINT_NAMES["coco17"])
+    before = file.read_bytes()
+    options = ["--size", "1280,720", "--overwrite", "--write", "json", "--device", "cpu"]
+    assert main([str(file), "--out", str(tmp_path), *options]) == 1
+    assert "walk.json: is an input, and would be replaced by a result; --out FOLDER" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    # what --save-keypoints wrote beside results is called otherwise than they are
+    saved = file.rename(tmp_path / "walk_keypoints.json")
+    assert main([str(saved), "--out", str(tmp_path), *options]) == 0
+    assert saved.read_bytes() == before
+    assert len(json.loads((tmp_path / "walk.json").read_text())["poses"]) == 5
+
+
+def test_results_of_people_who_are_no_longer_found_go(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    kept = ["my clip ü_person_red.trc", "my clip ü 2_person7.trc", "other_person7.trc"]
+    for name in ("my clip ü_person7.trc", *kept):
+        (out / name).write_text("old")
+    options = ["--size", "1280,720", "--fps", "25", "--write", "trc", "--device", "cpu"]
+    assert main([str(clip(tmp_path)), "--out", str(out), *options]) == 1
+    assert main([str(clip(tmp_path)), "--out", str(out), *options, "--overwrite"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted([*kept, "my clip ü.trc"])
+
+
+def test_every_file_of_a_folder_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        files.alphapose(folder / f"{name}.json", [(f"{n}.jpg", p) for n, p in enumerate(_halpe(4))])
+    (folder / "settings.json").write_text('{"threads": 4}')
+    options = ["--size", "1280,720", "--fps", "25", "--write", "npz", "--device", "cpu"]
+    assert main([str(folder), "--out", str(tmp_path / "out"), *options]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.npz", "b.npz", "c.npz"]
+    assert "left out: settings.json: no keypoints" in capsys.readouterr().out
+    with pytest.raises(SourceError, match=r"must be one file of alphapose, got a folder of 4: a\.json, b\.json"):
+        read_keypoints(folder)
+
+
+def _halpe(frames: int) -> np.ndarray:
+    """[frames, 26, 3] of Halpe's order, whose first 17 are COCO's."""
+    body = np.zeros((frames, 26, 3), np.float32)
+    body[:, :17] = coco(frames)
+    return body
+
+
+def test_what_cannot_be_right_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--out", str(tmp_path / "out"), "--fps", "25", *FAST]
+    assert main([str(clip(tmp_path)), "--size", "320,180", *options]) == 0
+    assert "of the sure keypoints lie outside of pictures of 320 x 180 px" in capsys.readouterr().out
+    for wrong, words in (
+        (["--layout", "nonsense"], "--layout: must be one of coco17"),
+        (["--camera", "-5,0,0"], "--camera: focal lengths must be above 0 px"),
+        (["--detector", "nonsense"], "--detector: name must be one of movenet"),
+    ):
+        assert main([str(clip(tmp_path)), *options, *wrong]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_photographs_of_openpose_are_no_video(tmp_path: Path) -> None:
+    folder = tmp_path / "party"
+    folder.mkdir()
+    made = clip(tmp_path)
+    for file, name in zip(sorted(made.iterdir()), ("beach", "dog", "IMG_3", "me", "sea"), strict=True):
+        file.rename(folder / f"{name}_keypoints.json")
+    options = ["--size", "1280,720", "--out", str(tmp_path / "out"), *FAST]
+    assert main([str(folder), *options]) == 0
+    got = npz.read(tmp_path / "out/party.npz")
+    assert (got.fps, got.source.tolist()) == (None, ["IMG_3", "beach", "dog", "me", "sea"])
+    numbered = clip(tmp_path, name="numbered")
+    (numbered / "video_000000000002_keypoints.json").write_text('{"people": [{"pose_key')
+    assert main([str(numbered), "--photographs", *options]) == 0
+    got = npz.read(tmp_path / "out/numbered.npz")
+    assert (got.fps, len(set(got.source))) == (None, 4)
 
 
 def test_saved_keypoints_are_not_replaced_unasked(

@@ -1,6 +1,8 @@
 """Predictor: shapes, units and conventions against the model itself, and input that cannot be used."""
 
+import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +14,14 @@ from tests.support.tiny import tiny
 from tests.support.walkers import SIZE, STANDING, walkers
 from unihpe_fast import Prediction, Predictor, load_model
 from unihpe_fast.data.bbox import square_bbox
-from unihpe_fast.data.formats.keypoints import read_keypoints
-from unihpe_fast.data.joint_sets import COCO17, to_h36m17
+from unihpe_fast.data.formats.keypoints import Keypoints, read_keypoints
+from unihpe_fast.data.joint_sets import COCO17, KEYPOINT_NAMES, to_h36m17
 from unihpe_fast.detector.interface import Detections
 from unihpe_fast.lifting import camera_roll, fit_root, guess_size
 from unihpe_fast.models.unihpe import UniHPE
+from unihpe_fast.outputs import OutputError, write
+from unihpe_fast.outputs.motion import motions
+from unihpe_fast.sequences import steady
 from unihpe_kernels import pa_mpjpe
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +30,8 @@ CAMERA = (1100.0, 640.0, 360.0)
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(device="cpu", detector=Found())
+    # float32: what is compared with the model itself agrees to rounding
+    return Predictor(device="cpu", detector=Found(), dtype="float32")
 
 
 class Found:
@@ -92,8 +98,6 @@ def test_leading_shapes_torch_and_numpy_are_one(predictor: Predictor) -> None:
     assert single.joints_3d.shape == (17, 3)
     # another batch size rounds differently, mm
     np.testing.assert_allclose(single.joints_3d, want.joints_3d[0], atol=2e-2)
-    small = Predictor(predictor.model, device="cpu", batch_size=4).lift(points, size=SIZE)
-    np.testing.assert_allclose(small.joints_3d, want.joints_3d, atol=2e-2)
     sizes = np.tile(SIZE, (6, 1))
     np.testing.assert_array_equal(predictor.lift(points, size=sizes).joints_3d, want.joints_3d)
     cameras = np.tile(CAMERA, (6, 1))
@@ -153,7 +157,125 @@ def test_the_root_is_where_the_pose_projects_onto_its_keypoints() -> None:
     np.testing.assert_allclose(found, p.root, rtol=0, atol=1.0)
     keypoints[1, 2:, 2] = 0
     assert np.isnan(fit_root(p.joints_3d, keypoints, p.camera)[1]).all()
+    # all in one line of sight: how far away cannot be seen
+    keypoints[2, :, :2] = keypoints[2, :1, :2]
+    assert np.isnan(fit_root(p.joints_3d, keypoints, p.camera)[2]).all()
     assert np.isnan(fit_root(p.joints_3d, keypoints, np.full_like(p.camera, np.nan))).all()
+
+
+def test_products_in_bfloat16_move_a_pose_by_millimetres_at_most(predictor: Predictor) -> None:
+    points = coco(200)
+    exact = predictor.lift(points, camera=CAMERA).joints_3d
+    rounded = Predictor(device="cpu", dtype="bfloat16").lift(points, camera=CAMERA).joints_3d
+    moved = np.linalg.norm(rounded - exact, axis=-1)
+    assert 0 < moved.mean() < 1
+    assert moved.max() < 10
+    with pytest.raises(ValueError, match="dtype must be auto, float32 or bfloat16, got 'float16'"):
+        Predictor(device="cpu", dtype="float16")  # type: ignore[arg-type]
+
+
+def test_batches_of_any_size_say_the_same(predictor: Predictor) -> None:
+    points = coco(5)
+    points[2] = np.nan
+    few = Predictor(device="cpu", batch_size=2, dtype="float32").lift(points, camera=CAMERA)
+    for name, want in predictor.lift(points, camera=CAMERA).arrays.items():
+        if want.dtype != object:
+            np.testing.assert_allclose(few.arrays[name], want, rtol=1e-4, atol=2e-2, err_msg=name)
+
+
+def test_a_clip_on_arrays_is_what_files_need(predictor: Predictor, tmp_path: Path) -> None:
+    points = np.stack([coco(40), coco(40)[::-1]], axis=1)
+    points[:10, 1], points[20:24, 0] = np.nan, 0
+    found = predictor.clip(points, fps=25, size=SIZE, smooth=None)
+    assert (len(found), found.fps, found.is_sequence) == (40 + 30, 25.0, True)
+    lifted = predictor.lift(points, size=SIZE).joints_3d
+    first = found.select(found.person == 0)
+    assert first.frame.tolist() == list(range(40))
+    # straight lines through what is missing, and nothing else is changed
+    known = np.isfinite(lifted[:, 0]).all((1, 2))
+    np.testing.assert_allclose(first.joints_3d[known], lifted[known, 0], rtol=0, atol=2e-2)
+    want = lifted[19, 0] + (lifted[24, 0] - lifted[19, 0]) * 0.4
+    np.testing.assert_allclose(first.joints_3d[21], want, rtol=0, atol=2e-2)
+    paths = write(found, tmp_path / "clip", "bvh")
+    texts = [path.read_text().splitlines() for path in paths]
+    # who is first seen in frame 10 stands still until then: both move in step
+    assert [text[text.index("MOTION") + 1] for text in texts] == ["Frames: 40", "Frames: 40"]
+    moved = texts[1][-40:]
+    assert len(set(moved[:11])) == 1
+    assert moved[10] != moved[11]
+    with pytest.raises(ValueError, match="clip: fps must be frames a second above 0, got 0"):
+        predictor.clip(points, fps=0, size=SIZE)
+
+
+def test_frames_far_apart_take_the_memory_of_their_poses(predictor: Predictor) -> None:
+    """Times in microseconds for numbers of frames."""
+    lifted = predictor.clip(coco(30), fps=30, size=SIZE, smooth=None)
+    apart = replace(lifted, frame=lifted.frame * 33_333, time=lifted.frame / 30)
+    # [29 * 33,333, 18, 3] float64 alone would be 400 MB
+    tracemalloc.start()
+    got = steady(apart, max_gap=10, cutoff=6.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6
+    np.testing.assert_array_equal(got.joints_3d, apart.joints_3d)
+    with pytest.raises(OutputError, match="frames must be those of a video, got 30 poses over 966658 frames"):
+        write(replace(apart, time=np.full(30, np.nan)), Path("nowhere/clip"), "bvh")
+
+
+def test_a_varying_rate_is_made_even_in_files_of_motion(predictor: Predictor) -> None:
+    lifted = predictor.clip(coco(40), fps=30, size=SIZE, smooth=None)
+    # every pose moves in a straight line in time, and every third frame was dropped
+    start, speed = lifted.joints_3d[0], lifted.joints_3d[1] * 0.1
+    times = (np.arange(60)[np.arange(60) % 3 != 2] / 30)[:40]
+    moving = (start + times[:, None, None] * speed).astype(np.float32)
+    motion = motions(replace(lifted, joints_3d=moving, time=times), "clip")[0]
+    assert motion.present.all()
+    want = (start + np.arange(len(motion.joints))[:, None, None] / 30 * speed) * [1, -1, -1]
+    np.testing.assert_allclose(motion.joints, want, rtol=0, atol=1e-2)
+    assert len(motion.joints) == 59
+
+
+def test_photographs_are_levelled_each(predictor: Predictor) -> None:
+    upright = coco(4)
+    turned = upright.copy()
+    for row, angle in enumerate(np.radians([30, -30, 30, -30])):
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turned[row, :, :2] = (upright[row, :, :2] - CAMERA[1:]) @ turn.T + CAMERA[1:]
+    found = Keypoints(
+        turned, KEYPOINT_NAMES["coco17"], "coco17", np.arange(4), np.full(4, -1), [f"{n}.jpg" for n in range(4)],
+        np.tile(SIZE, (4, 1)), 4, sequence=False,
+    )  # fmt: skip
+    got = predictor.keypoints(found, camera=CAMERA, level=True)
+    want = [predictor.lift(one, camera=CAMERA, level=True) for one in turned]
+    np.testing.assert_allclose(got.roll, [float(one.roll) for one in want], rtol=0, atol=1e-6)
+    assert np.ptp(got.roll) > 0.9
+    np.testing.assert_allclose(got.joints_3d, np.stack([one.joints_3d for one in want]), rtol=0, atol=2e-2)
+
+
+def test_roots_are_the_least_squares_of_numpy() -> None:
+    rng = np.random.default_rng(5)
+    poses = rng.normal(0, 300, (50, 17, 3))
+    camera = np.zeros((50, 9))
+    camera[:, :4] = rng.uniform([500, 900, 300, 200], [900, 1500, 700, 600], (50, 4))
+    true = np.column_stack([rng.normal(0, 500, (50, 2)), rng.uniform(3000, 6000, 50)])
+    at = poses + true[:, None]
+    keypoints = np.ones((50, 17, 3))
+    keypoints[..., :2] = camera[:, None, :2] * at[..., :2] / at[..., 2:] + camera[:, None, 2:4]
+    keypoints[..., :2] += rng.normal(0, 5, (50, 17, 2))
+    keypoints[rng.random((50, 17)) < 0.3] = 0
+    found = fit_root(poses, keypoints, camera)
+    for row in range(50):
+        seen = keypoints[row, :, 2] > 0
+        left, right = [], []
+        for axis in range(2):
+            pixel = keypoints[row, seen, axis] - camera[row, 2 + axis]
+            column = np.zeros((seen.sum(), 3))
+            column[:, axis], column[:, 2] = camera[row, axis], -pixel
+            left.append(column)
+            right.append(pixel * poses[row, seen, 2] - camera[row, axis] * poses[row, seen, axis])
+        want = np.linalg.lstsq(np.concatenate(left), np.concatenate(right), rcond=None)[0]
+        # float32 results
+        np.testing.assert_allclose(found[row], want, rtol=1e-6, atol=1e-3)
 
 
 def test_levelling_takes_a_turned_camera_back(predictor: Predictor) -> None:

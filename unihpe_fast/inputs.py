@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unihpe_fast.data.formats.keypoints import FORMATS, recognise
+from unihpe_fast.data.formats.keypoints import FORMATS, recognise, split
 from unihpe_fast.data.formats.keypoints.found import PICTURES
 from unihpe_fast.data.formats.keypoints.record import natural
 
@@ -43,8 +43,29 @@ class Input:
     stem: str
 
 
+def find_all(name: str, *, format: str | None = None) -> tuple[list[Input], list[str]]:
+    """The inputs that a command-line argument names, several where each file of a folder is one; and files left out.
+
+    format: of keypoints, which it is known to be. Raises InputError or OSError.
+    """
+    one = find(name, keypoints=format is not None)
+    if one.kind != "keypoints":
+        return [one], []
+    files, others = split(one.paths[0], format)
+    if files == list(one.paths):
+        return [one], []
+    return [_keypoints(str(file), file) for file in files], [file.name for file in others]
+
+
+def _keypoints(name: str, path: Path) -> Input:
+    """Results of keypoints that `--save-keypoints` wrote are called as those of the video are."""
+    stem = path.resolve().name if path.is_dir() else path.stem.removesuffix("_keypoints")
+    # "." and "/" have no name of their own
+    return Input(name, "keypoints", (path,), stem or "result")
+
+
 def find(name: str, *, keypoints: bool = False) -> Input:
-    """What a command-line argument is. keypoints: it is known to be those. Raises InputError or OSError."""
+    """The file, folder or webcam that is named. keypoints: it is known to be those. Raises InputError or OSError."""
     path = Path(name)
     if name.isdecimal() and not path.exists():
         return Input(name, "webcam", (), f"webcam{name}")
@@ -53,13 +74,13 @@ def find(name: str, *, keypoints: bool = False) -> Input:
     # "." and "/" have no name of their own
     stem = (path.resolve().name if path.is_dir() else path.stem) or "result"
     if keypoints:
-        return Input(name, "keypoints", (path,), stem)
+        return _keypoints(name, path)
     if path.is_file() and path.suffix.lower() in PICTURES:
         return Input(name, "photos", (path,), stem)
     if path.is_file() and path.suffix.lower() in VIDEOS:
         return Input(name, "video", (path,), stem)
     if recognise(path) is not None:
-        return Input(name, "keypoints", (path,), stem)
+        return _keypoints(name, path)
     if path.is_dir():
         # hidden files are no photographs: other systems leave some beside each
         shown = (p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))

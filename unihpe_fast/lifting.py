@@ -43,19 +43,28 @@ def camera_vectors(camera: object, size: np.ndarray) -> np.ndarray:
     return vectors
 
 
-def people_of(joints: np.ndarray, camera: np.ndarray, size: np.ndarray) -> tuple[People, np.ndarray]:
-    """N people [N, 17, 3] px and confidence as augmentation and collation take them, and which can be lifted [N] bool.
+def liftable(joints: np.ndarray) -> np.ndarray:
+    """[N] bool, which people [N, 17, 3] px and confidence show FEWEST_JOINTS joints in a box of SMALLEST_BOX px."""
+    points = _joints_first(joints)
+    seen = points[:, 2] > 0  # [17, N]
+    low, high = (np.where(seen[:, None], points[:, :2], edge) for edge in (np.inf, -np.inf))
+    extent = high.max(0) - low.min(0)
+    return (seen.sum(0) >= FEWEST_JOINTS) & (extent.max(0) >= SMALLEST_BOX)
 
-    A person needs FEWEST_JOINTS joints in a box of SMALLEST_BOX px; the others' joints are taken away.
+
+def _joints_first(joints: np.ndarray) -> np.ndarray:
+    """[N, 17, C] as [17, C, N] in memory: NumPy adds up long rows several times as fast as short ones."""
+    return np.ascontiguousarray(joints.transpose(1, 2, 0))
+
+
+def people_of(joints: np.ndarray, camera: np.ndarray, size: np.ndarray, usable: np.ndarray) -> People:
+    """N people [N, 17, 3] px and confidence as augmentation and collation take them.
+
+    The joints of people who are not `usable` [N] bool (see `liftable`) are taken away.
     """
     joints = joints.astype(np.float64)
-    seen = joints[..., 2] > 0
-    extent = np.where(seen[..., None], joints[..., :2], -np.inf).max(1) - np.where(
-        seen[..., None], joints[..., :2], np.inf
-    ).min(1)
-    usable = (seen.sum(1) >= FEWEST_JOINTS) & (extent.max(1) >= SMALLEST_BOX)
     joints[~usable] = 0
-    people = People(
+    return People(
         keypoints_2d=joints,
         joints_3d=np.zeros((len(joints), NUM_JOINTS, 4)),
         camera=camera,
@@ -65,7 +74,6 @@ def people_of(joints: np.ndarray, camera: np.ndarray, size: np.ndarray) -> tuple
         affine=np.tile(np.eye(2, 3), (len(joints), 1, 1)),
         free=np.zeros(len(joints), bool),
     )
-    return people, usable
 
 
 def boxes(joints: np.ndarray, usable: np.ndarray) -> np.ndarray:
@@ -96,25 +104,24 @@ def fit_root(joints_3d: np.ndarray, keypoints: np.ndarray, camera: np.ndarray) -
     The least squares of f (X + t_x) = (u - c) (Z + t_z), which is linear in t; lens distortion is left out. NaN where
     fewer than three joints are seen, the camera [N, 9] is unknown, or the person would stand behind it.
     """
-    weight = (keypoints[..., 2] > 0).astype(np.float64)[..., None]  # [N, 17, 1]
-    focal, center = camera[:, None, :2], camera[:, None, 2:4]
-    pixel = np.where(weight > 0, keypoints[..., :2], center) - center  # [N, 17, 2]
-    right = weight * (pixel * joints_3d[..., 2:] - focal * joints_3d[..., :2])  # [N, 17, 2]
-    # rows: f on the coordinate's own unknown, -(u - c) on the depth
-    left = np.zeros((len(joints_3d), NUM_JOINTS, 2, 3))
-    left[..., 0, 0], left[..., 1, 1] = focal[..., 0], focal[..., 1]
-    left[..., 2] = -pixel
-    left *= weight[..., None]
-    rows = left.reshape(len(left), 2 * NUM_JOINTS, 3)
-    normal = rows.transpose(0, 2, 1) @ rows
-    good = (weight[..., 0].sum(1) >= 3) & np.isfinite(normal).all((1, 2)) & np.isfinite(right).all((1, 2))
-    # people whose joints all lie in one line of sight leave the depth open
-    good[good] &= np.linalg.cond(normal[good]) < 1e12
-    root = np.full((len(left), 3), np.nan)
-    target = rows[good].transpose(0, 2, 1) @ right[good].reshape(int(good.sum()), 2 * NUM_JOINTS, 1)
-    root[good] = np.linalg.solve(normal[good], target)[..., 0]
-    with np.errstate(invalid="ignore"):
-        root[~(root[:, 2] + joints_3d[..., 2].min(1) > 0)] = np.nan
+    points, pose = _joints_first(keypoints), _joints_first(joints_3d.astype(np.float64))
+    seen = points[:, 2:] > 0  # [17, 1, N]
+    count = seen.sum(0)
+    share = seen / np.maximum(count, 1)
+    focal, center = np.ascontiguousarray(camera[:, :2].T), camera[:, 2:4].T  # [2, N]
+    pixel = np.where(seen, points[:, :2] - center, 0)  # [17, 2, N], from the principal point
+    # for each coordinate f t - (u - c) t_z = right; t_x and t_y are means, and taken out only t_z is left
+    right = pixel * pose[:, 2:] - focal * pose[:, :2]
+    pixel_mean, right_mean = (share * pixel).sum(0), (share * right).sum(0)
+    off = share * (pixel - pixel_mean)
+    spread = (off * pixel).sum((0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        depth = -(off * right).sum((0, 1)) / spread
+        root = np.stack([*((right_mean + depth * pixel_mean) / focal), depth], axis=1)
+        # people whose joints all lie in one line of sight leave the depth open
+        good = (count[0] >= 3) & (spread > 1e-12 * (focal**2).sum(0)) & np.isfinite(root).all(1)
+        good &= depth + pose[:, 2].min(0) > 0
+    root[~good] = np.nan
     return root.astype(np.float32)
 
 

@@ -1,6 +1,7 @@
 """`python -m unihpe_fast.predict INPUT.. [--out DIR]`: photographs, videos and files of 2D keypoints to 3D poses."""
 
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -16,10 +17,11 @@ import tyro
 
 from unihpe_fast.data.formats.keypoints import FORMATS as KEYPOINT_FORMATS
 from unihpe_fast.data.formats.keypoints import Keypoints, ReadOptions, read_keypoints
+from unihpe_fast.data.joint_sets import KEYPOINT_NAMES
 from unihpe_fast.data.progress import Counting
-from unihpe_fast.detector import DetectorError
+from unihpe_fast.detector import DetectorError, check_name
 from unihpe_fast.engine.faults import CheckpointError
-from unihpe_fast.inputs import Input, distinct, find
+from unihpe_fast.inputs import Input, distinct, find_all
 from unihpe_fast.lifting import guess_size
 from unihpe_fast.live import live
 from unihpe_fast.outputs import DEFAULT, FORMATS, OutputError, Pictures, write
@@ -57,11 +59,13 @@ class Arguments:
     joints: str = ""
     """names of keypoints in the file and ours, theirs=ours,.., e.g. snout=nose,hip_l=left_hip"""
     size: str = ""
-    """width,height of the pictures in px, for keypoint files that do not say it"""
+    """width,height of the pictures in px, instead of what keypoint files say"""
     camera: str = ""
     """f,cx,cy or fx,fy,cx,cy in px; by default a focal length of the picture's diagonal"""
     fps: float | None = None
-    """frames a second, for keypoint files that do not say it"""
+    """frames a second, instead of what keypoint files say"""
+    photographs: bool = False
+    """the pictures of keypoint files are photographs and no video, however they are numbered"""
     level: bool = False
     """take the camera's roll out: the trunks of all people stand upright in the median"""
     smooth: float | Literal["off"] = 6.0
@@ -82,7 +86,7 @@ class Job:
     """The command's options in the units of `Predictor`, and what it says on the way."""
 
     def __init__(self, arguments: Arguments, console: Terminal) -> None:
-        """Raises CheckpointError or ValueError for options that cannot be used."""
+        """Raises CheckpointError, DetectorError or ValueError for options that cannot be used."""
         a = arguments
         if a.run is not None and a.model is not None:
             raise ValueError("--run and --model: must be one of them, got both")
@@ -104,9 +108,15 @@ class Job:
         self.size = None if size is None else (int(size[0]), int(size[1]))
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"--size: must be width,height in px, got {a.size!r}")
+        if a.layout and a.layout not in KEYPOINT_NAMES:
+            raise ValueError(f"--layout: must be one of {', '.join(KEYPOINT_NAMES)}, got {a.layout!r}")
+        check_name(a.detector)
         self.camera = _numbers("--camera", a.camera, (3, 4))
+        # the focal lengths are all but the last two
+        if self.camera is not None and min(self.camera[:-2]) <= 0:
+            raise ValueError(f"--camera: focal lengths must be above 0 px, got {a.camera!r}")
         self.cutoff = None if a.smooth == "off" else float(a.smooth)
-        self.reading = ReadOptions(a.layout or None, self.size, _pairs(a.joints))
+        self.reading = ReadOptions(a.layout or None, self.size, _pairs(a.joints), a.photographs)
         model = a.run or a.model or DEFAULT_MODEL
         if a.run is not None and not a.run.is_dir():
             raise ValueError(f"--run: must be a run folder, got {a.run}")
@@ -115,9 +125,19 @@ class Job:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def run(self, item: Input) -> list[Path]:
-        """Predict one input and write its results. Raises ValueError or OSError, naming what cannot be used."""
-        self._refuse_old(item)
+    def run(self, item: Input, inputs: frozenset[Path] = frozenset()) -> list[Path]:
+        """Predict one input and write its results. inputs: the paths of all, which no result may replace.
+
+        Raises ValueError or OSError, naming what cannot be used.
+        """
+        old = self._results(item)
+        for path in old:
+            if {path.resolve(), path.resolve().parent} & inputs:
+                raise ValueError(f"{path}: is an input, and would be replaced by a result; --out FOLDER")
+            if not self.arguments.overwrite:
+                raise ValueError(f"{path}: is there already; --overwrite replaces it")
+        if item.kind != "keypoints" and (unused := self._of_keypoints()):
+            self.say(f"{item.name}: note: {', '.join(unused)}: for keypoint files, not used here")
         left_out: Counter[str] = Counter()
         start = time.perf_counter()
         found, frames, pictures, saved = self._predict(item, left_out)
@@ -128,7 +148,25 @@ class Job:
         else:
             what = f"{number(len(found), 'person', 'people')} in {number(frames, 'picture')}"
         self.say(f"{item.name}: {what}, {seconds:.1f} s, {frames / max(seconds, 1e-6):.1f} frames/s; writing")
-        return self._write(item, found, pictures, saved, left_out)
+        written = self._write(item, found, pictures, saved, left_out)
+        # of people whom this call did not find
+        for path in set(old) - set(written):
+            if re.search(r"_person\d+\.\w+$", path.name):
+                path.unlink(missing_ok=True)
+        return written
+
+    def _of_keypoints(self) -> list[str]:
+        """The options that were given and say something of keypoint files only."""
+        a = self.arguments
+        given = {
+            "--format": a.format,
+            "--layout": a.layout,
+            "--joints": a.joints,
+            "--size": a.size,
+            "--fps": a.fps,
+            "--photographs": a.photographs,
+        }
+        return [name for name, value in given.items() if value]
 
     def _write(
         self,
@@ -168,21 +206,16 @@ class Job:
             raise OSError("; ".join(failed))
         return written
 
-    def _refuse_old(self, item: Input) -> None:
-        """A ValueError naming results of an earlier call, unless they may go."""
-        if self.arguments.overwrite:
-            return
+    def _results(self, item: Input) -> list[Path]:
+        """The files of an earlier call that this one's would replace."""
         suffixes = [FORMATS[name].suffix for name in self.arguments.write]
         if self.arguments.save_keypoints and item.kind != "keypoints":
             suffixes.append(KEYPOINTS_SUFFIX)
-        names = [path.name for path in self.arguments.out.iterdir()] if self.arguments.out.is_dir() else []
-        for name in names:
-            rest = name.removeprefix(item.stem)
-            mine = any(
-                rest.startswith(suffix) or (rest.startswith("_person") and rest.endswith(suffix)) for suffix in suffixes
-            )
-            if name.startswith(item.stem) and mine:
-                raise ValueError(f"{self.arguments.out / name}: is there already; --overwrite replaces it")
+        # those of drawings go on: _overlay.png, _overlay_im1.png
+        ends = "|".join(re.escape(suffix) + ("" if "." in suffix else ".*") for suffix in suffixes)
+        mine = re.compile(rf"{re.escape(item.stem)}(_person\d+)?({ends})")
+        folder = self.arguments.out
+        return sorted(path for path in folder.iterdir() if mine.fullmatch(path.name)) if folder.is_dir() else []
 
     def _predict(
         self, item: Input, left_out: Counter[str]
@@ -244,6 +277,7 @@ class Job:
         if empty > 0:
             left_out["frames without a person"] += empty
         size = self._size(item, found)
+        self._look_at_size(item, found)
         if found.sequence and a.fps is None and found.fps is None:
             self.say(f"{item.name}: note: the file does not say its frame rate, {ASSUMED_FPS:.0f}/s is taken; --fps F")
         predicted = self.predictor.keypoints(
@@ -273,6 +307,19 @@ class Job:
             "smallest usual one that holds the keypoints; --size W,H"
         )
         return width, height
+
+    def _look_at_size(self, item: Input, found: Keypoints) -> None:
+        """Say where the sizes of the pictures cannot be right: what is surely seen lies in them, nearly always."""
+        known = (found.size > 0).all(1)
+        joints, size = found.keypoints_2d[known], found.size[known, None]
+        sure = joints[..., 2] >= 0.5
+        outside = sure & ((joints[..., :2] < -0.1 * size) | (joints[..., :2] > 1.1 * size)).any(-1)
+        if outside.sum() > 0.1 * sure.sum():
+            width, height = found.size[known][0].tolist()
+            self.say(
+                f"{item.name}: note: {outside.sum() / sure.sum():.0%} of the sure keypoints lie outside of pictures of "
+                f"{width} x {height} px; is that their size? --size W,H"
+            )
 
 
 def _drawn(image: np.ndarray, posed: Prediction) -> np.ndarray:
@@ -332,31 +379,40 @@ def main(arguments: list[str] | None = None) -> int:
         if not parsed.inputs:
             raise ValueError("INPUT..: must be at least one file, folder or webcam number, got none")
         job = Job(parsed, console)
-    except (CheckpointError, ValueError, OSError) as error:
+    except (CheckpointError, DetectorError, ValueError, OSError) as error:
         complain(error)
         return 2
-    items = []
+    items: list[Input] = []
     for name in parsed.inputs:
         try:
-            items.append(find(name, keypoints=bool(parsed.format)))
+            several, others = find_all(name, format=parsed.format or None)
+            items += several
+            if others:
+                console.print(f"{name}: left out: {', '.join(others)}: no keypoints", markup=False, highlight=False)
         except (ValueError, OSError) as error:
             complain(error)
             failed = True
+    inputs = frozenset(path.resolve() for item in items for path in item.paths)
+    without_detector = ""
     for item in distinct(items):
         try:
-            job.run(item)
+            job.run(item, inputs)
         except KeyboardInterrupt:
             errors.print(f"interrupted at {item.name}; files that are there are whole", markup=False, highlight=False)
             return 130
         except DetectorError as error:
-            complain(error)
-            return 2
-        except (ValueError, OSError) as error:
-            text = str(error)
+            # one line for all pictures; keypoints need none
+            if str(error) != without_detector:
+                complain(error)
+            without_detector = str(error)
+        except (ValueError, OSError, MemoryError) as error:
+            text = str(error) or type(error).__name__
             complain(
                 text if item.name in text or any(str(path) in text for path in item.paths) else f"{item.name}: {text}"
             )
             failed = True
+    if without_detector:
+        return 2
     return 1 if failed else 0
 
 

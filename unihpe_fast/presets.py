@@ -64,7 +64,7 @@ PRESETS: dict[str, Config] = {
         optim=OptimConfig(steps=9000),
     ),
     # lifting that lives with 2D detectors, other labs' cameras and other people's proportions. Widths: a 2D encoder and
-    # decoder of 0.93 M multiply-adds a pose, so that one core lifts tens of thousands a second
+    # decoder of 1.2 M multiply-adds a pose, so that one core lifts tens of thousands a second
     "lifting": Config(
         data=replace(
             _CMU_POSES,
@@ -87,10 +87,10 @@ PRESETS: dict[str, Config] = {
         ),
         model=ModelConfig(
             modalities=("pose2d", "pose3d"),
-            pose2d=PoseEncoderConfig(width=384, depth=2),
+            pose2d=PoseEncoderConfig(width=448, depth=2),
             decoder=DecoderConfig(width=256, depth=1),
         ),
-        optim=OptimConfig(steps=4500, lr=2e-3, warmup=200, ema=0.998),
+        optim=OptimConfig(steps=18_000, lr=2e-3, warmup=500, ema=0.999),
     ),
     "cmu-images": Config(
         data=DataConfig(

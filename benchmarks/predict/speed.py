@@ -18,11 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.record import provenance
-from unihpe_fast.data.joint_sets import COCO17, to_h36m17
-from unihpe_fast.detector import open_detector
-from unihpe_fast.engine.checkpoint import load_model
+from unihpe_fast import Predictor
 from unihpe_fast.fileio import write_text
-from unihpe_fast.models.unihpe import UniHPE
 
 BATCH = 4096
 DETECTORS = ("movenet", "movenet-multipose", "movenet-lightning")
@@ -39,18 +36,12 @@ def seconds(call: Callable[[], object], rounds: int) -> dict[str, float]:
     return {"median_s": statistics.median(times), "least_s": min(times), "rounds": rounds}
 
 
-def lifting(model: UniHPE, count: int, rounds: int) -> dict[str, float]:
-    """2D keypoints in crop units to 3D joints, `count` people at once, on one thread."""
-    generator = torch.Generator().manual_seed(0)
-    keypoints = torch.randn(count, 17, 3, generator=generator).clamp(-1, 1)
-    keypoints[..., 2] = 1
-    box = torch.randn(count, 3, generator=generator) / 10
-
-    def call() -> None:
-        with torch.inference_mode():
-            model.decode(model.encode_pose2d(keypoints, box), "pose2d")
-
-    return seconds(call, rounds)
+def lifting(predictor: Predictor, count: int, rounds: int) -> dict[str, float]:
+    """2D keypoints in px to a Prediction, `count` people at once, on one thread."""
+    rng = np.random.default_rng(0)
+    keypoints = rng.uniform(100, 900, (count, 17, 2)).astype(np.float32)
+    confidence = rng.uniform(0.3, 1, (count, 17)).astype(np.float32)
+    return seconds(lambda: predictor.lift(keypoints, confidence, size=(1920, 1080)), rounds)
 
 
 def frame() -> np.ndarray:
@@ -61,25 +52,19 @@ def frame() -> np.ndarray:
     return picture
 
 
-def pictures(name: str, model: UniHPE, rounds: int) -> dict[str, Any]:
+def pictures(name: str, model: str, rounds: int) -> dict[str, Any]:
     """A picture to its people in 3D."""
-    detect, picture = open_detector(name), frame()
-
-    def call() -> int:
-        found = detect(picture)
-        joints = to_h36m17(np.concatenate([found.keypoints_2d, found.confidence[..., None]], axis=-1), COCO17)
-        with torch.inference_mode():
-            keypoints = torch.from_numpy(joints)
-            model.decode(model.encode_pose2d(keypoints, torch.zeros(len(joints), 3)), "pose2d")
-        return len(found)
-
-    return {"people": call(), **seconds(call, rounds)}
+    predictor, picture = Predictor(model, detector=name, device="cpu"), frame()
+    return {"people": len(predictor.image(picture)), **seconds(lambda: predictor.image(picture), rounds)}
 
 
-def measure(model: UniHPE) -> dict[str, Any]:
+def measure(model: str) -> dict[str, Any]:
     cores = min(2, os.cpu_count() or 1)
     torch.set_num_threads(1)
-    lifter = {"one": lifting(model, 1, 100), "batch": lifting(model, BATCH, 8)}
+    lifter = {}
+    for dtype in ("float32", "bfloat16"):
+        predictor = Predictor(model, device="cpu", dtype=dtype)
+        lifter[dtype] = {"one": lifting(predictor, 1, 100), "batch": lifting(predictor, BATCH, 12)}
     torch.set_num_threads(cores)
     return {"lifting": lifter, "cores": cores, "pictures": {name: pictures(name, model, 6) for name in DETECTORS}}
 
@@ -89,9 +74,8 @@ def main() -> None:
     parser.add_argument("--model", default="lifting", help="a run folder, a file or a name, as load_model takes it")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    model = load_model(options.model)[0]
     before = os.getloadavg()[0]
-    found = measure(model)
+    found = measure(options.model)
     record = {**provenance(), "model": options.model, "load_before": before, **found}
     print(json.dumps(record, indent=1))
     if options.json:

@@ -17,14 +17,20 @@ DETECTORS = tuple(_HOMES)
 DEFAULT = "movenet"
 
 
+def check_name(spec: str) -> None:
+    """DetectorError where `NAME` or `NAME=FOLDER` names no detector; nothing is opened."""
+    name = spec.partition("=")[0]
+    if name not in _HOMES:
+        raise DetectorError(f"--detector: name must be one of {', '.join(DETECTORS)}, got {name!r}")
+
+
 def open_detector(spec: str = DEFAULT) -> Detector:
     """The detector that `NAME` or `NAME=FOLDER` names; FOLDER has its weights, else they are looked for in the cache.
 
     Raises DetectorError, one line that says what to do, where it is unknown, not installed or without weights.
     """
     name, equals, folder = spec.partition("=")
-    if name not in _HOMES:
-        raise DetectorError(f"--detector: name must be one of {', '.join(DETECTORS)}, got {name!r}")
+    check_name(spec)
     if equals and not Path(folder).is_dir():
         raise DetectorError(f"--detector {name}: folder must be one that exists, got {folder!r}")
     module, kind, variant = _HOMES[name]

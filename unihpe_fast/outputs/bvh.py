@@ -5,6 +5,7 @@ onto those predicted. Where the children lie in one line, twist about it cannot 
 parent does.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from unihpe_fast.data.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
-from unihpe_fast.fileio import write_text
+from unihpe_fast.fileio import write_lines
 from unihpe_fast.outputs import person_paths
 from unihpe_fast.outputs.motion import Motion, motions
 from unihpe_fast.prediction import Prediction
@@ -26,6 +27,8 @@ _CHILDREN = tuple(
 _END = 0.1
 # how much the parent's rotation counts against a bone: enough to settle the twist, too little to be seen
 _TWIST = 1e-5
+# whose rotations are looked for at once
+_FRAMES = 4096
 # a head that turns must not turn the chest
 _NECK_WEIGHT = 0.01
 
@@ -52,11 +55,17 @@ _DIRECTIONS = _directions()
 
 
 def write(prediction: Prediction, path: Path) -> list[Path]:
-    """A file a person, the pelvis in the origin. Frames without the person are filled between their neighbours."""
+    """A file a person, the pelvis in the origin, each from the first frame in which anyone is seen to the last.
+
+    Frames without the person are filled between their neighbours; before the first and after the last it stands still.
+    """
     people = motions(prediction, path)
     paths = person_paths(path, list(people))
+    # all begin and end with the clip, so that several that are imported move in step
+    first = min(motion.first for motion in people.values())
+    end = max(motion.first + len(motion.joints) for motion in people.values())
     for person, motion in people.items():
-        write_text(paths[person], _text(motion))
+        write_lines(paths[person], _lines(motion, first, end))
     return list(paths.values())
 
 
@@ -105,26 +114,27 @@ def _rotation(rest: np.ndarray, bones: np.ndarray, weights: np.ndarray) -> np.nd
     return found.rotation.numpy()
 
 
-def _text(motion: Motion) -> str:
-    joints = _filled(motion) / 1000
-    offsets, turned = skeleton(joints), rotations(joints)
+def _lines(motion: Motion, first: int, end: int) -> Iterator[str]:
+    joints = _filled(motion, first, end) / 1000
     order: list[int] = []
     lines = ["HIERARCHY"]
-    _node(_PELVIS, 0, offsets, lines, order)
-    lines += ["MOTION", f"Frames: {len(joints)}", f"Frame Time: {1 / motion.rate:.8f}"]
-    local = np.stack(
-        [
-            turned[:, joint] if joint == _PELVIS else turned[:, PARENTS[joint]].transpose(0, 2, 1) @ turned[:, joint]
-            for joint in order
-        ],
-        axis=1,
-    )
-    angles = _euler(local.reshape(-1, 3, 3)).reshape(len(joints), -1, 3)
+    _node(_PELVIS, 0, skeleton(joints), lines, order)
+    yield from lines
+    yield from ["MOTION", f"Frames: {len(joints)}", f"Frame Time: {1 / motion.rate:.8f}"]
+    angles = np.concatenate([_angles(joints[at : at + _FRAMES], order) for at in range(0, len(joints), _FRAMES)])
     # without jumps from 180 to -180 degrees a curve can be edited
-    angles = np.unwrap(angles, axis=0, period=360.0)
-    for frame in angles:
-        lines.append("0 0 0 " + " ".join(f"{angle:.6f}" for angle in frame.ravel()))
-    return "\n".join(lines) + "\n"
+    for frame in np.unwrap(angles, axis=0, period=360.0):
+        yield "0 0 0 " + " ".join(f"{angle:.6f}" for angle in frame.ravel())
+
+
+def _angles(joints: np.ndarray, order: list[int]) -> np.ndarray:
+    """[F, 17, 3] degrees about Z, Y, X of each joint in its parent's frame, in the order of the file."""
+    turned = rotations(joints)
+    local = [
+        turned[:, joint] if joint == _PELVIS else turned[:, PARENTS[joint]].transpose(0, 2, 1) @ turned[:, joint]
+        for joint in order
+    ]
+    return _euler(np.stack(local, axis=1).reshape(-1, 3, 3)).reshape(len(joints), -1, 3)
 
 
 def _euler(matrices: np.ndarray) -> np.ndarray:
@@ -137,12 +147,13 @@ def _euler(matrices: np.ndarray) -> np.ndarray:
         return Rotation.from_matrix(matrices).as_euler("ZYX", degrees=True)
 
 
-def _filled(motion: Motion) -> np.ndarray:
-    joints, at = motion.joints.copy(), np.arange(len(motion.joints))
-    flat = joints.reshape(len(joints), -1)
-    for column in range(flat.shape[1]):
-        flat[:, column] = np.interp(at, at[motion.present], flat[motion.present, column])
-    return flat.reshape(joints.shape)
+def _filled(motion: Motion, first: int, end: int) -> np.ndarray:
+    """[end - first, 17, 3] of all frames from first to end."""
+    at, known = np.arange(first, end), motion.first + np.flatnonzero(motion.present)
+    flat = motion.joints[motion.present].reshape(len(known), -1)
+    return np.stack([np.interp(at, known, column) for column in flat.T], axis=1).reshape(
+        len(at), *motion.joints.shape[1:]
+    )
 
 
 def _node(joint: int, depth: int, offsets: np.ndarray, lines: list[str], order: list[int]) -> None:

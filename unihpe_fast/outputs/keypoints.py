@@ -1,20 +1,22 @@
 """What a detector found, as JSON in the layout of mmpose's demos, which `predict` and `prepare keypoints` read."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unihpe_fast.detector.interface import Detections
-from unihpe_fast.fileio import write_text
+from unihpe_fast.fileio import atomic_path
 
 
 class SavedKeypoints:
-    """Collects the detections of one input, frame by frame."""
+    """Collects the detections of one input, frame by frame, in a temporary file: an hour of video is 100 MB of them."""
 
     def __init__(self) -> None:
-        self._frames: list[dict[str, Any]] = []
+        self._frames = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115, it lives as long as this
+        self._count = 0
         self._names: tuple[str, ...] = ()
 
     def add(self, frame: int, found: Detections, people: np.ndarray, names: tuple[str, ...]) -> None:
@@ -30,10 +32,16 @@ class SavedKeypoints:
             }
             for row in range(len(found))
         ]
-        self._frames.append({"frame_id": frame, "instances": instances})
+        self._frames.write(",\n" if self._count else "\n")
+        json.dump({"frame_id": frame, "instances": instances}, self._frames, allow_nan=False)
+        self._count += 1
 
     def write(self, path: Path) -> list[Path]:
         """The file, whole or not at all."""
         meta = {"keypoint_id2name": {str(number): name for number, name in enumerate(self._names)}}
-        write_text(path, json.dumps({"meta_info": meta, "instance_info": self._frames}, allow_nan=False) + "\n")
+        self._frames.seek(0)
+        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(f'{{"meta_info": {json.dumps(meta)}, "instance_info": [')
+            shutil.copyfileobj(self._frames, file)
+            file.write("\n]}\n")
         return [path]

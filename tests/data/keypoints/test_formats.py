@@ -25,6 +25,23 @@ def read(path: Path, name: str, options: ReadOptions = SIZED) -> Keypoints:
     return read_keypoints(path, options)
 
 
+def test_numbers_that_two_of_a_picture_share_are_none(tmp_path: Path) -> None:
+    """AlphaPose without its tracker says 0 of everyone."""
+    a, b = person(26), person(26, seed=1)
+    found = read(files.alphapose(tmp_path / "a.json", [("0.jpg", a), ("0.jpg", b), ("1.jpg", b)]), "alphapose")
+    assert found.person.tolist() == [-1, -1, -1]
+    alone = read(files.alphapose(tmp_path / "b.json", [("0.jpg", a), ("1.jpg", b)]), "alphapose")
+    assert alone.person.tolist() == [0, 0]
+
+
+def test_world_landmarks_are_no_keypoints_of_a_picture(tmp_path: Path) -> None:
+    joints = [person(33, seed=seed) for seed in range(3)]
+    for one in joints:
+        one[:, :2] -= np.array(SIZE) / 2
+    with pytest.raises(SourceError, match="as world landmarks, in m from the hips, have them"):
+        read(files.mediapipe_wide(tmp_path / "world.csv", joints, header="x{i},y{i},z{i},v{i}"), "mediapipe")
+
+
 @pytest.mark.parametrize(("count", "layout"), [(25, "body25"), (18, "openpose18")])
 def test_openpose(tmp_path: Path, count: int, layout: str) -> None:
     a, b, c = (person(count, seed=seed) for seed in range(3))
@@ -201,12 +218,12 @@ def test_mediapipe_csv(tmp_path: Path, kind: str) -> None:
 def test_yolo(tmp_path: Path, seen: bool, after: str, track: int) -> None:
     a, b = person(17), person(17, seed=1)
     a[3] = 0
-    folder = files.yolo(tmp_path, [[a, b], [b]], seen=seen, after=after)
+    folder = files.yolo(tmp_path, [[a], [b], [b]], seen=seen, after=after)
     found = read(folder, "yolo")
     if not seen:
         a[a[:, 2] > 0, 2] = b[:, 2] = 1
     expect(found, [a, b, b], atol=2e-3)
-    assert (found.frame.tolist(), found.person.tolist(), found.sequence) == ([1, 1, 2], [track] * 3, True)
+    assert (found.frame.tolist(), found.person.tolist(), found.sequence) == ([1, 2, 3], [track] * 3, True)
     with pytest.raises(SourceError, match="--size W,H"):
         read_keypoints(folder)
 

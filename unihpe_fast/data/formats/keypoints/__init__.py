@@ -27,6 +27,8 @@ FORMATS = {
     "lsp": "lsp",
     "yolo": "yolo",
 }
+# those of which the files of a folder are the frames or pictures of one input; of the others each file is one
+OF_FOLDERS = ("openpose", "mmpose", "yolo")
 
 
 def _module(name: str) -> ModuleType:
@@ -62,4 +64,21 @@ def read_keypoints(path: Path, options: ReadOptions | None = None, format: str |
         raise SourceError(f"{path}: must be keypoints in one of the formats {', '.join(FORMATS)}, got none of them")
     if found.folder and format is not None and not _module(name).recognises(found):
         raise SourceError(f"{path}: must be {name}, got a folder whose files are not")
+    if found.folder and name not in OF_FOLDERS and len(found.alike) > 1:
+        listed = ", ".join(file.name for file in found.alike[:3])
+        raise SourceError(f"{path}: must be one file of {name}, got a folder of {len(found.alike)}: {listed} ..")
     return _module(name).read(found, options or ReadOptions())
+
+
+def split(path: Path, format: str | None = None) -> tuple[list[Path], list[Path]]:
+    """What is an input of its own of a folder of keypoints, and the files in it that are none.
+
+    The folder itself where its files are frames; else its files. A file or another folder is one as it is. OSError.
+    """
+    found = look(path)
+    name = format or recognise(path)
+    if not found.folder or name is None or name in OF_FOLDERS or len(found.alike) < 2:
+        return [path], []
+    files = [file for listed in found.files.values() for file in listed]
+    known = [file for file in files if (file in found.alike if format else recognise(file) is not None)]
+    return known, [file for file in files if file not in known]

@@ -26,7 +26,12 @@ class Found:
     @property
     def first(self) -> Path:
         """The file to look into: the first of the most frequent kind."""
-        return max(self.files.values(), key=len)[0] if self.files else self.path
+        return self.alike[0] if self.files else self.path
+
+    @property
+    def alike(self) -> list[Path]:
+        """The files of the most frequent kind."""
+        return max(self.files.values(), key=len, default=[])
 
     @property
     def suffix(self) -> str:

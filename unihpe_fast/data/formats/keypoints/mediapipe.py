@@ -38,6 +38,11 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
     people = People(found.path)
     frames = _read_json(found, people) if found.is_json else _read_csv(found, people)
     if people.normalised()[0]:
+        if people.share_below(0.0) > 0.25:
+            raise SourceError(
+                f"{found.path}: coordinates must be those of the picture, px or in [0, 1], got many below 0, as world "
+                "landmarks, in m from the hips, have them"
+            )
         people.scale(options)
     return people.finished(options, frames=frames, names=NAMES, sequence=frames > 1)
 

@@ -18,13 +18,24 @@ def recognises(found: Found) -> bool:
 
 
 def read(found: Found, options: ReadOptions) -> Keypoints:
-    """A file, or the files of a folder as frames; the frame's number is the last in the name, else their order."""
+    """A file, or the files of a folder; their last number is the frame where all have one, as a video's have.
+
+    A file of a folder that cannot be read is left out: one broken frame does not end a video.
+    """
     files = found.files[".json"]
     numbers = frame_numbers([file.name for file in files])
+    sequence = found.folder and numbers is not None and not options.photographs
     people = People(found.path)
     for order, file in enumerate(files):
-        content = _parse(file)
+        try:
+            content = _parse(file)
+        except SourceError as error:
+            if not found.folder:
+                raise
+            people.skipped[str(error)] += 1
+            continue
         frame = order if numbers is None or not found.folder else numbers[order]
+        picture = file.stem.removesuffix("_keypoints") if found.folder and not sequence else ""
         for index, person in enumerate(content):
             where = f"{file.name}: people[{index}]"
             if not isinstance(person, dict):
@@ -34,7 +45,7 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
                 people.skipped["people without a body"] += 1
                 continue
             row = triples(person[key], f"{found.path}: {where}: {key}")
-            people.add(row, frame, where, person=identity(person.get("person_id")))
+            people.add(row, frame, where, person=identity(person.get("person_id")), picture=picture)
     normal, signed = people.normalised()
     if normal:
         if signed:
@@ -43,7 +54,7 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
         # its writer divides by the width less one
         people.scale(options, edges=True)
     names = _MPI15 if people.rows and len(people.rows[0]) == len(_MPI15) else None
-    return people.finished(options, frames=len(files), names=names, sequence=found.folder)
+    return people.finished(options, frames=len(files), names=names, sequence=sequence)
 
 
 def _parse(file: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unihpe_fast.data.bounds import LARGEST_PX
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.untrusted import known_joints
 from unihpe_fast.data.joint_sets import KEYPOINT_NAMES, canonical_name, joint_map, to_h36m17
@@ -27,11 +28,13 @@ class ReadOptions:
     """What the user says of a file. layout: name of KEYPOINT_NAMES. size: width and height of the pictures, px.
 
     joints: the file's names of keypoints -> the usual ones. Each overrules what the file says, None and {}: nothing.
+    photographs: the pictures are no video, however they are numbered.
     """
 
     layout: str | None = None
     size: tuple[int, int] | None = None
     joints: dict[str, str] = field(default_factory=dict)
+    photographs: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,20 +133,29 @@ class People:
         skipped["people without a keypoint"] += int(empty.sum())
         keep = np.flatnonzero(~empty)
         if not len(keep):
-            raise SourceError(f"{self.path}: keypoints must be seen for at least one person, got none with confidence")
+            raise SourceError(
+                f"{self.path}: keypoints must be seen for at least one person, within {LARGEST_PX:.0e} px and with a "
+                "confidence above 0, got none"
+            )
         return Keypoints(
             keypoints_2d=joints[keep],
             names=names,
             layout=layout,
             frame=np.array(self.frame, np.int64)[keep],
-            person=np.array(self.person, np.int64)[keep],
+            person=self._persons()[keep],
             picture=[self.picture[row] for row in keep.tolist()],
             size=size[keep],
             frames=frames,
             fps=fps,
-            sequence=sequence,
+            sequence=sequence and not options.photographs,
             skipped=+skipped,
         )
+
+    def _persons(self) -> np.ndarray:
+        """[N] the file's numbers of the people; -1 for all where two in one picture share one, as without a tracker."""
+        person = np.array(self.person, np.int64)
+        named = [key for key in zip(self.picture, self.frame, self.person, strict=True) if key[2] >= 0]
+        return person if len(set(named)) == len(named) else np.full_like(person, -1)
 
     def scale(self, options: ReadOptions, *, edges: bool = False) -> None:
         """Turn normalised coordinates into px: [0, 1] or, where some are negative, [-1, 1] over the picture.
@@ -163,12 +175,21 @@ class People:
 
     def normalised(self) -> tuple[bool, bool]:
         """Whether all coordinates are within [-1, 1], and whether some are well below 0."""
-        seen = [row[row[:, 2] > 0, :2] for row in self.rows]
-        points = np.concatenate(seen) if seen else np.zeros((0, 2))
-        points = points[np.isfinite(points).all(1)]
+        points = self._points()
         # people leave the picture now and then
         inside = len(points) > 0 and bool(np.percentile(np.abs(points), 95) <= 1.0) and float(np.abs(points).max()) < 3
         return inside, inside and float(points.min()) < -0.1
+
+    def share_below(self, limit: float) -> float:
+        """Of the coordinates that are seen."""
+        points = self._points()
+        return float((points < limit).mean()) if len(points) else 0.0
+
+    def _points(self) -> np.ndarray:
+        """[n, 2], the keypoints that are seen."""
+        seen = [row[row[:, 2] > 0, :2] for row in self.rows]
+        points = np.concatenate(seen) if seen else np.zeros((0, 2))
+        return points[np.isfinite(points).all(1)]
 
 
 def _layout(
@@ -179,7 +200,7 @@ def _layout(
         known = layout_names(options.layout)
         if count != len(known):
             raise SourceError(f"{path}: layout {options.layout} must have {len(known)} keypoints, got {count}")
-        return options.layout, known, joints
+        return _renamed(path, joints, options.layout, options.joints)
     if names is not None:
         return _named(path, joints, names, options.joints)
     if count == _HALPE136:
@@ -187,7 +208,15 @@ def _layout(
     if count not in _BY_COUNT:
         kinds = ", ".join(f"{number} ({name})" for number, name in _BY_COUNT.items())
         raise SourceError(f"{path}: keypoints must be {kinds}, or of a --layout, got {count}")
-    return _BY_COUNT[count], KEYPOINT_NAMES[_BY_COUNT[count]], joints
+    return _renamed(path, joints, _BY_COUNT[count], options.joints)
+
+
+def _renamed(
+    path: Path, joints: np.ndarray, layout: str, renamed: dict[str, str]
+) -> tuple[str, tuple[str, ...], np.ndarray]:
+    """A layout of KEYPOINT_NAMES, some of whose keypoints the user knows by other names."""
+    names = KEYPOINT_NAMES[layout]
+    return _named(path, joints, names, renamed) if renamed else (layout, names, joints)
 
 
 def layout_names(layout: str) -> tuple[str, ...]:
