@@ -169,6 +169,7 @@ def test_movenet_backbone_sees_what_the_detector_sees(movenet_weights) -> None:
     backbone = movenet(pretrained=True).backbone.eval()
     with torch.inference_mode():
         maps = backbone(normalised.float())
+        # normalising and back rounds the pixels
         torch.testing.assert_close(maps[0], net.backbone(pixels), rtol=1e-3, atol=1e-3)
     info = backbone.feature_info
     assert [x.shape[1] for x in maps] == info.channels()
@@ -177,7 +178,7 @@ def test_movenet_backbone_sees_what_the_detector_sees(movenet_weights) -> None:
 
 def test_movenet_without_weights_says_what_to_run(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(DetectorError, match="python -m unihpe_fast.detector fetch movenet"):
+    with pytest.raises(DetectorError, match=r"python -m unihpe_fast\.detector fetch movenet"):
         movenet(pretrained=True)
 
 

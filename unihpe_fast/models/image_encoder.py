@@ -135,9 +135,8 @@ def _build_backbone(config: ImageEncoderConfig, image_size: int) -> nn.Module:
             raise ValueError(f"backbone_args must not hold {name!r}: it makes timm read files that others wrote")
         arguments[name] = parse_yaml(text, f"backbone_args[{name!r}] must be a YAML literal, got {text!r:.80}")
     if not timm.is_model(config.backbone):
-        raise ValueError(
-            f"backbone must be the name of a timm model (timm.list_models()) or one of {', '.join(MOVENETS)}, got {config.backbone!r}"
-        )
+        names = f"a timm model (timm.list_models()) or one of {', '.join(MOVENETS)}"
+        raise ValueError(f"backbone must be the name of {names}, got {config.backbone!r}")
     pretrained_config = timm.get_pretrained_cfg(config.backbone, allow_unregistered=True)
     if pretrained_config is not None and pretrained_config.fixed_input_size:
         # vision transformers are built for one size of input

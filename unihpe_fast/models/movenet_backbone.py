@@ -42,8 +42,8 @@ class MoveNetBackbone(nn.Module):
         net = load(graph) if pretrained else build(graph)
         assert isinstance(net.backbone, Backbone)
         self.backbone = net.backbone.requires_grad_(True)
-        laterals = [conv.conv.in_channels for conv in self.backbone.laterals]  # type: ignore[union-attr]
-        self.feature_info = FeatureInfo([24, *laterals[1:], self.backbone.last.conv.out_channels])
+        strided = [conv.get_submodule("conv").in_channels for conv in self.backbone.laterals][1:]
+        self.feature_info = FeatureInfo([24, *strided, self.backbone.last.conv.out_channels])  # type: ignore[list-item]
         for key, value in (("mean", MEAN), ("std", STD)):
             self.register_buffer(key, torch.as_tensor(value, dtype=torch.float32)[:, None, None], persistent=False)
 
