@@ -83,11 +83,14 @@ class DataConfig:
 @dataclass(frozen=True)
 class ImageEncoderConfig:
     backbone: str = "resnet10t"
-    """any timm model name"""
+    """any timm model name, movenet_thunder or movenet_lightning"""
     backbone_args: dict[str, str] = field(default_factory=dict)
     """further arguments of timm.create_model, each value a YAML literal, e.g. channels "[32, 64, 128, 256]" """
     pretrained: bool = False
-    """fetch timm's weights from the hub"""
+    """begin from published weights: timm's, fetched from the hub, or MoveNet's, which
+    `python -m unihpe_fast.detector fetch movenet` brings"""
+    frozen: bool = False
+    """leave the backbone as it begins: no gradients, and batch statistics stay"""
     fuse: bool = True
     """fuse the feature maps of all scales; otherwise only the last one is used"""
     fuse_width: int = 128

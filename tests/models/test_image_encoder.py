@@ -6,6 +6,9 @@ import torch
 
 from tests.support.models import SIZE, TINY_BACKBONE, TINY_IMAGE
 from unihpe_fast.config import ImageEncoderConfig
+from unihpe_fast.data.images import MEAN, STD
+from unihpe_fast.detector import DetectorError
+from unihpe_fast.detector.movenet_fetch import load
 from unihpe_fast.models.heatmap import cell_centers, soft_argmax
 from unihpe_fast.models.image_encoder import ImageEncoder
 
@@ -135,3 +138,50 @@ def test_image_size_must_be_a_multiple_of_32(size: int) -> None:
 def test_bad_options_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(replace(TINY_IMAGE, **changes))
+
+
+def movenet(**fields) -> ImageEncoder:
+    return build(replace(TINY_IMAGE, backbone="movenet_lightning", backbone_args={}, **fields))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_movenet_backbone_is_tuned_or_frozen(frozen: bool) -> None:
+    encoder = movenet(frozen=frozen).train()
+    features = encoder(torch.randn(2, 3, SIZE, SIZE), torch.rand(2, 3))
+    (features.embedding.square().sum() + features.keypoints_2d.square().sum()).backward()
+    without = {n for n, p in encoder.named_parameters() if p.grad is None}
+    assert without == ({n for n, _ in encoder.named_parameters() if n.startswith("backbone.")} if frozen else set())
+
+
+def test_frozen_backbone_keeps_its_batch_statistics() -> None:
+    encoder = build(replace(TINY_IMAGE, frozen=True)).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder(torch.randn(2, 3, SIZE, SIZE), torch.rand(2, 3))
+    changed = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    # the map that is fused behind the backbone is still being learned
+    assert changed == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+
+
+def test_movenet_backbone_sees_what_the_detector_sees(movenet_weights) -> None:
+    net = load("movenet-lightning", movenet_weights)
+    pixels = torch.randint(0, 256, (1, 3, 64, 96)).float()
+    normalised = (pixels / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    backbone = movenet(pretrained=True).backbone.eval()
+    with torch.inference_mode():
+        maps = backbone(normalised.float())
+        # normalising and back rounds the pixels
+        torch.testing.assert_close(maps[0], net.backbone(pixels), rtol=1e-3, atol=1e-3)
+    info = backbone.feature_info
+    assert [x.shape[1] for x in maps] == info.channels()
+    assert [64 // x.shape[2] for x in maps] == info.reduction()
+
+
+def test_movenet_without_weights_says_what_to_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(DetectorError, match=r"python -m unihpe_fast\.detector fetch movenet"):
+        movenet(pretrained=True)
+
+
+def test_movenet_takes_no_backbone_args() -> None:
+    with pytest.raises(ValueError, match="backbone_args must be empty for movenet_lightning"):
+        build(replace(TINY_IMAGE, backbone="movenet_lightning", backbone_args={"channels": "[8]"}))

@@ -103,16 +103,21 @@ class Backbone(nn.Module):
         self.merges = nn.ModuleList([Separable(64, 32), Separable(32, 24), Separable(24, 24)])
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return self.maps(pixels)[0]
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """The features of `forward`, and MobileNetV2's own maps at strides 8, 16 and 32."""
         x = self.stem(pixels * _PIXEL_SCALE - 1)
         sides: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in _LATERALS:
-                sides.append(self.laterals[len(sides)](x))
-        x = self.top(self.last(x))
-        for merge, side in zip(self.merges, reversed(sides), strict=True):
-            x = merge(F.interpolate(x, scale_factor=2, mode="bilinear") + side)
-        return x
+                sides.append(x)
+        last = self.last(x)
+        x = self.top(last)
+        for merge, lateral, side in zip(self.merges, reversed(self.laterals), reversed(sides), strict=True):
+            x = merge(F.interpolate(x, scale_factor=2, mode="bilinear") + lateral(side))
+        return [x, *sides[1:], last]
 
 
 def grid(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

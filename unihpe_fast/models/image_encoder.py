@@ -1,4 +1,4 @@
-"""The image encoder: any timm backbone, a fused feature map, a 2D head and a pooled embedding."""
+"""The image encoder: any timm backbone or MoveNet's, a fused feature map, a 2D head and a pooled embedding."""
 
 import contextlib
 import os
@@ -14,6 +14,7 @@ from unihpe_fast.config import ImageEncoderConfig, parse_yaml
 from unihpe_fast.data.skeleton import NUM_JOINTS
 from unihpe_fast.models.heatmap import soft_argmax
 from unihpe_fast.models.layers import FullPrecisionLinear, ResidualMLP
+from unihpe_fast.models.movenet_backbone import MOVENETS, MoveNetBackbone
 
 SIZE_STEP = 32
 # arguments of timm.create_model that name files
@@ -48,6 +49,9 @@ class ImageEncoder(nn.Module):
             raise ValueError(f"heatmap_stride must divide image_size {image_size}, got {config.heatmap_stride}")
         self.image_size = image_size
         self.backbone = _build_backbone(config, image_size)
+        self.frozen = config.frozen
+        if self.frozen:
+            self.backbone.requires_grad_(False).eval()
         self.channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC")
         info: Any = self.backbone.feature_info
         channels, strides = info.channels(), info.reduction()
@@ -61,6 +65,13 @@ class ImageEncoder(nn.Module):
         pooled = channels[-1] + NUM_JOINTS * (JOINT_FEATURES + 2) + 3
         self.mlp = ResidualMLP(pooled, config.head_width, config.head_depth)
         self.head = FullPrecisionLinear(config.head_width, width)
+
+    def train(self, mode: bool = True) -> "ImageEncoder":
+        super().train(mode)
+        if self.frozen:
+            # its batch statistics stay too
+            self.backbone.eval()
+        return self
 
     def forward(self, image: Tensor, box: Tensor) -> ImageFeatures:
         maps = self.backbone(image)
@@ -114,13 +125,18 @@ def _weights_only() -> Iterator[None]:
 
 
 def _build_backbone(config: ImageEncoderConfig, image_size: int) -> nn.Module:
+    if config.backbone in MOVENETS:
+        if config.backbone_args:
+            raise ValueError(f"backbone_args must be empty for {config.backbone}, got {config.backbone_args}")
+        return MoveNetBackbone(config.backbone, pretrained=config.pretrained)
     arguments: dict[str, Any] = {}
     for name, text in config.backbone_args.items():
         if name in _LOADING or name.startswith("pretrained"):
             raise ValueError(f"backbone_args must not hold {name!r}: it makes timm read files that others wrote")
         arguments[name] = parse_yaml(text, f"backbone_args[{name!r}] must be a YAML literal, got {text!r:.80}")
     if not timm.is_model(config.backbone):
-        raise ValueError(f"backbone must be the name of a timm model (timm.list_models()), got {config.backbone!r}")
+        names = f"a timm model (timm.list_models()) or one of {', '.join(MOVENETS)}"
+        raise ValueError(f"backbone must be the name of {names}, got {config.backbone!r}")
     pretrained_config = timm.get_pretrained_cfg(config.backbone, allow_unregistered=True)
     if pretrained_config is not None and pretrained_config.fixed_input_size:
         # vision transformers are built for one size of input
