@@ -388,7 +388,7 @@ def main(arguments: list[str] | None = None) -> int:
             several, others = find_all(name, format=parsed.format or None)
             items += several
             if others:
-                console.print(f"{name}: left out: {', '.join(others)}: no keypoints", markup=False, highlight=False)
+                job.say(f"{name}: left out: {', '.join(others)}: no keypoints")
         except (ValueError, OSError) as error:
             complain(error)
             failed = True
