@@ -257,6 +257,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu": ("cpu", readme_table),
     "cpu-summary": ("cpu", summary_table),
     "cpu-full": ("cpu", full_tables),
+    "trainer": ("trainer-cpu", summary_table),
     "drop_in": ("drop_in-cpu", readme_table),
     "drop_in-summary": ("drop_in-cpu", summary_table),
     "drop_in-full": ("drop_in-cpu", full_tables),
