@@ -15,6 +15,7 @@ from rich.console import Console
 
 from unihpe_fast import real_motion
 from unihpe_fast.config import Config, ConfigError
+from unihpe_fast.data.batches import LoaderError
 from unihpe_fast.data.describe import caveat_section, source_line
 from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
 from unihpe_fast.data.store import Store, StoreError
@@ -201,6 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
                 evaluate(parsed, Terminal(), ranks)
             except (ConfigError, CheckpointError, StoreError, ProtocolError, MetricsError, OSError) as error:
                 return failed(error, ranks, 2)
+            except LoaderError as error:
+                return failed(error, ranks, 1)
     except SessionError as error:
         return failed(error, Ranks(), 2)
     return 0

@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from unihpe_fast.config import Config, ConfigError, check, check_resumed, read_config
+from unihpe_fast.data.batches import LoaderError
 from unihpe_fast.data.store import StoreError
 from unihpe_fast.engine.checkpoint import CONFIG, JOB, CheckpointError, run_config
 from unihpe_fast.engine.distributed import DEFAULT_TIMEOUT, Ranks, SessionError, restarts, session, torchrun_job
@@ -144,7 +145,7 @@ def _run(arguments: list[str], console: Console, ranks: Ranks) -> int:
             return stopped.exit_code
         except (ConfigError, CheckpointError, StoreError, FileNotFoundError) as error:
             return failed(error, ranks, 2)
-        except (RunError, OSError) as error:
+        except (RunError, LoaderError, OSError) as error:
             return failed(error, ranks, 1)
         if ranks.first:
             print_report(scores, console=console)

@@ -153,7 +153,7 @@ def real_motion_table(record: dict[str, Any]) -> str:
         f"mm; {first['samples']} samples of {len(first['people'])} people",
         *(said or ["no person is worse than the mean pose"]),
     ]
-    return f"{table(head, rows)}\n\n{'; '.join(notes)}. {record['trained']} {origin(record)}"
+    return f"{table(head, rows)}\n\n{'; '.join(notes)}. {record['trained']}. {origin(record)}"
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -1,6 +1,6 @@
 """The pose errors as torchmetrics' metrics: accumulated over batches, synchronised over ranks.
 
-Needs torchmetrics: `pip install 'unihpe-fast[metrics]'`. Each is the mean over poses of the function of the same name,
+Needs torchmetrics. Each is the mean over poses of the function of the same name,
 or, where asked, one mean an action, a joint or both.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 try:
     from torchmetrics import Metric
 except ImportError as error:
-    raise ImportError("unihpe_kernels.metrics needs torchmetrics: pip install 'unihpe-fast[metrics]'") from error
+    raise ImportError("unihpe_kernels.metrics needs torchmetrics: pip install torchmetrics") from error
 
 from unihpe_kernels.autocast import without_autocast
 from unihpe_kernels.procrustes.api import align, mpjpe, n_mpjpe, pa_mpjpe, scaled_poses

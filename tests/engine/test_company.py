@@ -246,3 +246,30 @@ def test_a_terminal_goes_on_unseen() -> None:
         for _ in range(3):
             terminal.print("word\n" * 20_000, highlight=False, markup=False)
         assert terminal.quiet
+
+
+def test_a_limit_on_open_files_is_said_on_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("unihpe_fast.data.batches.resource.getrlimit", lambda _: (24, 24))
+    assert main(["synthetic", "--data.workers", "2", "--run.dir", str(tmp_path / "run")]) == 2
+    assert "--data.workers 2: must be allowed" in capfd.readouterr().err
+
+
+def test_loader_processes_that_die_while_scoring_end_it_on_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def dead(*_: object, **__: object) -> None:
+        raise LoaderError("batch 3: a loader process was killed, after the loader processes were started anew")
+
+    monkeypatch.setattr("unihpe_fast.engine.loop.predict", dead)
+    run = tmp_path / "run"
+    assert main(["--config", _config(tmp_path, optim={"steps": 1}), "--run.dir", str(run)]) == 1
+    said = capfd.readouterr().err
+    assert "batch 3: a loader process was killed" in said
+    assert "Traceback" not in said
+    # what was trained is there to be scored again
+    assert (run / WEIGHTS).exists()
+    monkeypatch.setattr("unihpe_fast.evaluate.predict_together", dead)
+    assert evaluate.main([str(run), "--data", "synthetic"]) == 1
+    assert "batch 3: a loader process was killed" in capfd.readouterr().err

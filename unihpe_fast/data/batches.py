@@ -18,6 +18,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from unihpe_fast.config import ConfigError
 from unihpe_fast.data.errors import SourceError, StoreError
 from unihpe_fast.data.records import Batch
 
@@ -172,13 +173,13 @@ def _end(iterator: Any) -> None:
 
 
 def _allow_open_files(workers: int) -> None:
-    """Raise the limit on open files to what the loader processes need, or ValueError where the system refuses."""
+    """Raise the limit on open files to what the loader processes need, or ConfigError where the system refuses."""
     wanted = FILES_OF_THE_RUN + FILES_A_WORKER * workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise ValueError(
+        raise ConfigError(
             f"--data.workers {workers}: must be allowed {wanted} open files, got a limit of {hard}; raise it "
             "(ulimit -n), or use --data.workers 0"
         )
@@ -187,9 +188,10 @@ def _allow_open_files(workers: int) -> None:
 
 def _begin_worker(run: int, worker: int) -> None:
     """run: the process that the batches are for."""
+    # whatever the run does with it: below, it ends the process
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     # schedulers and torchrun send signals to all processes of a run: its own would lack batches before it saved
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        # the alarm, which nobody catches, ends the process
         signal.signal(number, lambda *_: signal.alarm(GRACE_SECONDS))
     if sys.platform == "linux":
         # the kernel ends this process when the run does, whatever it is doing: one inside of HDF5 looks at nothing

@@ -35,7 +35,7 @@ def saving(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         # torch's own writer says RuntimeError, and nothing of the reason
         free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         message = f"{path}: could not be written ({reason}); {free / 2**20:.1f} MiB are free on its disk"
         raise SaveError(message) from error
 

@@ -325,7 +325,8 @@ class _Run:
         inputs = next(iter(again))
         indices = self.ranks.gather([[batch.tolist() for batch in record.indices] for record in records])
         path = folder / f"inputs_rank{self.ranks.rank}.safetensors"
-        numbers = {name: torch.from_numpy(getattr(inputs.info, name)) for name in ("index", "frame")}
+        # copies: safetensors refuses tensors that share their memory, as an index that is the frame does
+        numbers = {name: torch.tensor(getattr(inputs.info, name)) for name in ("index", "frame")}
         with saving(path), atomic_path(path) as temporary:
             safetensors.torch.save_file(inputs.tensors() | numbers, temporary)
         if self.ranks.first:

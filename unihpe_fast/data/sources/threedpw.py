@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from unihpe_fast.data.bbox import square_bbox
+from unihpe_fast.data.bounds import LARGEST_FOCAL, LEAST_FOCAL
 from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.npz import Npz, open_npz
 from unihpe_fast.data.formats.safe_pickle import load_pickle
-from unihpe_fast.data.formats.untrusted import LARGEST, checked, known_joints, photo_path, read_bytes
+from unihpe_fast.data.formats.untrusted import checked, known_joints, photo_path, read_bytes
 from unihpe_fast.data.joint_sets import OPENPOSE18, SMPL24, SMPL_H36M17, to_h36m17
 from unihpe_fast.data.records import Sample
 from unihpe_fast.data.sources import Reading, Request, Tally
@@ -166,9 +167,9 @@ def _per_actor(path: Path, data: dict, key: str, shape: tuple[int, ...], actors:
 
 def _camera(path: Path, sequence: str, matrix: np.ndarray) -> Camera:
     focal, center = matrix[[0, 1], [0, 1]], matrix[:2, 2]
-    if not (np.isfinite(matrix).all() and (focal > 0).all() and (np.abs(matrix) < LARGEST).all()):
+    if not (np.isfinite(matrix).all() and (focal >= LEAST_FOCAL).all() and (np.abs(matrix) < LARGEST_FOCAL).all()):
         raise SourceError(
-            f"{path}: cam_intrinsics: want finite numbers and positive focal lengths, got {matrix.tolist()}"
+            f"{path}: cam_intrinsics: want finite numbers and focal lengths of a camera, got {matrix.tolist()}"
         )
     # the size of the image is not in the file; all are Full HD, held upright or across
     width, height = (SHORT, LONG) if center[0] < center[1] else (LONG, SHORT)

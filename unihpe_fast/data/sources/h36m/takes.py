@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from unihpe_fast.data.bounds import LARGEST_PX
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.joint_sets import COCO17, H36M17, MPII16, JointMap, to_h36m17
 
@@ -19,7 +20,6 @@ DAMAGED, DAMAGED_CAMERA = ("S11", "Directions"), "54138969"
 TAKES = 30
 NUM_RAW_JOINTS = 32
 _ACTION = re.compile(r"([A-Za-z]{1,40})(?:[ _](\d{1,4}))?", re.ASCII)
-MAX_PX = 1e5
 
 # 2D layouts by their left and right joints, as VideoPose3D's metadata has them
 LAYOUTS: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, JointMap]] = {
@@ -111,7 +111,7 @@ def with_confidence(points: np.ndarray, joint_map: JointMap | None, where: str) 
     if len(points) and not found.any():
         raise SourceError(f"{where}: no joint is finite")
     points = np.where(found[..., None], points, points.dtype.type(0))
-    if len(points) and (farthest := np.abs(points).max()) > MAX_PX:
+    if len(points) and (farthest := np.abs(points).max()) > LARGEST_PX:
         raise SourceError(f"{where}: a joint at {farthest:g} px; the images have 1000")
     points = points.astype(np.float64)
     if points.shape[-1] == 2:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unihpe_fast.data.bounds import LARGEST_MM, LARGEST_PX
 from unihpe_fast.data.camera import Camera
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.hdf5 import read_dataset
@@ -19,7 +20,6 @@ ACTIVITIES = (
     "", "Standing/Walking", "Exercising", "Sitting", "Reaching/Crouching", "On The Floor", "Sports", "Miscellaneous",
 )  # fmt: skip
 MOST_FRAMES = 100_000
-LARGEST = 1e6  # px, mm; beyond this a number is no coordinate
 FITTED = 2.0  # px, root mean square: the training set's own cameras come that near
 
 
@@ -118,5 +118,6 @@ def fit_camera(pixels: np.ndarray, joints: np.ndarray, name: str, width: int, he
 def _joints(values: np.ndarray, joint_map: JointMap) -> np.ndarray:
     """[F, J, C] as [F, 17, C] float32 of H36M-17; NaN for what is no coordinate."""
     joints = values[:, [joint for (joint,) in joint_map]].astype(np.float64)
-    joints[~(np.abs(joints) <= LARGEST)] = np.nan
+    # px or mm: the bounds are the same number
+    joints[~(np.abs(joints) <= max(LARGEST_PX, LARGEST_MM))] = np.nan
     return joints.astype(np.float32)
