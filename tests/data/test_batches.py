@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -31,6 +32,9 @@ class Numbers(Dataset):
                 raise StoreError("file.h5: image: row 3: found nothing, wanted a picture")
             if self.trouble == "bug":
                 raise TypeError("a fault of ours")
+            if self.trouble == "stop when done":
+                threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGSTOP]).start()
+                return torch.tensor(number)
             os.kill(os.getpid(), getattr(signal, self.trouble))
             time.sleep(60)
         return torch.tensor(number)
@@ -74,6 +78,18 @@ def test_one_that_is_stopped_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     assert [int(batch) for batch in _batches(Numbers(tmp_path, "SIGSTOP"), told, timeout=2)] == list(range(8))
     assert "no batch came within --data.timeout 2 seconds" in told[0]
     assert time.monotonic() - begun < 50
+    _no_children()
+
+
+def test_one_that_is_stopped_with_a_batch_in_hand_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    """The batch is there, its memory is to be asked of the process."""
+    told: list[str] = []
+    found = []
+    for batch in _batches(Numbers(tmp_path, "stop when done"), told, timeout=1):
+        found.append(int(batch))
+        time.sleep(0.4)
+    assert found == list(range(8))
+    assert "no batch came within --data.timeout 1 seconds" in told[0]
     _no_children()
 
 

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -110,19 +111,26 @@ class Batches:
     def _next(self, iterator: Any) -> Batch | None:
         """The next batch, None after the last one."""
         give_up = time.monotonic() + self._timeout
+        late = f"no batch came within --data.timeout {self._timeout:g} seconds"
         while True:
             try:
-                found = next(iterator)
+                with _watched(iterator, self._timeout + PATIENCE + 1) if self._workers else contextlib.nullcontext():
+                    found = next(iterator)
             except StopIteration:
                 return None
+            except (ConnectionError, EOFError) as error:
+                # a batch's memory is asked of the process that made it
+                reason = "DataLoader worker ended while it handed a batch over"
+                raise _LoaderTrouble(late if time.monotonic() >= give_up else reason) from error
             except RuntimeError as error:
                 text = str(error)
                 if "timed out after" in text and self._workers:
                     if time.monotonic() < give_up:
                         continue
-                    raise _LoaderTrouble(f"no batch came within --data.timeout {self._timeout:g} seconds") from error
+                    raise _LoaderTrouble(late) from error
                 if text.startswith("DataLoader worker"):
-                    raise _LoaderTrouble(text.splitlines()[0].rstrip(".")) from error
+                    reason = text.splitlines()[0].rstrip(".")
+                    raise _LoaderTrouble(late if time.monotonic() >= give_up else reason) from error
                 raise
             if isinstance(found, _Failure):
                 raise found.error
@@ -163,6 +171,19 @@ def _without_interrupts(loader: DataLoader[Any]) -> Any:
         # not the main thread: there is no handler then
         iterator = iter(loader)
     return iterator
+
+
+@contextlib.contextmanager
+def _watched(iterator: Any, seconds: float) -> Iterator[None]:
+    """End the loader processes when the block takes longer: one that is stopped while it hands a batch over leaves the
+    run in a read that has no time limit of its own, until the other end is gone."""
+    timer = threading.Timer(seconds, _end, [iterator])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _end(iterator: Any) -> None:
