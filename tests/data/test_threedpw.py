@@ -230,7 +230,7 @@ WRONG = {
     "three actors": ({"poses2d": [keypoints(1)] * 3}, "poses2d: want a list of 1 or 2 arrays"),
     "no list": ({"poses2d": "none"}, "poses2d: want a list"),
     "lists of lists": ({"cam_poses": [[1]]}, "cam_poses: want an array, got list"),
-    "negative focal length": ({"cam_intrinsics": -np.eye(3)}, "cam_intrinsics: want finite numbers and positive focal"),
+    "negative focal length": ({"cam_intrinsics": -np.eye(3)}, "cam_intrinsics: want finite numbers and focal lengths"),
     "no name": ({"sequence": 5}, "sequence: want a str, got int"),
     "text": ({"cam_poses": np.array(["a"])}, r"cam_poses: want .* got \[1\] <U1"),
 }

@@ -125,4 +125,4 @@ def test_torchmetrics_is_needed_by_those_who_ask_alone() -> None:
         "except ImportError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "unihpe_kernels.metrics needs torchmetrics: pip install 'unihpe-fast[metrics]'"
+    assert done.stdout.strip() == "unihpe_kernels.metrics needs torchmetrics: pip install torchmetrics"
