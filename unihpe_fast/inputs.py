@@ -59,9 +59,13 @@ def find_all(name: str, *, format: str | None = None) -> tuple[list[Input], list
 
 def _keypoints(name: str, path: Path) -> Input:
     """Results of keypoints that `--save-keypoints` wrote are called as those of the video are."""
-    stem = path.resolve().name if path.is_dir() else path.stem.removesuffix("_keypoints")
-    # "." and "/" have no name of their own
-    return Input(name, "keypoints", (path,), stem or "result")
+    stem = _stem(path)
+    return Input(name, "keypoints", (path,), stem if path.is_dir() else stem.removesuffix("_keypoints") or "result")
+
+
+def _stem(path: Path) -> str:
+    """What results of a file or folder are called; "." and "/" have no name of their own."""
+    return (path.resolve().name if path.is_dir() else path.stem) or "result"
 
 
 def find(name: str, *, keypoints: bool = False) -> Input:
@@ -71,8 +75,7 @@ def find(name: str, *, keypoints: bool = False) -> Input:
         return Input(name, "webcam", (), f"webcam{name}")
     if not path.exists():
         raise InputError(f"{name}: input must be a file, a folder or the number of a webcam, got nothing there")
-    # "." and "/" have no name of their own
-    stem = (path.resolve().name if path.is_dir() else path.stem) or "result"
+    stem = _stem(path)
     if keypoints:
         return _keypoints(name, path)
     if path.is_file() and path.suffix.lower() in PICTURES:

@@ -220,7 +220,7 @@ class Predictor:
             )
             for rows in groups
         ]
-        predicted = concatenate(parts).select(np.argsort(np.concatenate(groups)))
+        predicted = parts[0] if len(parts) == 1 else concatenate(parts).select(np.argsort(np.concatenate(groups)))
         rate = (fps or found.fps or ASSUMED_FPS) if found.sequence else None
         time = found.frame / rate if rate else np.full(len(found), np.nan)
         names = [source if found.sequence or not name else name for name in found.picture]
