@@ -174,3 +174,16 @@ def _no_children() -> None:
     while multiprocessing.active_children():
         assert time.monotonic() < give_up, "loader processes live on"
         time.sleep(0.05)
+
+
+def test_a_pass_that_is_left_leaves_no_loader_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a thread that still knows torch's iterator keeps it from ending the processes when it goes
+    kept: list[object] = []
+    make = batches_module._without_interrupts
+    monkeypatch.setattr(batches_module, "_without_interrupts", lambda loader: kept.append(make(loader)) or kept[-1])
+    batches = iter(_batches(Numbers(tmp_path), []))
+    assert int(next(batches)) == 0
+    workers = [worker.pid for worker in kept[0]._workers]
+    assert len(workers) == 2
+    batches.close()
+    assert [worker for worker in workers if Path(f"/proc/{worker}").exists()] == []

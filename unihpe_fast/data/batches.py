@@ -104,8 +104,8 @@ class Batches:
                     raise LoaderError(f"batch {number}: {reason}") from None
                 self._warn(f"batch {number}: {trouble}; the loader processes are started anew")
             except GeneratorExit:
-                # nobody waits for processes that may not answer
-                _end(iterator)
+                # nobody waits for processes that may not answer; what was killed lets go of its files soon
+                _end(iterator, wait=PATIENCE)
                 raise
 
     def _next(self, iterator: Any) -> Batch | None:
@@ -186,11 +186,18 @@ def _watched(iterator: Any, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _end(iterator: Any) -> None:
-    """End the loader processes, whatever they are doing: one that was stopped hears no other signal."""
-    for worker in getattr(iterator, "_workers", ()):
+def _end(iterator: Any, wait: float = 0.0) -> None:
+    """End the loader processes, whatever they are doing: one that was stopped hears no other signal.
+
+    wait: seconds until which they are to be gone, each; without it they may hold their files a little longer.
+    """
+    workers = getattr(iterator, "_workers", ())
+    for worker in workers:
         with contextlib.suppress(ValueError, OSError):
             worker.kill()
+    if wait:
+        for worker in workers:
+            worker.join(wait)
 
 
 def _allow_open_files(workers: int) -> None:
