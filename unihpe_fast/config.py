@@ -142,6 +142,10 @@ class LossConfig:
     negatives: Literal["all", "paired"] = "paired"
     pairwise: float = 0.1
     """pairwise cosine InfoNCE over every two modalities"""
+    volume: float = 0.0
+    """GRAM's loss: the volume that a sample's embeddings span, each modality in turn looked up by the others"""
+    area: float = 0.0
+    """TRIANGLE's loss: the area of the triangle of a sample's three embeddings, of samples that have all three"""
     joints_3d: float = 1.0
     """distance of the decoded 3D joints, in metres, mean over joints and the modalities they were read from"""
     joints_2d: float = 1.0
@@ -353,6 +357,12 @@ def check(config: Config) -> Config:
         raise ConfigError(f"--model.modalities {modalities}: wanted some of image, pose2d, pose3d, each once")
     if "image" in modalities and config.data.image_size == 0:
         raise ConfigError("--data.image-size 0 leaves the image encoder without images: leave image out of modalities")
+    if config.loss.area and len(modalities) != 3:
+        raise ConfigError(f"--loss.area {config.loss.area}: wanted 0 for a model of {modalities}, or three modalities")
+    if "image" in modalities and config.model.image.frozen and not config.model.image.pretrained:
+        raise ConfigError(
+            "--model.image.frozen leaves the backbone's random weights as they are: wanted --model.image.pretrained too"
+        )
     weights = config.data.train_weights
     if weights and (len(weights) != len(config.data.train) or min(weights) < 0 or sum(weights) <= 0):
         raise ConfigError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unihpe_fast.units import MM_PER_METRE
-from unihpe_kernels import PairwiseInfoNCE, SingularValueContrastiveLoss, pa_mpjpe
+from unihpe_kernels import GRAMLoss, PairwiseInfoNCE, SingularValueContrastiveLoss, TriangleLoss, pa_mpjpe
 from unihpe_kernels.checks import Backend
 from unihpe_kernels.collectives import global_means
 from unihpe_kernels.modules import SharesGroup
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from unihpe_fast.config import LossConfig
     from unihpe_fast.models.unihpe import Outputs
 
-TERMS = ("singular_value", "pairwise", "joints_3d", "joints_2d", "heatmaps", "pa_mpjpe")
+CONTRASTIVE = ("singular_value", "pairwise", "volume", "area")
+TERMS = (*CONTRASTIVE, "joints_3d", "joints_2d", "heatmaps", "pa_mpjpe")
 # a weighted sum and the sum of its weights
 _Sums = tuple[Tensor, Tensor]
 
@@ -52,7 +53,7 @@ class Criterion(SharesGroup, nn.Module):
         if min(self.weights.values()) < 0:
             raise ValueError(f"loss weights must not be negative, got {self.weights}")
         if len(self.rows) < 2:
-            self.weights.update(singular_value=0, pairwise=0)
+            self.weights.update(dict.fromkeys(CONTRASTIVE, 0))
         if self.image_row not in self.rows:
             self.weights.update(joints_2d=0, heatmaps=0)
         if self.weights["singular_value"]:
@@ -61,6 +62,13 @@ class Criterion(SharesGroup, nn.Module):
             )
         if self.weights["pairwise"]:
             self.pairwise = PairwiseInfoNCE(config.temperature, config.learnable_temperature, group, backend=backend)
+        # samples may lack the modality that the published losses look up, their first: each is looked up in turn
+        for name, loss in (("volume", GRAMLoss), ("area", TriangleLoss)):
+            if self.weights[name]:
+                module = loss(
+                    config.temperature, config.learnable_temperature, anchors=None, backend=backend, group=group
+                )
+                self.add_module(name, module)
 
     def is_dense(self, present: Tensor, weights: Tensor) -> bool:
         """Whether a batch on the host, present bool [3, B] and weights [B], has every modality of the model and weights
@@ -81,9 +89,10 @@ class Criterion(SharesGroup, nn.Module):
             terms: dict[str, Tensor] = {}
             contrasted = outputs.embeddings.float().unbind()
             masks = {} if dense else {"weights": target["weights"], "present": self._present(target)}
-            for name in ("singular_value", "pairwise"):
+            for name in CONTRASTIVE:
                 if self.weights[name]:
-                    terms[name] = getattr(self, name)(*contrasted, **masks)
+                    given = self._complete(masks) if name == "area" else masks
+                    terms[name] = getattr(self, name)(*contrasted, **given)
             means = {name: term(self, outputs, target) for name, term in _MEANS.items() if self.weights[name]}
             terms |= zip(means, global_means(list(means.values()), self.group), strict=True)
             total = outputs.embeddings.new_zeros((), dtype=torch.float32)
@@ -100,6 +109,11 @@ class Criterion(SharesGroup, nn.Module):
         poses = weights.amax(-1)
         truth = torch.where(weights[..., None] > 0, target["joints_3d"][..., :3] / MM_PER_METRE, 0)
         return _weighted(pa_mpjpe(outputs.pred_joints_3d / MM_PER_METRE, truth, weights=weights), poses)
+
+    @staticmethod
+    def _complete(masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The masks of a loss that no modality can be taken from: samples that lack one have no weight."""
+        return {"weights": torch.where(masks["present"].all(0), masks["weights"], 0)} if masks else {}
 
     def _present(self, target: dict[str, Tensor]) -> Tensor:
         """[M, B]: the rows of the model's modalities. Stacked: an index list would be copied to the GPU each step."""
