@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from tests.support.models import SIZE, make_batch, tiny_config
 from unihpe_fast.config import LossConfig
 from unihpe_fast.engine.parameters import parameter_groups
-from unihpe_fast.losses import Criterion, SingularValueContrastiveLoss
+from unihpe_fast.losses import CONTRASTIVE, TERMS, Criterion, SingularValueContrastiveLoss
 from unihpe_fast.models.unihpe import Outputs, UniHPE
-from unihpe_kernels import PairwiseInfoNCE, singular_value_contrastive_loss
+from unihpe_kernels import PairwiseInfoNCE, singular_value_contrastive_loss, tuple_contrastive_loss
 from unihpe_kernels.modules import Temperature
 
 NONE = LossConfig(singular_value=0, pairwise=0, joints_3d=0, joints_2d=0, heatmaps=0, pa_mpjpe=0)
@@ -282,6 +282,18 @@ def test_every_term_against_numpy(modalities: tuple[str, ...], mixed: bool) -> N
             z, temperature=0.07, weights=batch["weights"].double(), present=present
         ).item()
         expected["pairwise"] = naive_pairwise(z, present, batch["weights"], 0.07)
+        # in turn, since samples lack the modality that GRAM and TRIANGLE look up; their label smoothing
+        published = {"temperature": 0.07, "direction": "both", "label_smoothing": 0.1, "backend": "torch"}
+        weights["volume"] = 0.75
+        expected["volume"] = tuple_contrastive_loss(
+            z, score="volume", weights=batch["weights"].double(), present=present, **published
+        ).item()
+    if len(modalities) == 3:
+        weights["area"] = 1.25
+        complete = present.all(0)
+        expected["area"] = tuple_contrastive_loss(
+            [x[complete] for x in z], score="area", weights=batch["weights"].double()[complete], **published
+        ).item()
     total, terms = Criterion(replace(NONE, **weights), modalities)(outputs, batch)
     assert set(terms) == set(expected)
     for name, value in terms.items():
@@ -291,7 +303,7 @@ def test_every_term_against_numpy(modalities: tuple[str, ...], mixed: bool) -> N
     assert total.item() == pytest.approx(sum(weights[n] * v for n, v in expected.items()), rel=2e-5)
 
 
-@pytest.mark.parametrize("term", ["singular_value", "pairwise", "joints_3d", "joints_2d", "heatmaps", "pa_mpjpe"])
+@pytest.mark.parametrize("term", TERMS)
 def test_a_weight_of_zero_switches_a_term_off(term: str) -> None:
     batch, outputs = make_batch(4), outputs_for(4, 3)
     criterion = Criterion(replace(NONE, **{term: 2.0}), ("image", "pose2d", "pose3d"))
@@ -299,7 +311,7 @@ def test_a_weight_of_zero_switches_a_term_off(term: str) -> None:
     assert set(terms) == {term}
     assert total.item() == pytest.approx(2 * terms[term].item())
     # nor are parameters of the others trained
-    assert len(list(criterion.parameters())) == (term in ("singular_value", "pairwise"))
+    assert len(list(criterion.parameters())) == (term in CONTRASTIVE)
     needed = {"singular_value": {"target_2d", "joints_3d"}, "joints_2d": {"joints_3d"}, "joints_3d": {"target_2d"}}
     needed["heatmaps"] = needed["joints_2d"]
     less = {name: x for name, x in batch.items() if name not in needed.get(term, set())}
@@ -317,10 +329,11 @@ def test_a_term_that_nothing_can_train_is_zero_with_zero_gradient(absent: tuple[
     present = torch.ones(3, 4, dtype=torch.bool)
     present[list(absent)] = False
     outputs = Outputs(*(x.requires_grad_() for x in outputs_for(4, 3)))
-    config = LossConfig(pa_mpjpe=1.0, heatmaps=1.0)
+    config = LossConfig(pa_mpjpe=1.0, heatmaps=1.0, volume=1.0, area=1.0)
     total, terms = Criterion(config, ("image", "pose2d", "pose3d"))(outputs, make_batch(4, present=present))
     total.backward()
     assert all(x.grad.isfinite().all() for x in outputs)
+    assert (terms["area"] == 0) == bool(absent)
     assert (terms["joints_2d"] == 0) == (0 in absent or 1 in absent) == (terms["heatmaps"] == 0)
     assert (terms["joints_3d"] == 0) == (2 in absent) == (terms["pa_mpjpe"] == 0)
     assert (outputs.pred_joints_3d.grad.abs().max() > 0) == (2 not in absent)

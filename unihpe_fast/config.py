@@ -145,7 +145,7 @@ class LossConfig:
     volume: float = 0.0
     """GRAM's loss: the volume that a sample's embeddings span, each modality in turn looked up by the others"""
     area: float = 0.0
-    """TRIANGLE's loss: the area of the triangle of a sample's three embeddings, of samples that have all three"""
+    """TRIANGLE's loss: the area of the triangle of a sample's three embeddings; of the samples that have all three"""
     joints_3d: float = 1.0
     """distance of the decoded 3D joints, in metres, mean over joints and the modalities they were read from"""
     joints_2d: float = 1.0

@@ -70,6 +70,11 @@ class Criterion(SharesGroup, nn.Module):
                 )
                 self.add_module(name, module)
 
+    @property
+    def can_be_compiled(self) -> bool:
+        """Not with collectives, nor with the area's term, whose number of samples depends on the data."""
+        return self.group is None and not self.weights["area"]
+
     def is_dense(self, present: Tensor, weights: Tensor) -> bool:
         """Whether a batch on the host, present bool [3, B] and weights [B], has every modality of the model and weights
         of 1 alone. False over ranks, which would have to agree on it first."""
@@ -82,17 +87,19 @@ class Criterion(SharesGroup, nn.Module):
 
         A sample trains with what it has: a term counts it only where its modalities are present and its joints valid,
         and what stands elsewhere (even NaN) changes nothing. A term that no sample can train is 0. Computed in fp32,
-        also under autocast; shapes do not depend on the data. dense: `is_dense` of the batch is known to be true; the
+        also under autocast; shapes depend on the data in the area's term only. dense: `is_dense` of the batch is known to be true; the
         contrastive terms are the same then, by kernels without masks, which are faster.
         """
         with torch.autocast(outputs.embeddings.device.type, enabled=False):
             terms: dict[str, Tensor] = {}
-            contrasted = outputs.embeddings.float().unbind()
+            contrasted = outputs.embeddings.float()
             masks = {} if dense else {"weights": target["weights"], "present": self._present(target)}
             for name in CONTRASTIVE:
                 if self.weights[name]:
-                    given = self._complete(masks) if name == "area" else masks
-                    terms[name] = getattr(self, name)(*contrasted, **given)
+                    given, masked = contrasted, masks
+                    if name == "area" and masks:
+                        given, masked = _complete(contrasted, **masks)
+                    terms[name] = getattr(self, name)(*given, **masked)
             means = {name: term(self, outputs, target) for name, term in _MEANS.items() if self.weights[name]}
             terms |= zip(means, global_means(list(means.values()), self.group), strict=True)
             total = outputs.embeddings.new_zeros((), dtype=torch.float32)
@@ -109,11 +116,6 @@ class Criterion(SharesGroup, nn.Module):
         poses = weights.amax(-1)
         truth = torch.where(weights[..., None] > 0, target["joints_3d"][..., :3] / MM_PER_METRE, 0)
         return _weighted(pa_mpjpe(outputs.pred_joints_3d / MM_PER_METRE, truth, weights=weights), poses)
-
-    @staticmethod
-    def _complete(masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The masks of a loss that no modality can be taken from: samples that lack one have no weight."""
-        return {"weights": torch.where(masks["present"].all(0), masks["weights"], 0)} if masks else {}
 
     def _present(self, target: dict[str, Tensor]) -> Tensor:
         """[M, B]: the rows of the model's modalities. Stacked: an index list would be copied to the GPU each step."""
@@ -154,6 +156,12 @@ _MEANS: dict[str, Callable[[Any, Any, dict[str, Tensor]], _Sums]] = {
     "heatmaps": Criterion._heatmaps,
     "pa_mpjpe": Criterion._pa_mpjpe,
 }
+
+
+def _complete(embeddings: Tensor, weights: Tensor, present: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The samples that have every modality, for a loss that none can be taken from: others are no negatives either."""
+    keep = present.all(0)
+    return embeddings[:, keep], {"weights": weights[keep]}
 
 
 def _distances(pred: Tensor, target: Tensor, weights: Tensor) -> _Sums:

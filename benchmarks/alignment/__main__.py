@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.alignment.arms import ARMS, Data, configure, run
+from benchmarks.alignment.arms import ARMS, MOTION, PHOTOS, RENDERED, Data, configure, run
 from benchmarks.record import provenance
 from unihpe_fast.fileio import write_text
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--rendered", default="real-motion/pictures-train.h5", help="a few rendered pictures of it")
     parser.add_argument("--photos", default="real-motion/lspet.h5", help="photographs with 2D alone")
     parser.add_argument("--val", default="real-motion/pictures-val.h5", help="rendered pictures of unseen people")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--backbone", default="movenet_lightning", help="frozen, with its published weights")
@@ -31,7 +31,8 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    said = {name: getattr(options, name) for name in ("steps", "backbone")}
+    said: dict[str, Any] = {"steps": options.steps, "backbone": options.backbone}
+    said["batch"] = {"motion": MOTION, "rendered": RENDERED, "photos": PHOTOS}
     said["files"] = [Path(path).name for path in (options.motion, options.rendered, options.photos, options.val)]
     record: dict[str, Any] = {**provenance(), **said, "runs": []}
     if options.json.exists():

@@ -38,8 +38,8 @@ def learning_rate(config: OptimConfig, step: int) -> float:
 class LossStep(nn.Module):
     """A batch's tensors -> the total loss and its terms.
 
-    In one process forward and losses are compiled as one graph; among several the losses talk to the other ranks, and
-    only the model is. sharded: the model is divided among the ranks, and its blocks are compiled already.
+    Forward and losses are compiled as one graph where the losses can be; otherwise, as among several processes, only the
+    model is. sharded: the model is divided among the ranks, and its blocks are compiled already.
     """
 
     def __init__(self, model: UniHPE, criterion: Criterion, runtime: Runtime, *, sharded: bool = False) -> None:
@@ -50,7 +50,7 @@ class LossStep(nn.Module):
         self._forward: list[Any] = [model]
         if mode is None or sharded:
             return
-        if criterion.group is None:
+        if criterion.can_be_compiled:
             self.compile(fullgraph=True, dynamic=False, mode=mode)
         else:
             self._forward = [torch.compile(model, fullgraph=True, dynamic=False, mode=mode)]
