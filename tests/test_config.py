@@ -44,6 +44,8 @@ def test_missing_options_take_their_defaults(tmp_path: Path) -> None:
         ("model: {modalities: [sound]}", "modalities"),
         ("model: {modalities: [pose2d, pose2d]}", "modalities"),
         ("optim: {ema: 1.0}", "ema"),
+        ("{loss: {area: 0.1}, model: {modalities: [pose2d, pose3d]}}", "--loss.area 0.1: .* or three modalities"),
+        ("model: {image: {frozen: true}}", "frozen leaves .* random weights as they are: wanted .*pretrained too"),
         ("data: {train_weights: [1.0, 2.0]}", "train-weights"),
         ("data: {augment_for: {a.h5: '{flip: false}'}}", "augment-for a.h5: wanted one of the training sources"),
         ("data: {augment_for: {synthetic: '{spin: 3}'}}", "augment-for synthetic: .*spin"),

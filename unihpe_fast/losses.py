@@ -87,8 +87,8 @@ class Criterion(SharesGroup, nn.Module):
 
         A sample trains with what it has: a term counts it only where its modalities are present and its joints valid,
         and what stands elsewhere (even NaN) changes nothing. A term that no sample can train is 0. Computed in fp32,
-        also under autocast; shapes depend on the data in the area's term only. dense: `is_dense` of the batch is known to be true; the
-        contrastive terms are the same then, by kernels without masks, which are faster.
+        also under autocast; in the area's term alone do shapes depend on the data. dense: `is_dense` of the batch is
+        known to be true; the contrastive terms are the same then, by kernels without masks, which are faster.
         """
         with torch.autocast(outputs.embeddings.device.type, enabled=False):
             terms: dict[str, Tensor] = {}

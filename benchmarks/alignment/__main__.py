@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.alignment.arms import ARMS, MOTION, PHOTOS, RENDERED, Data, configure, run
+from benchmarks.alignment.arms import ARMS, BACKBONE, MOTION, PHOTOS, RENDERED, Data, configure, run
 from benchmarks.record import provenance
 from unihpe_fast.fileio import write_text
 
@@ -26,12 +26,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--backbone", default="movenet_lightning", help="frozen, with its published weights")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    said: dict[str, Any] = {"steps": options.steps, "backbone": options.backbone}
+    said: dict[str, Any] = {"steps": options.steps, "backbone": BACKBONE}
     said["batch"] = {"motion": MOTION, "rendered": RENDERED, "photos": PHOTOS}
     said["files"] = [Path(path).name for path in (options.motion, options.rendered, options.photos, options.val)]
     record: dict[str, Any] = {**provenance(), **said, "runs": []}
@@ -44,7 +43,7 @@ def main() -> None:
     wanted = [(name, seed) for seed in options.seeds for name in options.arms if (name, seed) not in done]
     data = None
     for name, seed in wanted:
-        config = configure(ARMS[name], options.motion, options.steps, seed, options.backbone)
+        config = configure(ARMS[name], options.motion, options.steps, seed)
         data = data or Data(config, options.rendered, options.photos, options.val)
         found = run(config, ARMS[name], data)
         record["runs"].append({"arm": name, "seed": seed, **found})

@@ -32,6 +32,7 @@ from unihpe_fast.models.image_encoder import ImageEncoder
 from unihpe_fast.models.unihpe import UniHPE
 from unihpe_kernels import mpjpe, pa_mpjpe
 
+BACKBONE = "movenet_lightning"
 IMAGE_SIZE = 128
 # samples of a batch: motion without pictures, rendered pictures, photographs
 MOTION, RENDERED, PHOTOS = 96, 64, 48
@@ -51,6 +52,7 @@ class Arm:
     two_steps: bool = False
 
 
+_OFF: dict[str, Any] = dict.fromkeys(CONTRASTIVE, 0.0)
 _BOTH = {"singular_value": WEIGHT, "pairwise": WEIGHT}
 ARMS = {
     "none": Arm(),
@@ -67,8 +69,8 @@ ARMS = {
 }
 
 
-def configure(arm: Arm, motion: str, steps: int, seed: int, backbone: str = "movenet_lightning") -> Config:
-    """What the run of an arm differs by from the others is what `arm` says and nothing else."""
+def configure(arm: Arm, motion: str, steps: int, seed: int) -> Config:
+    """The run of an arm, which differs from the others by what `arm` says and nothing else. motion: prepared file."""
     small = PoseEncoderConfig(width=256, depth=2)
     return check(
         Config(
@@ -81,13 +83,13 @@ def configure(arm: Arm, motion: str, steps: int, seed: int, backbone: str = "mov
             model=ModelConfig(
                 source_tokens=arm.source_tokens,
                 image=ImageEncoderConfig(
-                    backbone, pretrained=True, frozen=True, fuse_width=64, heatmap_stride=8, head_width=256
+                    BACKBONE, pretrained=True, frozen=True, fuse_width=64, heatmap_stride=8, head_width=256
                 ),
                 pose2d=small,
                 pose3d=small,
                 decoder=DecoderConfig(width=256, depth=1),
             ),
-            loss=LossConfig(**{**dict.fromkeys(CONTRASTIVE, 0.0), **arm.terms}, heatmaps=0.1),
+            loss=replace(LossConfig(heatmaps=0.1), **_OFF | arm.terms),
             optim=OptimConfig(steps=steps, warmup=min(50, steps // 4)),
             run=RunConfig(seed=seed, device="cpu", dtype="float32", compile="off"),
         )
@@ -129,7 +131,7 @@ def _trained(config: Config, arm: Arm, data: Data) -> tuple[UniHPE, int]:
     if arm.two_steps:
         half = replace(config, optim=replace(config.optim, steps=config.optim.steps // 2))
         encoders = replace(half.loss, joints_3d=0.0)
-        decoder = replace(half.loss, **dict.fromkeys((*CONTRASTIVE, "joints_2d", "heatmaps"), 0.0))
+        decoder = replace(half.loss, **_OFF, joints_2d=0.0, heatmaps=0.0)
         stages = [replace(half, loss=encoders), replace(half, loss=decoder)]
     bad, before = 0, None
     for number, stage in enumerate(stages):

@@ -8,12 +8,12 @@ import argparse
 import json
 import os
 import re
-import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report.alignment_table import alignment_table
 from benchmarks.report.speed_plots import breakdown_plot, growth_plot, roofline_plot
 from benchmarks.report.speed_tables import full_tables, gpu_extras, origin, readme_table, summary_table, table
 from benchmarks.static_cost.table import columns, time_columns
@@ -156,35 +156,6 @@ def real_motion_table(record: dict[str, Any]) -> str:
     return f"{table(head, rows)}\n\n{'; '.join(notes)}. {record['trained']}. {origin(record)}"
 
 
-def _spread(values: list[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
-def ablation_table(record: dict[str, Any]) -> str:
-    columns: dict[str, tuple[int, Callable[[dict[str, Any]], float]]] = {
-        "image MPJPE, mm": (1, lambda s: s["image"]["mpjpe"]),
-        "image PA-MPJPE, mm": (1, lambda s: s["image"]["pa_mpjpe"]),
-        "lifting MPJPE, mm": (1, lambda s: s["pose2d"]["mpjpe"]),
-        "lifting PA-MPJPE, mm": (1, lambda s: s["pose2d"]["pa_mpjpe"]),
-        "pose2d->pose3d R@1": (3, lambda s: s["retrieval"]["pose2d->pose3d"]["r1"]),
-        "image->pose3d R@1": (3, lambda s: s["retrieval"]["image->pose3d"]["r1"]),
-    }
-    rows = []
-    for variant in dict.fromkeys(run["variant"] for run in record["runs"]):
-        runs = [run["scores"] for run in record["runs"] if run["variant"] == variant]
-        cells = [_spread([pick(scores) for scores in runs], digits) for digits, pick in columns.values()]
-        rows.append([variant, str(len(runs)), *cells])
-    order = ["none", "pairwise", "singular-value", "both"]
-    rows.sort(key=lambda row: order.index(row[0]))
-    baseline = record["runs"][0]["scores"]["mean_pose"]
-    return (
-        f"{table(['contrastive terms', 'seeds', *columns], rows)}\n\n"
-        f"Mean and standard deviation over seeds, {record['steps']} steps each; the mean pose scores "
-        f"{_error(baseline)} mm. {origin(record)}"
-    )
-
-
 def static_cost_table(record: dict[str, Any]) -> str:
     """A line a size; `python -m benchmarks.static_cost` prints all columns."""
     kept = ("kernel", "size", "per", "total", "special", "registers", "occupancy")
@@ -247,7 +218,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cmu-images": ("cmu-images", run_table),
     "lifting": ("lifting", lifting_table),
     "real-motion": ("real-motion", real_motion_table),
-    "ablation": ("ablation", ablation_table),
+    "alignment": ("alignment", alignment_table),
     "static_cost": ("static_cost", static_cost_table),
     "data": ("data", data_table),
     "soak": ("soak", soak_line),

@@ -38,8 +38,8 @@ def learning_rate(config: OptimConfig, step: int) -> float:
 class LossStep(nn.Module):
     """A batch's tensors -> the total loss and its terms.
 
-    Forward and losses are compiled as one graph where the losses can be; otherwise, as among several processes, only the
-    model is. sharded: the model is divided among the ranks, and its blocks are compiled already.
+    Forward and losses are compiled as one graph where the losses can be; otherwise, as among several processes, the
+    model alone. sharded: the model is divided among the ranks, and its blocks are compiled already.
     """
 
     def __init__(self, model: UniHPE, criterion: Criterion, runtime: Runtime, *, sharded: bool = False) -> None:
