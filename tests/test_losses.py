@@ -318,6 +318,11 @@ def test_a_weight_of_zero_switches_a_term_off(term: str) -> None:
     torch.testing.assert_close(criterion(outputs, less)[0], total)
 
 
+@pytest.mark.parametrize("term", TERMS)
+def test_the_terms_whose_shapes_depend_on_the_data_are_not_compiled(term: str) -> None:
+    assert Criterion(replace(NONE, **{term: 1.0}), ("image", "pose2d", "pose3d")).can_be_compiled == (term != "area")
+
+
 def test_all_weights_zero() -> None:
     total, terms = Criterion(NONE, ("pose2d", "pose3d"))(outputs_for(3, 2), make_batch(3))
     assert total == 0
