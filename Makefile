@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test test-plain test-interpreted test-compiled test-slow compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
+.PHONY: train real-motion predict test test-plain test-interpreted test-compiled test-benchmarks test-slow compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
 install: $(STAMP)
 
 # uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
@@ -28,23 +28,26 @@ predict: $(STAMP)
 
 # all that is not marked slow. Many small problems: on one thread they finish sooner than on several; the kernels' tests in
 # Triton's interpreter beside, and whichever ends first makes room for those that compile kernels for GPUs, on as many
-# cores as are left
+# cores as are left, and for those of the benchmarks
 test: $(STAMP)
 	$(BIN)/coverage erase
-	$(MAKE) -j2 --output-sync=target test-plain test-interpreted test-compiled
+	$(MAKE) -j2 --output-sync=target test-plain test-interpreted test-compiled test-benchmarks
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=90
 
 COMPILED := tests/kernels/test_compile.py tests/benchmarks/test_static_cost.py
 FAST := -m "not slow"
-test-plain test-interpreted test-compiled test-slow: export OMP_NUM_THREADS := 1
+test-plain test-interpreted test-compiled test-benchmarks test-slow: export OMP_NUM_THREADS := 1
 test-plain: $(STAMP)
-	$(BIN)/coverage run -m pytest tests $(FAST) --ignore-glob='*/test_triton_*' $(addprefix --ignore=,$(COMPILED))
+	$(BIN)/coverage run -m pytest tests $(FAST) --ignore-glob='*/test_triton_*' --ignore=tests/kernels/test_compile.py \
+	    --ignore=tests/benchmarks
 test-interpreted: $(STAMP)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py $(FAST)
 # in this order: the second finds compiled what the first has
 test-compiled: $(STAMP)
 	$(BIN)/python -m pytest $(COMPILED)
+test-benchmarks: $(STAMP)
+	$(BIN)/python -m pytest tests/benchmarks $(FAST) --ignore=tests/benchmarks/test_static_cost.py
 
 # more samples, steps and combinations of what `make test` does with few, and real launches of torchrun
 test-slow: $(STAMP)
