@@ -95,6 +95,8 @@ class ImageEncoderConfig:
     """fuse the feature maps of all scales; otherwise only the last one is used"""
     fuse_width: int = 128
     """channels of the fused map"""
+    fuse_depth: int = 0
+    """residual blocks of 3 x 3 convolutions on it"""
     heatmap_stride: int = 4
     """input px a heatmap cell, for the 2D head"""
     head_width: int = 512

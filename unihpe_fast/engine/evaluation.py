@@ -285,7 +285,8 @@ def score(predictions: Predictions, mean_pose: Tensor) -> dict[str, Any]:
         found, truth, known = p.keypoints_2d[keep], p.target_2d[keep][..., :2], p.valid_2d[keep]
         scores["keypoints2d"] = average(keypoint_metrics(found, truth, known, p.scale_2d[keep]))
         of_torso = torso_pck(found, truth, known)
-        scores["keypoints2d"] |= average({"pck_torso": of_torso[~of_torso.isnan()]}) or {"pck_torso": None}
+        torso = average({"pck_torso": of_torso[~of_torso.isnan()]})
+        scores["keypoints2d"]["pck_torso"] = torso and torso["pck_torso"]
     scores["per_action"] = per_action
     scores["retrieval"] = {}
     for a, b in DIRECTIONS:
