@@ -117,7 +117,7 @@ PRESETS: dict[str, Config] = {
         ),
         model=ModelConfig(image=_MOVENET_IMAGE),
         loss=LossConfig(heatmaps=0.1),
-        optim=OptimConfig(steps=1500),
+        optim=OptimConfig(steps=700),
     ),
     # photographs with 2D alone, rendered people with all three modalities and motion without pictures: image to 3D is
     # learned through the space that they share. Fewer rendered ones than photographs, so that these are not forgotten
@@ -133,7 +133,7 @@ PRESETS: dict[str, Config] = {
         ),
         model=ModelConfig(image=_MOVENET_IMAGE),
         loss=LossConfig(heatmaps=0.1),
-        optim=OptimConfig(steps=1000),
+        optim=OptimConfig(steps=600),
     ),
     # the 2D detections of VideoPose3D's files, or their ground truth, to 3D. Batch size, learning rate and mirroring as
     # the only augmentation: VideoPose3D (Pavllo et al. 2019); 1024 channels: SimpleBaseline (Martinez et al. 2017);
