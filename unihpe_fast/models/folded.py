@@ -1,6 +1,6 @@
 """From 2D keypoints to 3D joints in as few steps as the trained weights allow: for prediction, where they are fixed."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class FoldedLifter:
 
     def __init__(self, model: UniHPE, dtype: torch.dtype) -> None:
         encoder, decoder = model.pose2d_encoder, model.decoder
-        trunk = encoder.trunk.mlp
+        trunk: Any = encoder.trunk.mlp
         self.dtype = dtype
         self.missing = encoder.trunk.missing.detach()
         self.encoder = _blocks(trunk, dtype)
@@ -84,5 +84,6 @@ def _after_norm(norm: nn.LayerNorm, layer: nn.Linear) -> _Linear:
 
 
 def _blocks(mlp: ResidualMLP, dtype: torch.dtype) -> list[tuple[_Linear, _Linear]]:
-    layers = [[part for part in block if isinstance(part, (nn.LayerNorm, nn.Linear))] for block in mlp.blocks]
-    return [(_after_norm(norm, first).to(dtype), _linear(second).to(dtype)) for norm, first, second in layers]
+    blocks: list[Any] = list(mlp.blocks.children())
+    # a block is norm, layer, GELU, dropout, layer, dropout
+    return [(_after_norm(block[0], block[1]).to(dtype), _linear(block[4]).to(dtype)) for block in blocks]
