@@ -265,7 +265,9 @@ def test_a_video(tmp_path: Path, told: Found, capsys: pytest.CaptureFixture[str]
     assert sorted(p.name for p in (tmp_path / "out").glob("*.trc")) == ["walk_person0.trc", "walk_person1.trc"]
 
 
-def test_a_webcam(tmp_path: Path, told: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webcam(
+    tmp_path: Path, told: Found, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
 
     class Camera(list):
@@ -281,10 +283,14 @@ def test_a_webcam(tmp_path: Path, told: Found, monkeypatch: pytest.MonkeyPatch) 
     window = SimpleNamespace(show=lambda picture: shown.append(picture) is None and len(shown) < 4, close=lambda: None)
     monkeypatch.setattr("unihpe_fast.live.open_video", lambda number: frames)
     monkeypatch.setattr("unihpe_fast.live.open_window", lambda title: (window, ""))
+    # nobody in the last one that is shown
+    told.frames[3] = told.frames[3][:0]
     assert main(["0", "--out", str(tmp_path / "out"), "--save-keypoints", *FAST]) == 0
-    assert len(read_keypoints(tmp_path / "out/webcam0_keypoints.json")) == 8
+    assert len(read_keypoints(tmp_path / "out/webcam0_keypoints.json")) == 6
     got = npz.read(tmp_path / "out/webcam0.npz")
-    assert (len(got), got.fps, got.source[0]) == (8, 24.5, "webcam 0")
+    assert (len(got), got.fps, got.source[0]) == (6, 24.5, "webcam 0")
+    # the frame of nobody, which has no rows, counts too
+    assert " in 4 frames, " in "".join(capsys.readouterr())
     assert shown[0].shape[1] > SIZE[0]
 
 

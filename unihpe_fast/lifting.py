@@ -43,6 +43,18 @@ def camera_vectors(camera: object, size: np.ndarray) -> np.ndarray:
     return vectors
 
 
+def people_last(points: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Points [N, K, 2] px and confidence [N, K] as one float32 [N, K, 3] whose people lie next to each other in memory.
+
+    NumPy works along long rows several times as fast as along the two or three numbers of a joint.
+    """
+    joints = np.empty((3, *confidence.shape[::-1]), np.float32)
+    # what is beyond float32 becomes infinite, which is as unknown
+    with np.errstate(over="ignore"):
+        joints[:2], joints[2] = points.transpose(2, 1, 0), confidence.T
+    return joints.transpose(2, 1, 0)
+
+
 def liftable(joints: np.ndarray) -> np.ndarray:
     """[N] bool, which people [N, 17, 3] px and confidence show FEWEST_JOINTS joints in a box of SMALLEST_BOX px."""
     points = _joints_first(joints)
@@ -63,7 +75,7 @@ def people_of(joints: np.ndarray, camera: np.ndarray, size: np.ndarray, usable: 
     The joints of people who are not `usable` [N] bool (see `liftable`) are taken away.
     """
     joints = joints.astype(np.float64)
-    joints[~usable] = 0
+    np.copyto(joints, 0, where=~usable[:, None, None])
     return People(
         keypoints_2d=joints,
         joints_3d=np.zeros((len(joints), NUM_JOINTS, 4)),

@@ -21,12 +21,12 @@ def live(
     draw: Callable[[np.ndarray, Prediction], np.ndarray] | None = None,
     keep: Keep | None = None,
     most_frames: int | None = None,
-) -> Prediction | None:
-    """Follow a webcam until its window is closed, it ends or Ctrl-C; the poses of all frames, None where none was seen.
+) -> tuple[Prediction | None, int]:
+    """Follow a webcam until its window is closed, it ends or Ctrl-C.
 
-    smooth: a One-Euro filter a person. draw: picture and poses to the picture that is shown. keep: is
-    told of every frame, as by `Predictor.video`. Raises VideoError where
-    there is no such webcam.
+    smooth: a One-Euro filter a person. draw: picture and poses to the picture that is shown. keep: is told of every
+    frame, as by `Predictor.video`. Returns the poses of all frames, None where nobody was seen, and how many frames
+    there were. Raises VideoError where there is no such webcam.
     """
     tracker, rate = Tracker(), Rate()
     filters: dict[int, OneEuro] = {}
@@ -60,6 +60,6 @@ def live(
                 window.close()
         fps = video.mean_fps
     if not any(len(part) for part in parts):
-        return None
+        return None, rate.frames
     whole = concatenate(parts)
-    return replace(whole, fps=fps, source=np.full(len(whole), video.name, dtype=object))
+    return replace(whole, fps=fps, source=np.full(len(whole), video.name, dtype=object)), rate.frames

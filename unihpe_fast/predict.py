@@ -234,7 +234,7 @@ class Job:
         if item.kind == "webcam":
             if a.level:
                 raise ValueError(f"--level: must be for pictures that are recorded, got webcam {item.name}")
-            seen = live(
+            seen, count = live(
                 self.predictor,
                 int(item.name),
                 say=self.say,
@@ -245,7 +245,7 @@ class Job:
             )
             if seen is None:
                 raise ValueError(f"{item.name}: people must be at least one, got none")
-            return seen, len(np.unique(seen.frame)), None, saved
+            return seen, count, None, saved
         with open_video(item.paths[0]) as video, Counting(item.name, video.num_frames, self.console) as counting:
             frames = Counter[str]()
 

@@ -14,11 +14,10 @@ from unihpe_fast.config import ConfigError, RunConfig
 from unihpe_fast.data.augment import People
 from unihpe_fast.data.augment import roll as roll_people
 from unihpe_fast.data.bounds import LARGEST_PX
-from unihpe_fast.data.collate import collate, input_crop
+from unihpe_fast.data.collate import box_context, crop_units, input_crop
 from unihpe_fast.data.formats.keypoints import Keypoints
 from unihpe_fast.data.images import normalized
 from unihpe_fast.data.joint_sets import KEYPOINT_NAMES, joint_map, to_h36m17
-from unihpe_fast.data.records import MODALITIES, Batch, SampleInfo
 from unihpe_fast.detector.interface import Detections, Detector
 from unihpe_fast.engine.checkpoint import load_model
 from unihpe_fast.engine.packaged import read_card, shipped
@@ -31,8 +30,10 @@ from unihpe_fast.lifting import (
     camera_vectors,
     fit_root,
     liftable,
+    people_last,
     people_of,
 )
+from unihpe_fast.models.folded import FoldedLifter
 from unihpe_fast.models.unihpe import UniHPE
 from unihpe_fast.outputs.pictures import PictureError, read_photo
 from unihpe_fast.prediction import Prediction, concatenate
@@ -44,8 +45,6 @@ DEFAULT_MODEL = "lifting"
 # of keypoint files that do not say theirs
 ASSUMED_FPS = 30.0
 Array = np.ndarray | Tensor
-# people for whom casting the weights takes longer than products in bfloat16 save
-_FEW = 64
 # is told frame, detections, numbers of the people [P], and names of the keypoints
 Keep = Callable[[int, Detections, np.ndarray, tuple[str, ...]], None]
 
@@ -58,8 +57,8 @@ class Predictor:
     when a picture first needs it. device: "auto", "cpu", "cuda".. min_confidence: keypoints less sure than that are
     absent. confidence: whether the model knows 0 and 1 only ("binary") or a detector's own ("graded"); None: what its
     file says, else "binary". batch_size: people that go through the model at once. dtype: of the model's products;
-    "auto": bfloat16 where the device multiplies it in hardware, which moves joints by half a millimetre in the mean;
-    fewer than 64 people on a CPU are sooner done in float32.
+    "auto": bfloat16 where the device multiplies it in hardware, which moves joints by half a millimetre in the mean.
+    The weights are those that the model has now.
 
     Raises CheckpointError for a model that cannot be used, ValueError for other options.
     """
@@ -89,6 +88,7 @@ class Predictor:
         self.model = (model if isinstance(model, UniHPE) else load_model(model)[0]).to(self.device)
         if not {"image", "pose2d"} & set(self.model.modalities):
             raise ValueError(f"Predictor: model must read images or 2D poses, got one of {self.model.modalities}")
+        self._lifter = FoldedLifter(self.model, self.dtype) if FoldedLifter.fits(self.model) else None
         self.graded = (confidence or _stated_confidence(model)) == "graded"
         self.min_confidence, self.batch_size = min_confidence, batch_size
         self._detector = detector
@@ -373,12 +373,11 @@ class Predictor:
                 raise ValueError(f"lift: confidence must be {list(points.shape[:-1])}, got {list(sure.shape)}")
         else:
             sure = points[..., 2] if points.shape[-1] == 3 else np.ones(points.shape[:-1])
-        joints = np.concatenate([points[..., :2], sure[..., None]], axis=-1).reshape(-1, len(names), 3)
+        joints = people_last(points[..., :2].reshape(-1, len(names), 2), sure.reshape(-1, len(names)))
         # NaN and what is beyond the bounds of data/bounds.py are not known
-        known = np.logical_and.reduce(np.abs(np.moveaxis(joints, -1, 0)) < LARGEST_PX)
-        absent = ~known | (joints[..., 2] < max(self.min_confidence, 1e-12))
-        joints[absent] = 0
-        return to_h36m17(joints.astype(np.float32), joint_map(names)), lead, layout if isinstance(layout, str) else ""
+        known = (np.abs(joints) < LARGEST_PX).all(-1) & (joints[..., 2] >= max(self.min_confidence, 1e-12))
+        np.copyto(joints, 0, where=~known[..., None])
+        return to_h36m17(joints, joint_map(names)), lead, layout if isinstance(layout, str) else ""
 
     def _predict(
         self,
@@ -404,7 +403,9 @@ class Predictor:
                 people = roll_people(people, np.full(len(good), roll))
                 people = replace(people, bbox=boxes(people.keypoints_2d, good))
             if good.any():
-                poses[rows][good] = self._forward(people.select(good), None if roll else image)
+                poses[rows][good] = self._forward(
+                    people if good.all() else people.select(good), None if roll else image
+                )
             root[rows] = fit_root(poses[rows], people.keypoints_2d, camera[rows])
         seen = joints[..., 2] > 0
         prediction = Prediction(
@@ -424,20 +425,22 @@ class Predictor:
         return prediction.shaped(lead)
 
     def _forward(self, people: People, image: np.ndarray | None) -> np.ndarray:
-        """[n, 17, 3] mm of people who can be lifted; they lose their confidences where the model knows 0 and 1 only."""
+        """[n, 17, 3] mm of people who can be lifted; confidences become 0 and 1 where the model knows these only."""
         model = self.model
+        keypoints = crop_units(people).astype(np.float32)
         if not self.graded:
-            people.keypoints_2d[..., 2] = people.keypoints_2d[..., 2] > 0
+            keypoints[..., 2] = keypoints[..., 2] > 0
+        box = torch.from_numpy(box_context(people).astype(np.float32)).to(self.device)
+        keypoints_2d = torch.from_numpy(keypoints).to(self.device)
         pixels = self._crops(people.bbox, image) if self.looks_at_pictures and image is not None else None
-        batch = _batch(people, pixels).to(self.device)
-        rounded = self.dtype != torch.float32 and (self.device.type != "cpu" or len(people.bbox) >= _FEW)
-        autocast = torch.autocast(self.device.type, dtype=self.dtype, enabled=rounded)
-        with torch.inference_mode(), autocast:
+        if pixels is None and self._lifter is not None:
+            return self._lifter(keypoints_2d, box).cpu().numpy()
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
             embeddings: dict[str, Tensor] = {}
             if pixels is not None:
-                embeddings["image"] = model.encode_image(batch.image, batch.box)
+                embeddings["image"] = model.encode_image(pixels.to(self.device), box)
             if "pose2d" in model.modalities:
-                embeddings["pose2d"] = model.encode_pose2d(batch.keypoints_2d, batch.box)
+                embeddings["pose2d"] = model.encode_pose2d(keypoints_2d, box)
             if not embeddings:
                 raise ValueError("lift: model must read 2D poses, got one that reads images only: give it pictures")
             pose = model.decode(model.fuse(**embeddings), tuple(embeddings))
@@ -482,18 +485,6 @@ def _alike(found: Keypoints) -> list[np.ndarray]:
     return [np.array(rows) for rows in keys.values()]
 
 
-def _batch(people: People, pixels: Tensor | None) -> Batch:
-    count = len(people.bbox)
-    present = np.zeros((len(MODALITIES), count), bool)
-    present[0], present[1] = pixels is not None, True
-    return collate(
-        people,
-        torch.zeros(count, 3, 1, 1) if pixels is None else pixels,
-        present=present,
-        info=SampleInfo.unnamed(count),
-    )
-
-
 def _stated_confidence(model: str | Path | UniHPE) -> str:
     if isinstance(model, UniHPE):
         return "binary"
@@ -505,7 +496,7 @@ def _numpy(name: str, values: Array) -> np.ndarray:
     found = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if found.dtype.kind not in "fiu":
         raise ValueError(f"lift: {name} must be numbers, got {found.dtype}")
-    return found.astype(np.float64)
+    return found
 
 
 def _pictures(size: Any, camera: Any, lead: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

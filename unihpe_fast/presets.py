@@ -131,7 +131,7 @@ PRESETS: dict[str, Config] = {
             augment=_PHOTOS,
             augment_for={"cmu-images-train.h5": "{rotate: 15, scale: 0.1}"},
         ),
-        model=ModelConfig(image=_MOVENET_IMAGE),
+        model=ModelConfig(image=replace(_MOVENET_IMAGE, backbone="movenet_thunder")),
         loss=LossConfig(heatmaps=0.1),
         optim=OptimConfig(steps=600),
     ),

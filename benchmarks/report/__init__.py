@@ -41,6 +41,9 @@ def run_table(record: dict[str, Any]) -> str:
     notes = [f"{scores['n']} validation samples"]
     if scores["keypoints2d"]:
         notes.append(f"image 2D error {scores['keypoints2d']['px']:.1f} px of the full image")
+        # older results have none
+        if torso := scores["keypoints2d"].get("pck_torso"):
+            notes.append(f"PCK@0.2 of the torso {torso:.1f} %")
     found = {name: scores["retrieval"].get(name) for name in ("pose2d->pose3d", "image->pose3d", "image->pose2d")}
     notes += [f"{name} R@1 {values['r1']:.2f}" for name, values in found.items() if values]
     notes.append(f"{record['seconds'] / 60:.1f} minutes from start to scores")
@@ -216,6 +219,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "synthetic": ("synthetic", run_table),
     "cmu-lifting": ("cmu-lifting", run_table),
     "cmu-images": ("cmu-images", run_table),
+    "real-motion-images": ("real-motion-images", run_table),
+    "photographs": ("photographs", run_table),
     "lifting": ("lifting", lifting_table),
     "real-motion": ("real-motion", real_motion_table),
     "alignment": ("alignment", alignment_table),

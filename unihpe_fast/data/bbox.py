@@ -21,7 +21,9 @@ def square_bbox(keypoints_2d: Array, margin: float = MARGIN) -> Array:
     if keypoints_2d.ndim < 2 or keypoints_2d.shape[-1] not in (2, 3):
         raise ValueError(f"keypoints_2d: want [..., J, 2] or [..., J, 3], got {list(keypoints_2d.shape)}")
     if isinstance(keypoints_2d, np.ndarray):
-        return _square_bbox(torch.from_numpy(np.ascontiguousarray(keypoints_2d)), margin).numpy()
+        # torch takes no negative strides
+        forward = min(keypoints_2d.strides) >= 0
+        return _square_bbox(torch.from_numpy(keypoints_2d if forward else keypoints_2d.copy()), margin).numpy()
     return _square_bbox(keypoints_2d, margin)
 
 

@@ -52,11 +52,8 @@ def collate(
     present = present.copy()
     # a pose without its root has no root-relative form
     present[2] &= people.joints_3d[:, ROOT, 3] > 0
-    half_side = people.bbox[:, None, 2:] / 2
-    target_2d = people.keypoints_2d.copy()
-    target_2d[..., :2] = (target_2d[..., :2] - people.bbox[:, None, :2]) / half_side
+    target_2d = crop_units(people)
     target_2d[~present[1]] = 0
-    target_2d[target_2d[..., 2] <= 0] = 0
     keypoints_2d = target_2d
     if detector is not None and rng is not None:
         keypoints_2d = simulate_detector(target_2d, detector, rng)
@@ -82,7 +79,7 @@ def collate(
         root=_float(np.where(unknown[:, None], np.nan, root)),
         camera=_float(people.camera),
         crop=_float(input_crop(people.bbox, image.shape[-1])),
-        box=_float(_box(told)),
+        box=_float(box_context(told)),
         present=torch.from_numpy(present),
         weights=torch.ones(len(info)),
         scale_2d=_float(people.bbox[:, 2] / 2),
@@ -94,7 +91,14 @@ def _float(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def _box(people: People) -> np.ndarray:
+def crop_units(people: People) -> np.ndarray:
+    """[N, 17, 3], the 2D keypoints in half bbox sides about its centre, and confidence; a missing joint is all 0."""
+    points, confidence = people.keypoints_2d[..., :2], people.keypoints_2d[..., 2:]
+    points = (points - people.bbox[:, None, :2]) / (people.bbox[:, None, 2:] / 2)
+    return np.where(confidence > 0, np.concatenate([points, confidence], axis=-1), 0)
+
+
+def box_context(people: People) -> np.ndarray:
     """[N, 3], see Batch.box; zero where neither the camera nor the size of the image is known."""
     diagonal = np.linalg.norm(people.size, axis=1, keepdims=True)
     focal = np.where(np.isnan(people.camera[:, :2]), diagonal, people.camera[:, :2])

@@ -183,11 +183,12 @@ def to_h36m17(joints: np.ndarray, joint_map: JointMap) -> np.ndarray:
     joint is the mean of its sources (one named twice counts twice) and has the least of their confidences; where that
     is 0, or there is no source, all of the joint is 0.
     """
-    result = np.zeros((*joints.shape[:-2], NUM_JOINTS, joints.shape[-1]), joints.dtype)
+    # the axes lie in memory as those of `joints` do
+    result = np.zeros_like(joints, shape=(*joints.shape[:-2], NUM_JOINTS, joints.shape[-1]))
     for target, sources in enumerate(joint_map):
         if sources:
-            found = joints[..., list(sources), :]
-            result[..., target, :-1] = found[..., :-1].mean(-2)
-            result[..., target, -1] = found[..., -1].min(-1)
-    result[result[..., -1] <= 0] = 0
+            found = [joints[..., source, :] for source in sources]
+            result[..., target, :-1] = sum(joint[..., :-1] for joint in found) / len(found)
+            result[..., target, -1] = np.minimum.reduce([joint[..., -1] for joint in found])
+    np.copyto(result, 0, where=result[..., -1:] <= 0)
     return result
