@@ -63,7 +63,8 @@ class Case(NamedTuple):
     def rows_of_stack(self, buffer: Tensor) -> Tensor:
         """[M n, dim], of the buffer that has the tables."""
         dtype, rows = self.stack_dtype, self.num_modalities * self.n
-        return buffer.view(dtype).narrow(0, self.offset * 4 // dtype.itemsize, rows * self.dim).view(rows, self.dim)
+        start = self.offset * 4 // dtype.itemsize
+        return buffer.view(dtype)[start : start + rows * self.dim].view(rows, self.dim)
 
 
 class Tables(NamedTuple):
