@@ -196,22 +196,20 @@ def _is_plain(*arguments: Any) -> bool:
         return False
     if torch.overrides.has_torch_function(arguments):
         return False
-    keys = torch._C._dispatch_tls_local_include_set() - torch._C._dispatch_tls_local_exclude_set()
-    kinds = {torch._C._dispatch_keys(a).raw_repr() for a in arguments if isinstance(a, Tensor)}
-    return keys.raw_repr() == _PLAIN_STATE and len(kinds) == 1 and kinds <= _PLAIN_TENSORS
+    keys = torch._C._dispatch_tls_local_include_set()
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            keys = keys | torch._C._dispatch_keys(argument)
+    return (keys - torch._C._dispatch_tls_local_exclude_set()).raw_repr() in _PLAIN
 
 
 def _keys(*keys: torch._C.DispatchKey) -> torch._C.DispatchKeySet:
     return functools.reduce(lambda both, key: both | key, map(torch._C.DispatchKeySet, keys))
 
 
-_PLAIN_STATE = _keys(_Key.ADInplaceOrView, _Key.BackendSelect).raw_repr()
-_PLAIN_TENSORS = {
-    _keys(device, autograd, autocast, _Key.ADInplaceOrView).raw_repr()
-    for device, autograd, autocast in (
-        (_Key.CPU, _Key.AutogradCPU, _Key.AutocastCPU),
-        (_Key.CUDA, _Key.AutogradCUDA, _Key.AutocastCUDA),
-    )
+_PLAIN = {
+    _keys(device, autograd, _Key.ADInplaceOrView, _Key.BackendSelect).raw_repr()
+    for device, autograd in ((_Key.CPU, _Key.AutogradCPU), (_Key.CUDA, _Key.AutogradCUDA))
 }
 
 

@@ -50,20 +50,16 @@ def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
 
 def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
     """As `torch_backend.backward`."""
-    embeddings, weights, temperature = given.embeddings, given.weights, given.tau
     loss, logsumexp, sample_loss, saved, _ = outputs
-    n, dtype = len(embeddings[0]), embeddings[0].dtype
+    n, dtype = len(sample_loss), given.embeddings[0].dtype
+    grad = grad.float()
+    batch = _Batch(given, grad, loss, logsumexp, sample_loss, saved)
     # gradients of two parts are added up, in float32
-    both = given.present is not None and given.has_triples
-    outs = [
-        torch.empty_like(embedding, dtype=torch.float32 if both else dtype, memory_format=torch.contiguous_format)
-        for embedding in embeddings
-    ]
+    both = batch.pairs is not None and given.has_triples
+    outs = [torch.empty_like(rows, dtype=torch.float32 if both else None) for rows in batch.embeddings]
     d_weights, d_temperature = torch.empty_like(sample_loss), torch.empty_like(loss)
     if n:
         with on_device(grad):
-            grad = grad.float()
-            batch = _Batch(given, grad, loss, logsumexp, sample_loss, saved)
             d_scale, num_open = _embedding_gradients(grad, given, batch, saved, logsumexp, outs)
             batch.plan.last(num_open, len(d_scale))(
                 grad, loss, saved, sample_loss, batch.present, batch.temperature, d_scale, num_open, d_weights,
@@ -71,10 +67,11 @@ def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
             )  # fmt: skip
     else:
         d_temperature.zero_()
-    d_weights = d_weights if weights is None else d_weights.to(weights.dtype)
+    if given.weights is not None:
+        d_weights = d_weights.to(given.weights.dtype)
     if both:
         outs = [out.to(dtype) for out in outs]
-    return [*outs, d_temperature.to(temperature.dtype), d_weights]
+    return [*outs, d_temperature.to(given.tau.dtype), d_weights]
 
 
 def saved_size(given: Arguments) -> int:
@@ -159,7 +156,7 @@ def _case(given: Arguments, tensors: tuple[int, ...] = ()) -> Case:
 
 def _has_pairs(case: Case, has_triples: bool) -> bool:
     """Beside triples, those of incomplete samples."""
-    return case.masked or not has_triples
+    return case.n > 0 and (case.masked or not has_triples)
 
 
 def _saved_size(case: Case, has_triples: bool) -> int:
