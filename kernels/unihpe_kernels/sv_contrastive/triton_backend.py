@@ -25,9 +25,9 @@ def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
     first, m = given.embeddings[0], given.num_modalities
     n, dim = first.shape
     batch = _Batch(given)
-    new = functools.partial(torch.empty_strided, dtype=torch.float32, device=first.device)
-    loss, sample_loss, logsumexp = new((), ()), new((n,), (1,)), new((m, n), (n, 1))
-    saved = new((batch.plan.saved_size,), (1,))
+    loss, logsumexp, sample_loss, saved = (
+        first.new_empty(shape, dtype=torch.float32) for shape in ((), (m, n), (n,), (batch.plan.saved_size,))
+    )
     outputs = Outputs(loss, logsumexp, sample_loss, saved, first.new_empty(0, dtype=torch.int64))
     if n == 0 or n % 32:
         saved.zero_()  # between the tables, too: an output must be the same every time
@@ -56,7 +56,7 @@ def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
     batch = _Batch(given, grad, loss, logsumexp, sample_loss, saved)
     # gradients of two parts are added up, in float32
     both = batch.pairs is not None and given.has_triples
-    outs = [torch.empty_like(rows, dtype=torch.float32 if both else None) for rows in batch.embeddings]
+    outs = [torch.empty_like(rows, dtype=torch.float32 if both else dtype) for rows in batch.embeddings]
     d_weights, d_temperature = torch.empty_like(sample_loss), torch.empty_like(loss)
     if n:
         with on_device(grad):
