@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: train real-motion predict test test-plain test-interpreted test-compiled test-slow compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
+.PHONY: train real-motion real-motion-images predict test test-plain test-interpreted test-compiled test-benchmarks test-slow compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
 install: $(STAMP)
 
 # uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
@@ -28,23 +28,26 @@ predict: $(STAMP)
 
 # all that is not marked slow. Many small problems: on one thread they finish sooner than on several; the kernels' tests in
 # Triton's interpreter beside, and whichever ends first makes room for those that compile kernels for GPUs, on as many
-# cores as are left
+# cores as are left, and for those of the benchmarks
 test: $(STAMP)
 	$(BIN)/coverage erase
-	$(MAKE) -j2 --output-sync=target test-plain test-interpreted test-compiled
+	$(MAKE) -j2 --output-sync=target test-plain test-interpreted test-compiled test-benchmarks
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=90
 
 COMPILED := tests/kernels/test_compile.py tests/benchmarks/test_static_cost.py
 FAST := -m "not slow"
-test-plain test-interpreted test-compiled test-slow: export OMP_NUM_THREADS := 1
+test-plain test-interpreted test-compiled test-benchmarks test-slow: export OMP_NUM_THREADS := 1
 test-plain: $(STAMP)
-	$(BIN)/coverage run -m pytest tests $(FAST) --ignore-glob='*/test_triton_*' $(addprefix --ignore=,$(COMPILED))
+	$(BIN)/coverage run -m pytest tests $(FAST) --ignore-glob='*/test_triton_*' --ignore=tests/kernels/test_compile.py \
+	    --ignore=tests/benchmarks
 test-interpreted: $(STAMP)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py $(FAST)
 # in this order: the second finds compiled what the first has
 test-compiled: $(STAMP)
 	$(BIN)/python -m pytest $(COMPILED)
+test-benchmarks: $(STAMP)
+	$(BIN)/python -m pytest tests/benchmarks $(FAST) --ignore=tests/benchmarks/test_static_cost.py
 
 # more samples, steps and combinations of what `make test` does with few, and real launches of torchrun
 test-slow: $(STAMP)
@@ -72,6 +75,8 @@ fuzz-others: $(STAMP)
 
 # the splits of real-motion v2 from DATA, a folder with cmu, cmu_more and accad, as OUT/*.h5; people to train on are no
 # people to validate on. Without pictures
+TRAINED := 01,02,05,07,08,14,49,60,88,94
+UNSEEN := 09,11,12,35,61,87,104,131,135
 real-motion: OUT ?= real-motion
 real-motion: FILM = --views 4 --fps 20 --image-size 0
 real-motion: ACCAD = --name accad --licence "ACCAD Open Motion Project, CC BY 3.0"
@@ -79,12 +84,23 @@ real-motion: $(STAMP)
 	@test -d "$(DATA)/cmu" || { echo "make real-motion DATA=dir: say where the folders cmu, cmu_more and accad are"; exit 2; }
 	mkdir -p $(OUT)
 	$(BIN)/python -m unihpe_fast.prepare cmu $(DATA)/cmu $(DATA)/cmu_more $(OUT)/cmu-train.h5 \
-		--subjects 01,02,05,07,08,14,49,60,88,94 $(FILM)
+		--subjects $(TRAINED) $(FILM)
 	$(BIN)/python -m unihpe_fast.prepare cmu $(DATA)/cmu $(DATA)/cmu_more $(OUT)/cmu-val.h5 \
-		--subjects 09,11,12,35,61,87,104,131,135 --split val $(FILM)
+		--subjects $(UNSEEN) --split val $(FILM)
 	$(BIN)/python -m unihpe_fast.prepare motion $(DATA)/accad $(OUT)/accad-train.h5 --subjects 1003 $(ACCAD) $(FILM)
 	$(BIN)/python -m unihpe_fast.prepare motion $(DATA)/accad $(OUT)/accad-val.h5 --subjects 1001 --split val \
 		$(ACCAD) $(FILM)
+
+# pictures of those of CMU, as OUT/cmu-images-{train,val}.h5
+real-motion-images: OUT ?= real-motion
+real-motion-images: PICTURES = --views 2 --fps 2 --image-size 128
+real-motion-images: $(STAMP)
+	@test -d "$(DATA)/cmu" || { echo "make real-motion-images DATA=dir: say where the folders cmu and cmu_more are"; exit 2; }
+	mkdir -p $(OUT)
+	$(BIN)/python -m unihpe_fast.prepare cmu $(DATA)/cmu $(DATA)/cmu_more $(OUT)/cmu-images-train.h5 \
+		--subjects $(TRAINED) $(PICTURES)
+	$(BIN)/python -m unihpe_fast.prepare cmu $(DATA)/cmu $(DATA)/cmu_more $(OUT)/cmu-images-val.h5 \
+		--subjects $(UNSEEN) --split val $(PICTURES)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

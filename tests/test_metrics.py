@@ -93,6 +93,24 @@ def test_keypoints_are_scored_in_image_px_and_by_a_share_of_the_bbox_side() -> N
     assert got["pck"].tolist() == pytest.approx([100 * 2 / 3, 100.0])
 
 
+def test_keypoints_are_scored_by_the_length_of_the_torso() -> None:
+    target = torch.zeros(3, 17, 2)
+    target[:, 11, 0] = 0.5  # the left shoulder; the right hip is joint 1
+    pred = target.clone()
+    pred[0, 3, 0] = 0.099
+    pred[0, 16, 1] = 0.101
+    # the pelvis, the spine and the nose are not among the 14
+    pred[0, [0, 7, 9], 0] = 9.0
+    valid = torch.ones(3, 17, dtype=torch.bool)
+    valid[1, 2:11] = False
+    pred[1, 4] = 9.0
+    pred[1, 12] = 9.0
+    valid[2, 1] = False
+    got = metrics.torso_pck(pred, target, valid)
+    assert got[:2].tolist() == pytest.approx([100 * 13 / 14, 100 * 6 / 7])
+    assert got[2].isnan()
+
+
 def test_masked_mean_without_a_valid_entry_is_zero_whatever_stands_there() -> None:
     values = torch.tensor([[torch.nan, 1.0], [torch.nan, 1.0]])
     got = metrics.masked_mean(values, torch.tensor([[False, False], [False, True]]))

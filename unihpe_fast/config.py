@@ -69,9 +69,9 @@ class DataConfig:
     val_samples: int = 1024
     """how many validation samples are scored while training, spread evenly; 0: all"""
     workers: int = 0
+    """loader processes, of each training process"""
     timeout: float = 300.0
     """seconds that the run waits for a batch of its loader processes before it takes them for stuck"""
-    """loader processes, of each training process"""
     max_broken: float = 0.01
     """largest share of training samples that may fail to decode; each is named, and another stands in for it"""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -95,6 +95,8 @@ class ImageEncoderConfig:
     """fuse the feature maps of all scales; otherwise only the last one is used"""
     fuse_width: int = 128
     """channels of the fused map"""
+    fuse_depth: int = 0
+    """residual blocks of 3 x 3 convolutions on it"""
     heatmap_stride: int = 4
     """input px a heatmap cell, for the 2D head"""
     head_width: int = 512

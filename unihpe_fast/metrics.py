@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unihpe_fast.data.skeleton import ROOT
+from unihpe_fast.data.skeleton import H36M14, JOINT_NAMES, ROOT
 from unihpe_kernels import mpjpe, n_mpjpe, pa_mpjpe
 
 PCK_MM = 150.0
 PCK_BBOX = 0.05
+PCK_TORSO = 0.2
 # 0, 5, .. 150 mm: MPI-INF-3DHP's 31 thresholds
 AUC_MM = tuple(range(0, 151, 5))
 POSE_METRICS = ("mpjpe", "pa_mpjpe", "n_mpjpe", "pck150", "auc")
 KEYPOINT_METRICS = ("px", "pck")
+_TORSO = (JOINT_NAMES.index("left_shoulder"), JOINT_NAMES.index("right_hip"))
 
 PerSample = dict[str, Tensor]
 """metric name -> [N], in the order of the table that prints it"""
@@ -90,6 +92,20 @@ def keypoint_metrics(pred: Tensor, target: Tensor, valid: Tensor, scale: Tensor)
     distance = (pred - target).norm(dim=-1)
     # a bbox side is two units
     return {"px": masked_mean(distance, valid) * scale, "pck": pck(distance, valid, 2 * PCK_BBOX)}
+
+
+def torso_pck(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Percentage of correct keypoints by the measure of Leeds Sports Pose: [..., 17, 2] in any unit -> [...].
+
+    A keypoint is right within 0.2 of the distance from the left shoulder to the right hip (Yang and Ramanan 2013); of
+    the 14 that LSP has, those that are valid, bool [..., 17], count. NaN where an end of the torso is not known.
+    """
+    _check(pred, target, valid, 2)
+    shoulder, hip = _TORSO
+    torso = (target[..., shoulder, :] - target[..., hip, :]).norm(dim=-1)
+    distance = (pred - target)[..., H36M14, :].norm(dim=-1)
+    percent = 100 * masked_mean((distance < PCK_TORSO * torso[..., None]).to(distance.dtype), valid[..., H36M14])
+    return torch.where(valid[..., shoulder] & valid[..., hip], percent, torch.nan)
 
 
 def average(per_sample: PerSample) -> dict[str, float] | None:

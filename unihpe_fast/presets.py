@@ -8,6 +8,7 @@ from unihpe_fast.config import (
     DataConfig,
     DecoderConfig,
     ImageEncoderConfig,
+    LossConfig,
     ModelConfig,
     OptimConfig,
     PoseEncoderConfig,
@@ -17,6 +18,8 @@ from unihpe_fast.config import (
 _SMALL_IMAGE = ImageEncoderConfig(
     backbone="resnet10t", backbone_args={"channels": "[32, 64, 128, 256]", "stem_width": "16"}
 )
+# a detector's eyes, trained on photographs; they stay as they are, which is also what a CPU can afford
+_MOVENET_IMAGE = ImageEncoderConfig("movenet_lightning", pretrained=True, frozen=True, fuse_width=64, fuse_depth=1)
 
 
 def _hrnet(backbone: str) -> ModelConfig:
@@ -102,6 +105,35 @@ PRESETS: dict[str, Config] = {
         ),
         model=ModelConfig(image=_SMALL_IMAGE),
         optim=OptimConfig(steps=1800),
+    ),
+    # rendered people of real-motion v2 (`make real-motion-images`) seen by MoveNet's backbone
+    "real-motion-images": Config(
+        data=DataConfig(
+            train=("cmu-images-train.h5",),
+            val=("cmu-images-val.h5",),
+            image_size=128,
+            val_samples=0,
+            augment=_SMALL_PICTURES,
+        ),
+        model=ModelConfig(image=_MOVENET_IMAGE),
+        loss=LossConfig(heatmaps=0.1),
+        optim=OptimConfig(steps=700),
+    ),
+    # photographs with 2D alone, rendered people with all three modalities and motion without pictures: image to 3D is
+    # learned through the space that they share. Fewer rendered ones than photographs, so that these are not forgotten
+    "photographs": Config(
+        data=DataConfig(
+            train=("lsp-train.h5", "cmu-images-train.h5", "cmu-train.h5"),
+            train_weights=(0.5, 0.35, 0.15),
+            val=("lsp-val.h5", "cmu-images-val.h5"),
+            image_size=192,
+            val_samples=0,
+            augment=_PHOTOS,
+            augment_for={"cmu-images-train.h5": "{rotate: 15, scale: 0.1}"},
+        ),
+        model=ModelConfig(image=_MOVENET_IMAGE),
+        loss=LossConfig(heatmaps=0.1),
+        optim=OptimConfig(steps=600),
     ),
     # the 2D detections of VideoPose3D's files, or their ground truth, to 3D. Batch size, learning rate and mirroring as
     # the only augmentation: VideoPose3D (Pavllo et al. 2019); 1024 channels: SimpleBaseline (Martinez et al. 2017);

@@ -73,6 +73,16 @@ def test_people_without_enough_joints_are_left_out_and_counted(tmp_path):
     assert reading.tally.skipped == {("", "", "fewer than 5 labelled joints"): 2}
 
 
+def test_a_part_of_the_photographs_is_taken_by_their_numbers(tmp_path):
+    path = write(tmp_path / "joints.mat", people())
+    reading, samples = drawn(path, numbers="2-3")
+    assert (reading.total, [sample.frame for sample in samples]) == (2, [1, 2])
+    assert samples[0].bbox[0] == 60
+    for numbers in ("2-4", "0-2", "3-2", "2", "1-99999999999", "-1-2"):
+        with pytest.raises(ValueError, match=f"numbers: want .* got '?{numbers}"):
+            drawn(path, numbers=numbers)
+
+
 @pytest.mark.parametrize("name", ["im{:04d}.jpg", "im{:05d}.jpg", "images/im{:04d}.jpg", "images/im{:05d}.jpg"])
 def test_photographs_are_numbered_from_1_with_four_or_five_digits(tmp_path, name):
     path = write(tmp_path / "joints.mat", people())

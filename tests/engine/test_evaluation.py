@@ -149,7 +149,7 @@ def test_the_right_answers_score_full_marks_in_the_published_form() -> None:
         assert scores[modality]["pa_mpjpe"] < 1e-2
         assert scores[modality]["pck150"] == 100
         assert scores[modality]["auc"] == pytest.approx(3000 / 31)
-    assert scores["keypoints2d"] == {"px": 0.0, "pck": 100.0}
+    assert scores["keypoints2d"] == {"px": 0.0, "pck": 100.0, "pck_torso": 100.0}
     assert set(scores["retrieval"]) == DIRECTIONS
     for values in scores["retrieval"].values():
         assert values == {"r1": pytest.approx(1), "r5": pytest.approx(1), "mpjpe": 0.0}
@@ -222,7 +222,7 @@ def test_data_without_3d_still_has_2d_scores_and_recall() -> None:
     p = _without(people(8), "pose3d")
     scores = score(p, STANDING)
     assert [scores[name] for name in ("mean_pose", *MODALITIES)] == [None] * 4
-    assert scores["keypoints2d"] == {"px": 0.0, "pck": 100.0}
+    assert scores["keypoints2d"] == {"px": 0.0, "pck": 100.0, "pck_torso": 100.0}
     assert scores["retrieval"]["image->pose2d"]["r1"] == pytest.approx(1)
     assert scores["retrieval"]["image->pose2d"]["mpjpe"] is None
     assert scores["retrieval"]["image->pose3d"] is None

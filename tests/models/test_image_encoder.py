@@ -52,6 +52,23 @@ def test_hrnet_as_the_presets_use_it(backbone: str, arguments: dict[str, str]) -
     assert features.embedding.isfinite().all()
 
 
+def test_blocks_on_the_fused_map_see_neighbouring_cells() -> None:
+    one_cell = torch.zeros(1, TINY_IMAGE.fuse_width, 8, 8)
+    one_cell[..., 4, 4] = 1
+    reach = {}
+    for depth in (0, 2):
+        encoder = build(replace(TINY_IMAGE, fuse_depth=depth)).eval()
+        with torch.no_grad():
+            seen = encoder.heatmaps(encoder.refine(one_cell)) - encoder.heatmaps(encoder.refine(0 * one_cell))
+        reach[depth] = int((seen.abs().amax((0, 1)) > 1e-9).sum())
+        for parameter in encoder.refine.parameters():
+            assert parameter.requires_grad
+    assert reach[0] == 1
+    assert reach[2] > 9
+    with pytest.raises(ValueError, match="fuse_depth must not be negative, got -1"):
+        build(replace(TINY_IMAGE, fuse_depth=-1))
+
+
 def test_only_the_last_map_without_fusion() -> None:
     encoder = build(replace(TINY_IMAGE, fuse=False))
     assert len(encoder.laterals) == 1

@@ -22,6 +22,7 @@ from unihpe_fast.metrics import (
     group_by_action,
     keypoint_metrics,
     pose_metrics,
+    torso_pck,
 )
 from unihpe_fast.models.unihpe import Outputs, UniHPE
 from unihpe_fast.retrieval import retrieve
@@ -281,10 +282,11 @@ def score(predictions: Predictions, mean_pose: Tensor) -> dict[str, Any]:
     scores["keypoints2d"] = None
     keep = rows["keypoints2d"].keep
     if p.keypoints_2d is not None and keep.any():
-        truth = p.target_2d[keep][..., :2]
-        scores["keypoints2d"] = average(
-            keypoint_metrics(p.keypoints_2d[keep], truth, p.valid_2d[keep], p.scale_2d[keep])
-        )
+        found, truth, known = p.keypoints_2d[keep], p.target_2d[keep][..., :2], p.valid_2d[keep]
+        scores["keypoints2d"] = average(keypoint_metrics(found, truth, known, p.scale_2d[keep]))
+        of_torso = torso_pck(found, truth, known)
+        torso = average({"pck_torso": of_torso[~of_torso.isnan()]})
+        scores["keypoints2d"]["pck_torso"] = torso and torso["pck_torso"]
     scores["per_action"] = per_action
     scores["retrieval"] = {}
     for a, b in DIRECTIONS:

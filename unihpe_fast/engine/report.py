@@ -12,7 +12,7 @@ from rich.table import Table
 from unihpe_fast.data.records import FUSED, LABELS, MODALITIES, Batch
 from unihpe_fast.engine.evaluation import Predictions, Scorable
 from unihpe_fast.fileio import without_nan, write_text
-from unihpe_fast.metrics import PCK_BBOX, POSE_METRICS, mean_over_actions
+from unihpe_fast.metrics import PCK_BBOX, PCK_TORSO, POSE_METRICS, mean_over_actions
 from unihpe_fast.retrieval import GALLERY_SIZE
 
 _HEADERS = {
@@ -142,6 +142,8 @@ def print_report(
     if scores["keypoints2d"] is not None:
         px, pck = scores["keypoints2d"]["px"], scores["keypoints2d"]["pck"]
         say(f"\n2D keypoints from image: {px:.2f} px of the full image, PCK@{PCK_BBOX} of the bbox side {pck:.1f} %")
+        if (torso := scores["keypoints2d"]["pck_torso"]) is not None:
+            say(f"PCK@{PCK_TORSO} of the torso, LSP's 14 joints: {torso:.1f} %")
         say("(mean over a sample's valid joints, then over samples).")
     scored = [m for m in MODALITIES if scores[m] is not None]
     if any(values is not None for values in scores["retrieval"].values()):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from unihpe_fast.config import ImageEncoderConfig, parse_yaml
@@ -37,8 +38,9 @@ class ImageEncoder(nn.Module):
     """Crops [B, 3, S, S] and box context [B, 3] -> `ImageFeatures`.
 
     The maps of all scales are brought to one width and added up from the coarsest to the heatmap's stride (Lin et al.
-    2017). One softmax heatmap a joint gives the 2D keypoints (soft-argmax) and says where the fused map is read for
-    that joint, so the embedding knows both where each joint is and what is seen there, besides the pooled last map.
+    2017); residual blocks may follow. One softmax heatmap a joint gives the 2D keypoints (soft-argmax) and says where
+    the fused map is read for that joint, so the embedding knows both where each joint is and what is seen there,
+    besides the pooled last map.
     """
 
     def __init__(self, config: ImageEncoderConfig, *, image_size: int, width: int) -> None:
@@ -47,6 +49,8 @@ class ImageEncoder(nn.Module):
             raise ValueError(f"image_size must be a positive multiple of {SIZE_STEP} px, got {image_size}")
         if config.heatmap_stride < 1 or image_size % config.heatmap_stride:
             raise ValueError(f"heatmap_stride must divide image_size {image_size}, got {config.heatmap_stride}")
+        if config.fuse_depth < 0:
+            raise ValueError(f"fuse_depth must not be negative, got {config.fuse_depth}")
         self.image_size = image_size
         self.backbone = _build_backbone(config, image_size)
         self.frozen = config.frozen
@@ -60,6 +64,10 @@ class ImageEncoder(nn.Module):
         # no biases where BatchNorm or a softmax over cells follows: they would change nothing
         self.laterals = nn.ModuleList(nn.Conv2d(channels[i], config.fuse_width, 1, bias=False) for i in self.scales)
         self.norm = nn.BatchNorm2d(config.fuse_width)
+        # which side a limb is on is said by the coarse maps, where it is by the fine ones
+        self.refine = nn.Sequential(
+            *(BasicBlock(config.fuse_width, config.fuse_width) for _ in range(config.fuse_depth))
+        )
         self.heatmaps = nn.Conv2d(config.fuse_width, NUM_JOINTS, 1, bias=False)
         self.joint_features = nn.Linear(config.fuse_width, JOINT_FEATURES)
         pooled = channels[-1] + NUM_JOINTS * (JOINT_FEATURES + 2) + 3
@@ -95,7 +103,7 @@ class ImageEncoder(nn.Module):
             x = lateral(maps[i])
             fused = x if fused is None else x + _resize(fused, x.shape[-2:])
         assert fused is not None
-        return F.relu(self.norm(_resize(fused, (self.grid, self.grid))))
+        return self.refine(F.relu(self.norm(_resize(fused, (self.grid, self.grid)))))
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -4,6 +4,7 @@ Johnson and Everingham, BMVC 2010 and CVPR 2011. Both have one matrix of 14 join
 is 1 for a hidden joint, and [14, 3, N] in the extended set, whose third column is 1 for one that is labelled and seen.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ LAYOUTS = ("im{:05d}.jpg", "images/im{:05d}.jpg", "im{:04d}.jpg", "images/im{:04
 class Options:
     min_keypoints: int = 1
     """people with fewer labelled joints of the 14 are left out"""
+    numbers: str = ""
+    """numbers of the photographs to take, first and last, as in 1-2000; empty: all"""
 
 
 def read(inputs: Sequence[Path], options: Options, request: Request) -> Reading:
@@ -40,24 +43,43 @@ def read(inputs: Sequence[Path], options: Options, request: Request) -> Reading:
         raise ValueError(f"min_keypoints: want 1 to {JOINTS}, got {options.min_keypoints}")
     if not inputs:
         raise ValueError("no input: want joints.mat files of LSP or LSP Extended")
+    first, last = _range(options.numbers)
     tally = Tally()
     tables = [read_joints(path) for path in inputs]
+    for path, table in zip(inputs, tables, strict=True):
+        if last is not None and last > len(table):
+            raise ValueError(f"numbers: want photographs of 1 to {len(table)}, as {path} has, got {options.numbers}")
+    rows = [range(first - 1, last or len(table)) for table in tables]
     return Reading(
         dataset="lsp",
         licence=LICENCE,
         files=list(inputs),
-        samples=(sample for joints in tables for sample in _samples(joints, options, request.images, tally)),
+        samples=(
+            sample
+            for joints, taken in zip(tables, rows, strict=True)
+            for sample in _samples(joints, taken, options, request.images, tally)
+        ),
         tally=tally,
-        total=sum(map(len, tables)),
+        total=sum(map(len, rows)),
     )
 
 
-def _samples(joints: np.ndarray, options: Options, images: Path | None, tally: Tally) -> Iterator[Sample]:
+def _range(numbers: str) -> tuple[int, int | None]:
+    """The first and the last of "1-2000"; no last where all are meant."""
+    if not numbers:
+        return 1, None
+    found = re.fullmatch(r"(\d{1,9})-(\d{1,9})", numbers)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"numbers: want a first and a last photograph, as in 1-2000, got {numbers!r:.80}")
+    return int(found[1]), int(found[2])
+
+
+def _samples(joints: np.ndarray, rows: range, options: Options, images: Path | None, tally: Tally) -> Iterator[Sample]:
     layout = LAYOUTS[0]
     if images is not None:
         layout = found_layout(LAYOUTS, len(joints), lambda layout, row: images / layout.format(row + 1))
     keypoints = to_h36m17(joints, LSP14)
-    for row in range(len(joints)):
+    for row in rows:
         labelled = joints[row][joints[row, :, 2] > 0, :2]
         if len(labelled) < options.min_keypoints:
             tally.skip("", "", f"fewer than {options.min_keypoints} labelled joints")
