@@ -8,14 +8,17 @@ the ratio counts, and not the time.
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.gpu import stub_driver
 from benchmarks.gpu.cases import DTYPES
+from benchmarks.record import write_records
 from unihpe_kernels import singular_value_contrastive_loss
 
 ROUNDS, CALLS = 400, 4
@@ -61,25 +64,38 @@ def step(count: int, batch: int, width: int, dtype: torch.dtype, negatives: str)
     return forward_backward
 
 
+def measured(count: int, batch: int, width: int, dtype: str, negatives: str) -> dict[str, Any]:
+    """The case, and of it what a step takes, a bare Function, and how many kernels are launched."""
+    case = {"count": count, "batch": batch, "width": width, "dtype": dtype, "negatives": negatives}
+    with stub_driver.installed(compiles=False) as asked:
+        work = step(count, batch, width, DTYPES[dtype], negatives)
+        work()
+        kernels = len(asked)
+        least = microseconds({"ours": work, "bare": bare(count + 1)})
+    return {**case, "step_us": least["ours"], "bare_us": least["bare"], "kernels": kernels}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=3, help="modalities")
+    parser.add_argument("--count", type=int, nargs="+", default=[3], help="modalities, one or more cases")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--negatives", choices=("paired", "all"), default="paired")
+    parser.add_argument("--json", type=Path, help="keep the cases here, with what was measured and where")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with stub_driver.installed(compiles=False) as asked:
-        work = step(options.count, options.batch, options.width, DTYPES[options.dtype], options.negatives)
-        work()
-        launched = len(asked)
-        least = microseconds({"ours": work, "bare": bare(options.count + 1)})
-    ratio = least["ours"] / least["bare"]
-    print(
-        f"{least['ours']:.0f} us a step, {ratio:.1f} x a bare autograd.Function ({least['bare']:.0f} us); "
-        f"{launched} kernels; {vars(options)}"
-    )
+    load_before, records = os.getloadavg()[0], []
+    for count in options.count:
+        records.append(measured(count, options.batch, options.width, options.dtype, options.negatives))
+        step_us, bare_us, kernels = (records[-1][name] for name in ("step_us", "bare_us", "kernels"))
+        print(
+            f"M = {count}: {step_us:.0f} us a step beyond the products, {step_us / bare_us:.1f} x a bare "
+            f"autograd.Function ({bare_us:.0f} us); {kernels} kernels",
+            flush=True,
+        )
+    if options.json:
+        write_records(options.json, records, load_before=load_before)
 
 
 if __name__ == "__main__":

@@ -207,6 +207,18 @@ def soak_line(record: dict[str, Any]) -> str:
     )
 
 
+def host_time_table(record: dict[str, Any]) -> str:
+    head = ["modalities", "host time of a step, us", "a bare `autograd.Function`, us", "ratio", "kernels launched"]
+    rows = []
+    for r in record["records"]:
+        times = [f"{r['step_us']:.0f}", f"{r['bare_us']:.0f}", f"{r['step_us'] / r['bare_us']:.1f}"]
+        rows.append([str(r["count"]), *times, str(r["kernels"])])
+    first = record["records"][0]
+    case = f'B = {first["batch"]}, D = {first["width"]}, {first["dtype"]}, "{first["negatives"]}"'
+    load = f"Load of the machine before: {record['load_before']:.1f}; above 1, others used its cores too."
+    return f"{table(head, rows)}\n\n{case}. {load} {origin(record)}"
+
+
 def gpu_tables(results: Path) -> str:
     """Every GPU result, the newest first: good or bad, none is left out."""
     records = [json.loads(file.read_text()) for file in sorted(results.glob("gpu*.json"))]
@@ -225,6 +237,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "real-motion": ("real-motion", real_motion_table),
     "alignment": ("alignment", alignment_table),
     "static_cost": ("static_cost", static_cost_table),
+    "host_time": ("host_time", host_time_table),
     "data": ("data", data_table),
     "soak": ("soak", soak_line),
     "pose2sim": ("pose2sim", pose2sim_table),

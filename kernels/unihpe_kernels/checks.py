@@ -15,6 +15,8 @@ from unihpe_kernels.scores import SCORES
 
 Backend = Literal["auto", "triton", "native", "torch"]
 
+_BACKENDS = get_args(Backend)
+
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # Operations that have Triton kernels, and the dtypes those take; "auto" picks Triton for CUDA tensors of these alone.
@@ -137,7 +139,7 @@ def check_backend(backend: Backend, tensor: Tensor, op: str) -> Literal["triton"
 
 
 def check_backend_name(backend: str) -> None:
-    if backend not in get_args(Backend):
+    if backend not in _BACKENDS:
         raise ValueError(f'backend must be "auto", "triton", "native" or "torch", got {backend!r}')
 
 

@@ -7,7 +7,8 @@ their `residues`.
 """
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
@@ -37,19 +38,41 @@ def residues(*tensors: Tensor | None) -> tuple[int, ...]:
     return tuple([-1 if tensor is None else tensor.data_ptr() % _ALIGNED for tensor in tensors])
 
 
+class Parts:
+    """How a float32 buffer is divided among what kernels write and read there."""
+
+    def __init__(self, sizes: Sequence[int], start: int = 0) -> None:
+        """sizes: numbers of each, from `start` on."""
+        self._offsets = list(itertools.accumulate(sizes, initial=start))
+        self.size = self._offsets[-1]
+        self._addresses = [4 * offset for offset in self._offsets[:-1]]
+
+    def of(self, buffer: Tensor, last: "Launch") -> list[Any]:
+        """The parts as a kernel takes them, for launches of which this is the last: addresses once it is kept, and the
+        others with it, for a view costs as much time as a launch; before, views."""
+        if last.is_kept:
+            first = buffer.data_ptr()
+            return [first + address for address in self._addresses]
+        return [buffer[begin:end] for begin, end in itertools.pairwise(self._offsets)]
+
+
 class Launch:
-    """A kernel with its grid and settings, and, from the second call on, the variant that the first call compiled."""
+    """A kernel with its grid and settings, and, from the second call on, the variant that the first call compiled.
+
+    A variant that is kept takes the address of a tensor as well as the tensor.
+    """
 
     def __init__(self, kernel: Any, grid: tuple[int, ...], **settings: Any) -> None:
         """settings: what is known at compile time, the kernel's own and Triton's."""
         self._kernel, self._grid = kernel, grid
         self._settings = {**settings, "enable_fp_fusion": True}
+        self.is_kept = False
         self._compiled: Any = None
         self._constants: tuple[Any, ...] = ()
 
     def __call__(self, *arguments: Any) -> None:
         """All that is not known at compile time, in the kernel's order."""
-        if self._compiled is not None:
+        if self.is_kept:
             self._compiled(*arguments, *self._constants)
             return
         variant = self._kernel[self._grid](*arguments, **self._settings)
@@ -57,3 +80,4 @@ class Launch:
             names = list(self._kernel.signature.parameters)[len(arguments) :]
             self._constants = tuple(self._settings[name] for name in names)
             self._compiled = variant[(*self._grid, 1, 1)[:3]]
+            self.is_kept = True

@@ -9,6 +9,7 @@ calls looks up the newest functions.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 _NAMESPACE = "unihpe_kernels"
-_OF_DEVICES = (torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA)
+_Key = torch._C.DispatchKey
+_OF_DEVICES = (_Key.CPU, _Key.CUDA)
 
 
 @dataclass
@@ -93,13 +95,26 @@ def differentiate(
     are refused.
     """
 
+    held, returns_list = _registered[_name(operator)], _returns_list(operator)
+
+    def below_autograd(keyset: Any, arguments: Sequence[Any]) -> Any:
+        """The operator's own kernel, from within its kernel for autograd. keyset: None of a `direct` call."""
+        with torch._C._AutoDispatchBelowAutograd():
+            # nothing comes between: torch need not look for it
+            if (
+                keyset is None
+                or (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId() in _OF_DEVICES
+            ):
+                return held.functions["kernel"](*arguments)
+            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
     class Rule:
         @staticmethod
         def forward(ctx: Any, keyset: Any, shape: Any, *flat: Any) -> Any:
             arguments = _nested(flat, shape)
-            outputs = below_autograd(operator, keyset, *arguments)
+            outputs = below_autograd(keyset, arguments)
             ctx.set_materialize_grads(False)
-            ctx.shape = shape
+            ctx.shape, ctx.is_direct = shape, keyset is None
             if setup is not None:
                 setup(ctx, arguments, outputs)
             return tuple(outputs) if isinstance(outputs, list) else outputs
@@ -132,8 +147,8 @@ def differentiate(
                     outputs = OfOneLevel.apply(keyset, shape, *_flat(arguments))  # type: ignore[attr-defined]
             else:
                 outputs = Function.apply(keyset, shape, *_flat(arguments))
-            return list(outputs) if _returns_list(operator) else outputs
-        return below_autograd(operator, keyset, *arguments)
+            return list(outputs) if returns_list else outputs
+        return below_autograd(keyset, arguments)
 
     _register(operator, "autograd", autograd, _library_autograd)
 
@@ -147,13 +162,55 @@ def refuse_gradients(operator: torch._ops.OpOverload, reason: str) -> None:
     differentiate(operator, None, refuse)
 
 
-def below_autograd(operator: torch._ops.OpOverload, keyset: Any, *arguments: Any) -> Any:
-    """The operator's own kernel, from within its kernel for autograd."""
-    with torch._C._AutoDispatchBelowAutograd():
-        following = (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId()
-        if following in _OF_DEVICES:  # nothing comes between: torch need not look for it
-            return _registered[_name(operator)].functions["kernel"](*arguments)
-        return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+def direct(operator: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The operator, past torch's dispatcher wherever that would come to the function for autograd at once.
+
+    So it is with tensors of a CPU or a GPU under no mode, transform, tracer, profiler or autocast.
+    """
+    held = _registered[_name(operator)]
+
+    def call(*arguments: Any) -> Any:
+        if _is_plain(*_flat(arguments)):
+            return held.functions["autograd"](None, *arguments)
+        return operator(*arguments)
+
+    return call
+
+
+def direct_backward(operator: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The same in a gradient, as a function of its ctx, the incoming gradient, and what else the operator takes: that
+    was looked at in the forward pass."""
+    held = _registered[_name(operator)]
+
+    def call(ctx: Any, grad: Tensor, *saved: Any) -> Any:
+        if ctx.is_direct and _is_plain(grad):
+            return held.functions["autograd"](None, grad, *saved)
+        return operator(grad, *saved)
+
+    return call
+
+
+def _is_plain(*arguments: Any) -> bool:
+    """Whether torch's dispatcher would see tensors of one kind of device that may want gradients, and nothing else."""
+    if torch.compiler.is_compiling() or torch.autograd._profiler_enabled():
+        return False
+    if torch.overrides.has_torch_function(arguments):
+        return False
+    keys = torch._C._dispatch_tls_local_include_set()
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            keys = keys | torch._C._dispatch_keys(argument)
+    return (keys - torch._C._dispatch_tls_local_exclude_set()).raw_repr() in _PLAIN
+
+
+def _keys(*keys: torch._C.DispatchKey) -> torch._C.DispatchKeySet:
+    return functools.reduce(lambda both, key: both | key, map(torch._C.DispatchKeySet, keys))
+
+
+_PLAIN = {
+    _keys(device, autograd, _Key.ADInplaceOrView, _Key.BackendSelect).raw_repr()
+    for device, autograd in ((_Key.CPU, _Key.AutogradCPU), (_Key.CUDA, _Key.AutogradCUDA))
+}
 
 
 def _register(

@@ -156,3 +156,51 @@ def test_the_first_call_does_not_bring_torch_s_compiler():
         "print(*(name for name in ('torch._dynamo', 'torch._inductor', 'sympy') if name in sys.modules))"
     ).stdout
     assert done.strip() == ""
+
+
+class Seen(torch.utils._python_dispatch.TorchDispatchMode):
+    """Names of the operators that come to a mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.names.add(function.__name__.split(".")[0])
+        return function(*arguments, **(options or {}))
+
+
+LOSSES = {
+    "sv_contrastive": singular_value_contrastive_loss,
+    "contrastive": lambda e: tuple_contrastive_loss(e, score="volume"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_who_watches_operators_sees_those_of_both_passes(name):
+    """The losses go past torch's dispatcher only where nobody does."""
+    leaves = [e.clone().requires_grad_() for e in E]
+    with Seen() as seen:
+        LOSSES[name](leaves).backward()
+    assert {name, f"{name}_backward"} <= seen.names
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        LOSSES[name](leaves).backward()
+    assert {f"unihpe_kernels::{name}", f"unihpe_kernels::{name}_backward"} <= {event.name for event in profile.events()}
+    loss = LOSSES[name](leaves)
+    with Seen() as seen:  # the forward pass was not watched
+        loss.backward()
+    assert f"{name}_backward" in seen.names
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_views_that_are_negated_when_they_are_read(name):
+    """Their memory has the other sign, which torch's dispatcher sees to."""
+    wanted = [e.float().requires_grad_() for e in E]
+    leaf = (-wanted[0].detach()).requires_grad_()
+    results = []
+    for embeddings, first in ((wanted, wanted[0]), ([torch._neg_view(leaf), *wanted[1:]], leaf)):
+        loss = LOSSES[name](embeddings)
+        results.append((loss.detach(), torch.autograd.grad(loss, first)[0]))
+    (loss, gradient), (other, negative) = results
+    torch.testing.assert_close(other, loss, rtol=0, atol=0)
+    torch.testing.assert_close(-negative, gradient, rtol=0, atol=0)

@@ -15,7 +15,7 @@ pytestmark = [
 
 from benchmarks.gpu import stub_driver  # noqa: E402
 from unihpe_kernels import checks, singular_value_contrastive_loss  # noqa: E402
-from unihpe_kernels.launching import Launch  # noqa: E402
+from unihpe_kernels.launching import Launch, Parts  # noqa: E402
 from unihpe_kernels.sv_contrastive import triton_backend, triton_paired  # noqa: E402
 
 
@@ -123,11 +123,20 @@ CHANGES = {
 }
 
 
+def parts_as_views(parts, buffer, last):
+    return PARTS_OF(parts, buffer, SimpleNamespace(is_kept=False))
+
+
+PARTS_OF = Parts.of
+
+
 @pytest.mark.parametrize("change", ["settings", "precision", *CHANGES])
 def test_a_plan_launches_what_triton_would_choose(monkeypatch, asked, change):
     """Plans of unlike calls must not be taken for each other: every launch is compared with what Triton's binder finds
-    for the same arguments, its own kept plan or not."""
+    for the same arguments, its own kept plan or not. Parts of buffers are tensors here: the binder takes no addresses.
+    """
     ran, checked = [], []
+    monkeypatch.setattr(Parts, "of", parts_as_views)
     monkeypatch.setattr(stub_driver._Uncompiled, "run", lambda kernel, *_: ran.append(kernel))
     monkeypatch.setattr(stub_driver._Uncompiled, "__getitem__", lambda kernel, grid: lambda *_: ran.append(kernel))
     call = Launch.__call__
@@ -163,3 +172,35 @@ def test_a_plan_launches_what_triton_would_choose(monkeypatch, asked, change):
     loss_of()
     assert checked[-of_a_step:] == launches[:of_a_step]
     assert len(asked) == before
+
+
+def test_kept_launches_take_addresses_of_the_same_parts(monkeypatch, asked):
+    """Argument by argument, where a step's buffers lie when views are passed, and when addresses are."""
+    calls, call, of = [], Launch.__call__, Parts.of
+    kept = {}
+
+    def launched(launch, *arguments):
+        calls.append((launch, arguments))
+        call(launch, *arguments)
+
+    def both(parts, buffer, last):
+        views, given = parts_as_views(parts, buffer, last), of(parts, buffer, last)
+        kept.setdefault(last.is_kept, []).append((views, given))
+        return given
+
+    monkeypatch.setattr(Launch, "__call__", launched)
+    monkeypatch.setattr(Parts, "of", both)
+    for count in (3, 4):  # with and without tables of basis
+        loss_of(count=count)
+        loss_of(count=count)
+    assert len(kept[False]) == len(kept[True]) == 12
+    for views, given in kept[True]:
+        assert given == [
+            view.data_ptr() if view.numel() else address for view, address in zip(views, given, strict=True)
+        ]
+    first, second = calls[:8], calls[8:16]
+    for (launch, views), (same, given) in zip(first, second, strict=True):
+        assert launch is same
+        for view, argument in zip(views, given, strict=True):
+            assert type(argument) is type(view) or (isinstance(view, torch.Tensor) and isinstance(argument, int))
+    assert sum(isinstance(a, int) and a > 2**32 for _, arguments in second for a in arguments) > 20

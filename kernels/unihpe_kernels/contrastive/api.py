@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unihpe_kernels.autocast import without_autocast
 from unihpe_kernels.checks import Backend
-from unihpe_kernels.contrastive.op import contrastive
+from unihpe_kernels.contrastive.op import call_contrastive
 from unihpe_kernels.contrastive.options import Arguments, check_arguments
 from unihpe_kernels.scores import product
 from unihpe_kernels.sv_contrastive.api import singular_value_contrastive_loss
@@ -112,4 +112,4 @@ def _loss(group: "ProcessGroup | None", check: Callable[[], Arguments]) -> Tenso
     given = check()
     batch = given.embeddings[0].shape[0]
     spec = given.spec._replace(backend=given.resolve_backend(batch))
-    return contrastive(given.embeddings, given.tau, given.bias_tensor, given.weights, given.present, spec.text)[0]
+    return call_contrastive(given.embeddings, given.tau, given.bias_tensor, given.weights, given.present, spec.text)[0]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unihpe_kernels.contrastive import loss
 from unihpe_kernels.contrastive.options import Spec
-from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
+from unihpe_kernels.registration import define, differentiate, direct, direct_backward, refuse_gradients, register_fake
 
 _TITLE = "the loss of tuples (tuple_contrastive_loss, pairwise_contrastive_loss)"
 _NUM_OUTPUTS = len(loss.Outputs._fields)
@@ -74,8 +74,8 @@ def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     embeddings, outputs = rest[:-_NUM_OUTPUTS], rest[-_NUM_OUTPUTS:]
     if grad is None:
         return [None] * len(embeddings), *[None] * 6  # of the embeddings; of all other arguments
-    *d_embeddings, d_temperature, d_bias, d_weights = contrastive_backward(
-        grad, embeddings, temperature, bias, weights, present, outputs, ctx.spec
+    *d_embeddings, d_temperature, d_bias, d_weights = _call_backward(
+        ctx, grad, embeddings, temperature, bias, weights, present, outputs, ctx.spec
     )
     d_bias, d_weights = None if bias is None else d_bias, None if weights is None else d_weights
     return d_embeddings, d_temperature, d_bias, d_weights, None, None, None
@@ -91,3 +91,4 @@ refuse_gradients(
     contrastive_backward,
     "the contrastive losses have no second derivative: call backward without create_graph",
 )
+call_contrastive, _call_backward = direct(contrastive), direct_backward(contrastive_backward)

@@ -10,7 +10,7 @@ from torch import Tensor
 from unihpe_kernels.autocast import without_autocast
 from unihpe_kernels.checks import Backend
 from unihpe_kernels.sv_contrastive.arguments import check_arguments, warn_of_many_triples
-from unihpe_kernels.sv_contrastive.op import sv_contrastive
+from unihpe_kernels.sv_contrastive.op import call_sv_contrastive
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -97,4 +97,6 @@ def singular_value_contrastive_loss(
     batch = given.embeddings[0].shape[0]
     if given.has_triples:
         warn_of_many_triples(batch, batch)
-    return sv_contrastive(*given._replace(temperature=given.tau, backend=given.resolve_backend(batch)))[0]
+    return call_sv_contrastive(
+        given.embeddings, given.tau, *given[2:-1], given.resolve_backend(batch)
+    )[0]  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.caller import warn
-from unihpe_kernels.checks import Backend, check_backend, check_tensor, check_weights, is_readable
+from unihpe_kernels.checks import FLOATING, Backend, check_backend, check_tensor, check_weights, is_readable
 
 TITLE = "singular_value_contrastive_loss"
 MAX_MODALITIES = 8
@@ -144,13 +144,16 @@ def check_embeddings(embeddings: Sequence[Tensor], modalities: range, case: str)
     if len(embeddings) not in modalities:
         wanted = str(modalities[0]) if len(modalities) == 1 else f"{modalities[0]} to {modalities[-1]}"
         raise ValueError(f"embeddings must hold {wanted} tensors for {case}, got {len(embeddings)}")
-    check_tensor("embeddings[0]", embeddings[0], ("B", "D"))
+    first = embeddings[0]
+    if all(
+        isinstance(e, Tensor) and e.shape == first.shape and e.dtype == first.dtype and e.device == first.device
+        for e in embeddings
+    ) and (first.dim() == 2 and first.dtype in FLOATING):
+        return list(embeddings)  # the usual case, at once
+    check_tensor("embeddings[0]", first, ("B", "D"))
     for m, embedding in enumerate(embeddings[1:], start=1):
-        check_tensor(f"embeddings[{m}]", embedding, tuple(embeddings[0].shape), like=embeddings[0])
-    dtypes = {embedding.dtype for embedding in embeddings}
-    if len(dtypes) == 1:
-        return list(embeddings)
-    dtype = functools.reduce(torch.promote_types, dtypes)
+        check_tensor(f"embeddings[{m}]", embedding, tuple(first.shape), like=first)
+    dtype = functools.reduce(torch.promote_types, (embedding.dtype for embedding in embeddings))
     return [embedding.to(dtype) for embedding in embeddings]
 
 

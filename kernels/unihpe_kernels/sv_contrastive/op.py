@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unihpe_kernels.registration import define, differentiate, refuse_gradients, register_fake
+from unihpe_kernels.registration import define, differentiate, direct, direct_backward, refuse_gradients, register_fake
 from unihpe_kernels.sv_contrastive import native_backend, torch_backend
 from unihpe_kernels.sv_contrastive.arguments import TITLE, Arguments, Outputs
 
@@ -85,8 +85,8 @@ def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     outputs, embeddings = rest[: len(Outputs._fields)], rest[len(Outputs._fields) :]
     if grad is None:
         return [None] * len(embeddings), *[None] * 7  # of the embeddings; of all other arguments
-    *d_embeddings, d_temperature, d_weights = sv_contrastive_backward(
-        grad, embeddings, temperature, weights, present, outputs, *ctx.options
+    *d_embeddings, d_temperature, d_weights = _call_backward(
+        ctx, grad, embeddings, temperature, weights, present, outputs, *ctx.options
     )
     return d_embeddings, d_temperature, None if weights is None else d_weights, *[None] * 5
 
@@ -97,3 +97,4 @@ def _for_gradient(embeddings: list[Tensor], temperature: Tensor, *others: Any) -
 
 differentiate(sv_contrastive, _setup, _gradient, _for_gradient)
 refuse_gradients(sv_contrastive_backward, f"{TITLE} has no second derivative: call backward without create_graph")
+call_sv_contrastive, _call_backward = direct(sv_contrastive), direct_backward(sv_contrastive_backward)

@@ -4,6 +4,8 @@ Where samples lack modalities, masks inside the kernels make an anchor's tuples 
 synchronises.
 """
 
+import functools
+
 import torch
 import triton
 from torch import Tensor
@@ -21,76 +23,72 @@ _HEADER = 32  # float32 numbers before the tables, which so stay aligned; the fi
 def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
     """As `torch_backend.forward`; the backward pass computes the temperature's gradient."""
     first, m = given.embeddings[0], given.num_modalities
-    n, new = len(first), first.new_empty
-    sizes = _sizes_of(given)
+    n, dim = first.shape
+    batch = _Batch(given)
     loss, logsumexp, sample_loss, saved = (
-        new(shape, dtype=torch.float32) for shape in ((), (m, n), (n,), (sum(sizes),))
+        first.new_empty(shape, dtype=torch.float32) for shape in ((), (m, n), (n,), (batch.plan.saved_size,))
     )
-    outputs = Outputs(loss, logsumexp, sample_loss, saved, new(0, dtype=torch.int64))
+    outputs = Outputs(loss, logsumexp, sample_loss, saved, first.new_empty(0, dtype=torch.int64))
     if n == 0 or n % 32:
         saved.zero_()  # between the tables, too: an output must be the same every time
     if n == 0:
         loss.zero_()
         return outputs
     with on_device(loss):
-        batch = _Batch(given, saved)
-        if batch.has_pairs:
-            plan, tables = batch.case.plan(), batch.case.view_tables(batch.tables)
-            plan.prepare(batch.embeddings, tables, batch.used)
-            plan.forward(tables, batch.temperature, batch.codes, logsumexp, sample_loss)
+        if batch.pairs is not None:
+            batch.pairs.prepare(batch.embeddings, saved, batch.used)
+            batch.pairs.forward(saved, batch.temperature, batch.codes, logsumexp, sample_loss)
         if given.has_triples:
-            triples = triton_all.view_saved(batch.triples, n, first.shape[1])
+            triples = triton_all.view_saved(saved[_HEADER:], n, dim)
             triton_all.forward(
                 batch.embeddings, batch.temperature, batch.weights, batch.complete, given.normalize, triples, logsumexp,
                 sample_loss,
             )  # fmt: skip
-        _mean(batch.case)(sample_loss, batch.weights, batch.present, loss, saved, n)
+        batch.plan.mean(sample_loss, batch.weights, batch.present, loss, saved, n)
     return outputs
 
 
 def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
     """As `torch_backend.backward`."""
-    embeddings, weights, temperature = given.embeddings, given.weights, given.tau
     loss, logsumexp, sample_loss, saved, _ = outputs
-    n, dtype = len(embeddings[0]), embeddings[0].dtype
+    n, dtype = len(sample_loss), given.embeddings[0].dtype
+    grad = grad.float()
+    batch = _Batch(given, grad, loss, logsumexp, sample_loss, saved)
     # gradients of two parts are added up, in float32
-    both = given.present is not None and given.has_triples
-    outs = [embedding.new_empty(embedding.shape, dtype=torch.float32 if both else dtype) for embedding in embeddings]
-    d_weights, d_temperature = sample_loss.new_empty((n,)), loss.new_empty(())
+    both = batch.pairs is not None and given.has_triples
+    outs = [torch.empty_like(rows, dtype=torch.float32 if both else dtype) for rows in batch.embeddings]
+    d_weights, d_temperature = torch.empty_like(sample_loss), torch.empty_like(loss)
     if n:
         with on_device(grad):
-            grad = grad.float()
-            batch = _Batch(given, saved, grad, loss, logsumexp, sample_loss, saved)
             d_scale, num_open = _embedding_gradients(grad, given, batch, saved, logsumexp, outs)
-            _last(batch.case, num_open, len(d_scale))(
+            batch.plan.last(num_open, len(d_scale))(
                 grad, loss, saved, sample_loss, batch.present, batch.temperature, d_scale, num_open, d_weights,
                 d_temperature, n, len(d_scale),
             )  # fmt: skip
     else:
         d_temperature.zero_()
-    d_weights = d_weights if weights is None else d_weights.to(weights.dtype)
+    if given.weights is not None:
+        d_weights = d_weights.to(given.weights.dtype)
     if both:
         outs = [out.to(dtype) for out in outs]
-    return [*outs, d_temperature.to(temperature.dtype), d_weights]
+    return [*outs, d_temperature.to(given.tau.dtype), d_weights]
 
 
 def saved_size(given: Arguments) -> int:
     """Elements that `forward` hands to `backward`."""
-    return sum(_layout(*_layout_of(given)))
+    return _saved_size(_case(given), given.has_triples)
 
 
 class _Batch:
-    """The arguments as the kernels take them, with masks and views of what is saved."""
+    """The arguments as the kernels take them, with masks, and the plan of the loss."""
 
-    def __init__(self, given: Arguments, saved: Tensor, *others: Tensor) -> None:
+    def __init__(self, given: Arguments, *others: Tensor) -> None:
         """others: what the kernels read beside."""
         self.embeddings = [embedding.contiguous() for embedding in given.embeddings]
         self.weights = None if given.weights is None else given.weights.contiguous()
         self.temperature = given.tau.float()
         self.present = self.complete = self.used = None  # uint8 [M, n], [n] and [M, n]: rows that some anchor needs
         self.codes = Codes()
-        # beside triples, those of incomplete samples
-        self.has_pairs = given.present is not None or not given.has_triples
         if given.present is not None:
             present = given.present.contiguous()
             complete, anchors = present.all(0), present.sum(0) >= 2
@@ -100,15 +98,27 @@ class _Batch:
                 anchors &= ~complete
             self.codes = Codes(torch.where(anchors, codes, 0), codes)
             self.present, self.complete = present.view(torch.uint8), complete.view(torch.uint8)
-        rest, *self.tables = saved.split_with_sizes(_sizes_of(given))
-        self.triples = rest[_HEADER:] if given.has_triples else rest
-        first = self.embeddings[0]
-        n, dim = first.shape
-        self.case = Case(
-            len(self.embeddings), n, dim, first.dtype, first.device, given.normalize, self.present is not None,
-            None if self.weights is None else self.weights.dtype, None,
-            residues(*self.embeddings, self.weights, self.present, self.temperature, *others),
-        )  # fmt: skip
+        case = _case(given, residues(*self.embeddings, self.weights, self.present, self.temperature, *others))
+        self.plan = _plan(case, given.has_triples)
+        self.pairs = case.plan() if _has_pairs(case, given.has_triples) else None
+
+
+class _Plan:
+    """What is saved of a loss, a header, triples' tables, and pairs' tables, and its launches over samples."""
+
+    def __init__(self, case: Case, has_triples: bool) -> None:
+        self.saved_size = _saved_size(case, has_triples)
+        of_samples = {"M": case.num_modalities, "MASKED": case.masked, "BLOCK": _BLOCK}
+        self.mean = Launch(kernels_rows.mean_over_anchors, (1,), **of_samples, WEIGHTED=case.weights is not None)
+        # the kernel's variant depends on the numbers of partial sums
+        self.last = functools.cache(
+            lambda num_open, parts: Launch(
+                kernels_rows.weights_and_temperature_gradient, (triton.cdiv(case.n, _BLOCK),), **of_samples
+            )
+        )
+
+
+_plan = planned(_Plan)
 
 
 def _embedding_gradients(
@@ -117,14 +127,13 @@ def _embedding_gradients(
     """Write the gradients of the embeddings; returns partial sums of scores times their gradient, and how many of
     these, which come first, lack the mean over anchors."""
     of_pairs = None
-    if batch.has_pairs:
-        of_pairs = batch.case.plan().backward(
-            batch.case.view_tables(batch.tables), batch.temperature, batch.codes, logsumexp, grad, batch.weights, saved,
-            outs,
-        )  # fmt: skip
+    if batch.pairs is not None:
+        of_pairs = batch.pairs.backward(
+            saved, batch.temperature, batch.codes, logsumexp, grad, batch.weights, saved, outs
+        )
         if not given.has_triples:
             return of_pairs, 0
-    triples = triton_all.view_saved(batch.triples, *batch.embeddings[0].shape)
+    triples = triton_all.view_saved(saved[_HEADER:], *batch.embeddings[0].shape)
     into = outs if of_pairs is None else [torch.empty_like(out) for out in outs]
     of_triples = triton_all.backward(grad, batch.temperature, batch.complete, given.normalize, saved, triples, into)
     if of_pairs is None:
@@ -134,38 +143,21 @@ def _embedding_gradients(
     return torch.cat([of_triples, of_pairs]), len(of_triples)
 
 
-@planned
-def _mean(case: Case) -> Launch:
-    return Launch(kernels_rows.mean_over_anchors, (1,), **_of_samples(case), WEIGHTED=case.weights is not None)
+def _case(given: Arguments, tensors: tuple[int, ...] = ()) -> Case:
+    """tensors: their residues."""
+    first, weights = given.embeddings[0], given.weights
+    n, dim = first.shape
+    before = _HEADER + (triton_all.saved_size(n, dim) if given.has_triples else 0)
+    return Case(
+        len(given.embeddings), n, dim, first.dtype, first.device, given.normalize, given.present is not None,
+        None if weights is None else weights.dtype, None, before, tensors,
+    )  # fmt: skip
 
 
-@planned
-def _last(case: Case, num_open: int, parts: int) -> Launch:
-    blocks = triton.cdiv(case.n, _BLOCK)
-    return Launch(kernels_rows.weights_and_temperature_gradient, (blocks,), **_of_samples(case))
+def _has_pairs(case: Case, has_triples: bool) -> bool:
+    """Beside triples, those of incomplete samples."""
+    return case.n > 0 and (case.masked or not has_triples)
 
 
-def _of_samples(case: Case) -> dict[str, int | bool]:
-    return {"M": case.num_modalities, "MASKED": case.masked, "BLOCK": _BLOCK}
-
-
-def _layout_of(given: Arguments) -> tuple[int, int, int, torch.dtype, torch.device, bool, bool]:
-    first = given.embeddings[0]
-    masked = given.present is not None
-    return given.num_modalities, *first.shape, first.dtype, first.device, given.has_triples, masked
-
-
-def _layout(
-    m: int, n: int, dim: int, dtype: torch.dtype, device: torch.device, has_triples: bool, masked: bool
-) -> list[int]:
-    """Sizes of what is saved: a header, triples' and pairs' tables."""
-    pairs = Case(m, n, dim, dtype, device, masked=masked).table_sizes()
-    triples = triton_all.saved_size(n, dim) if has_triples else 0
-    return [_HEADER + triples, *(pairs if masked or not has_triples else [0] * len(pairs))]
-
-
-_kept_layout = planned(_layout)
-
-
-def _sizes_of(given: Arguments) -> list[int]:
-    return _kept_layout(*_layout_of(given))
+def _saved_size(case: Case, has_triples: bool) -> int:
+    return case.offset + (sum(case.table_sizes()) if _has_pairs(case, has_triples) else 0)

@@ -7,13 +7,14 @@ O(B D). No atomics.
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from unihpe_kernels.launching import Launch, planned
+from unihpe_kernels.launching import Launch, Parts, planned
 from unihpe_kernels.sv_contrastive import kernels_paired as kernels
 from unihpe_kernels.sv_contrastive.triton_all import aligned
 from unihpe_kernels.tuned import settings
@@ -27,8 +28,8 @@ class Case(NamedTuple):
     """What the launches of a "paired" loss depend on, beside settings.
 
     anchors: of the n samples so many come first that are anchors alone, all others being what tuples are formed from;
-    then only their results are of use. None: every sample is both. weights: their dtype. residues: `launching.residues`
-    of all tensors that a plan is handed.
+    then only their results are of use. None: every sample is both. weights: their dtype. offset: float32 numbers before
+    the tables in their buffer. residues: `launching.residues` of all tensors that a plan is handed.
     """
 
     num_modalities: int
@@ -40,12 +41,12 @@ class Case(NamedTuple):
     masked: bool = False
     weights: torch.dtype | None = None
     anchors: int | None = None
+    offset: int = 0
     residues: tuple[int, ...] = ()
 
     def plan(self) -> "Plan":
         """The same one every time, as long as settings and torch's precision of products stay."""
-        of_passes = (self._settings("forward"), self._settings("backward"))
-        return _plan(self, *of_passes, _precision(self.stack_dtype), _PANEL_BYTES)
+        return _plan(self, settings, _precision(self.stack_dtype), _PANEL_BYTES)
 
     @property
     def stack_dtype(self) -> torch.dtype:
@@ -59,26 +60,22 @@ class Case(NamedTuple):
         basis = m * aligned(n) * (1 + m * (m - 1)) if m > 3 and not self.masked else 0
         return [aligned(stack), *[aligned(m * n)] * 3, aligned(m * (m - 1) // 2 * n), basis]
 
-    def view_tables(self, parts: list[Tensor] | tuple[Tensor, ...]) -> "Tables":
-        """Of float32 buffers of `table_sizes`."""
-        stack, *others = parts
-        return Tables(stack.view(self.stack_dtype), *others)
-
-    def _settings(self, direction: str) -> tuple[tuple[str, int], ...]:
-        kind = "float" if self.stack_dtype == torch.float32 else "half"
-        names = setting_names(direction, self.num_modalities, self.masked, kind)
-        return tuple(settings(names, self.n, self.device).items())
+    def rows_of_stack(self, buffer: Tensor) -> Tensor:
+        """[M n, dim], of the buffer that has the tables."""
+        dtype, rows = self.stack_dtype, self.num_modalities * self.n
+        start = self.offset * 4 // dtype.itemsize
+        return buffer.view(dtype)[start : start + rows * self.dim].view(rows, self.dim)
 
 
 class Tables(NamedTuple):
-    """What is known of every sample, each as a flat buffer; see `kernels_paired`."""
+    """What is known of every sample, each flat; see `kernels_paired`. Addresses where `Parts` gives those."""
 
-    stack: Tensor  # [M, n, dim]
-    powers: Tensor  # [M, n]
-    inverse_norms: Tensor  # [M, n]
-    shares: Tensor  # [M, n]
-    inner: Tensor  # [pairs, n]
-    basis: Tensor  # empty where codes are used, and for up to three modalities
+    stack: Any  # [M, n, dim]
+    powers: Any  # [M, n]
+    inverse_norms: Any  # [M, n]
+    shares: Any  # [M, n]
+    inner: Any  # [pairs, n]
+    basis: Any  # empty where codes are used, and for up to three modalities
 
 
 class Codes(NamedTuple):
@@ -91,8 +88,9 @@ class Codes(NamedTuple):
 class Plan:
     """Sizes, grids and launches of one `Case`; buffers are made anew for every call.
 
-    In what its functions take, codes are those of the case's masks. own [n], int64: where the case has anchors apart,
-    the places of their samples among the others, or numbers beyond.
+    In what its functions take, buffer is float32 and has the tables, from the case's offset on, and codes are those of
+    the case's masks. own [n], int64: where the case has anchors apart, the places of their samples among the others, or
+    numbers beyond.
     """
 
     def __init__(
@@ -110,6 +108,8 @@ class Plan:
             kernels.paired_prepare, (triton.cdiv(n, _ROWS),), **of_case, NORMALIZE=case.normalize, **by_row
         )
         self._basis = Launch(kernels.paired_basis, (blocks, m), M=m, **by_sample)
+        self._has_basis = m > 3 and not case.masked
+        self._tables = Parts(case.table_sizes(), case.offset)
 
         tiles_i = triton.cdiv(rows, forward["tile_i"])
         self._columns, self._splits = _split(others, forward["tile_j"], tiles_i * m, forward["programs"])
@@ -119,6 +119,7 @@ class Plan:
         self._finish = Launch(
             kernels.paired_finish, (triton.cdiv(rows, _SAMPLES),), **of_case, OTHERS=anchors is not None, **by_sample
         )
+        self._of_splits = Parts([aligned(self._splits * m * n)] * 2)
 
         # numbers of a panel for every two modalities
         most = max(panel_bytes // (m * m * case.stack_dtype.itemsize), dim // 2 * n)
@@ -138,33 +139,36 @@ class Plan:
         }  # fmt: skip
         self._panels = [(launches[j, i[0] == 0], (*i, *j)) for i in of_i for j in of_j]
         self._at_once = len(self._panels) == 1 and anchors is None
-        self._panel_size = m * edge_i * m * edge_j
-        self._sums_size = splits * m * kernels.members_entries(m, case.masked) * aligned(n)
-        self._programs = [len(of_j) * tiles_j * m * splits, blocks * m]
+        self._panel_shape = (m * edge_i, m * edge_j)
+        sums = splits * m * kernels.members_entries(m, case.masked) * aligned(n)
+        self._of_samples = Parts([sums, m * (m - 1) // 2 * m * n])
+        self._of_scale = Parts([len(of_j) * tiles_j * m * splits, blocks * m])
         self._own = Launch(kernels.paired_own, (blocks, m), **of_case, WEIGHTED=weighted, **by_sample)
         self._embedding_gradient = Launch(
             kernels.paired_embedding_gradient, (triton.cdiv(n, _ROWS),), M=m, NORMALIZE=case.normalize, **by_row
         )
 
-    def prepare(self, embeddings: list[Tensor], tables: Tables, used: Tensor | None) -> None:
+    def prepare(self, embeddings: list[Tensor], buffer: Tensor, used: Tensor | None) -> None:
         """Fill the tables. used: uint8 [M, n], other rows are taken as zero: NaN in them would pass a zero factor."""
         n = self._case.n
+        tables = self.tables(buffer, self._basis if self._has_basis else self._prepare)
         stack, powers, inverse_norms, _, inner, basis = tables
         self._prepare(tuple(embeddings), used, stack, powers, inverse_norms, inner, n, self._case.dim)
-        if self._case.num_modalities > 3 and not self._case.masked:
+        if self._has_basis:
             self._basis(inner, basis, n)
 
     def forward(
-        self, tables: Tables, temperature: Tensor, codes: Codes, logsumexp: Tensor, sample_loss: Tensor,
+        self, buffer: Tensor, temperature: Tensor, codes: Codes, logsumexp: Tensor, sample_loss: Tensor,
         own: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Write the logsumexp [M, n] and losses [n] of the anchors, 0 where there is none. Of anchors apart, the
         logsumexp is that of their other tuples, relative to the positive's logit."""
-        m, n, dim, anchors = self._case.num_modalities, self._case.n, self._case.dim, self._case.anchors
-        stack, _, inverse_norms, shares, inner, basis = tables
+        n, dim, anchors = self._case.n, self._case.dim, self._case.anchors
+        stack, _, inverse_norms, shares, inner, basis = self.tables(buffer, self._finish)
         # those of samples that are no anchors are read, too
-        new = temperature.new_empty if anchors is None else temperature.new_ones
-        highest, sums = new((self._splits, m, n)), new((self._splits, m, n))
+        new = buffer.new_empty if anchors is None else buffer.new_ones
+        of_splits = new(self._of_splits.size)  # an address keeps nothing alive
+        highest, sums = self._of_splits.of(of_splits, self._finish)
         self._forward(
             stack, inverse_norms, inner, basis, *codes, own, temperature, highest, sums, anchors, n, dim, self._columns
         )
@@ -173,23 +177,23 @@ class Plan:
         )
 
     def backward(
-        self, tables: Tables, temperature: Tensor, codes: Codes, logsumexp: Tensor, grad: Tensor,
+        self, buffer: Tensor, temperature: Tensor, codes: Codes, logsumexp: Tensor, grad: Tensor,
         weights: Tensor | None, inverse_total: Tensor, outs: list[Tensor], own: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Write the gradients of the embeddings into `outs`; returns partial sums of scores times their gradient. Of
         anchors apart, what their positives give is left out."""
         m, n, dim, anchors = self._case.num_modalities, self._case.n, self._case.dim, self._case.anchors
-        stack, powers, inverse_norms, shares, inner, basis = tables
-        new = temperature.new_empty
-        panel = new((self._panel_size,), dtype=stack.dtype)
-        d_members = new((self._sums_size,))
+        stack, powers, inverse_norms, shares, inner, basis = self.tables(buffer, self._embedding_gradient)
+        rows_of_stack = self._case.rows_of_stack(buffer)
+        panel = rows_of_stack.new_empty(self._panel_shape)
+        new = buffer.new_empty
         if anchors is not None:
-            d_members.zero_()  # they are no members
-            shares = torch.zeros_like(shares)
-        d_scale = new((sum(self._programs),))
-        of_pairs, of_positives = d_scale.split_with_sizes(self._programs)
-        d_stack = new((m * n, dim)) if self._at_once else temperature.new_zeros((m * n, dim))
-        rows_of_stack = stack[: m * n * dim].view(m * n, dim)
+            new = buffer.new_zeros  # they are no members
+            shares = new(m * n)
+        of_samples, d_scale = new(self._of_samples.size), buffer.new_empty(self._of_scale.size)
+        d_members, d_own = self._of_samples.of(of_samples, self._embedding_gradient)
+        of_pairs, of_positives = self._of_scale.of(d_scale, self._embedding_gradient)
+        d_stack = (buffer.new_empty if self._at_once else buffer.new_zeros)((m * n, dim))
         for launch, bounds in self._panels:
             launch(
                 stack, inverse_norms, inner, basis, *codes, own, temperature, grad, weights, inverse_total, logsumexp,
@@ -197,12 +201,10 @@ class Plan:
             )  # fmt: skip
             if self._at_once:
                 # one block matrix with zeros on its diagonal: half as much work again for three, but two launches
-                whole = panel.view(m * n, m * n)
-                _product(whole, rows_of_stack, d_stack, add=False)
-                _product(whole.t(), rows_of_stack, d_stack, add=True)
+                _product(panel, rows_of_stack, d_stack, add=False)
+                _product(panel.t(), rows_of_stack, d_stack, add=True)
             else:
-                _add_products(d_stack.view(m, n, dim), panel, rows_of_stack.view(m, n, dim), *bounds)
-        d_own = new((m, m * (m - 1) // 2, n))
+                _add_products(d_stack.view(m, n, dim), panel.view(-1), rows_of_stack.view(m, n, dim), *bounds)
         self._own(
             inner, basis, codes.anchors, temperature, grad, weights, inverse_total, shares, d_members, d_own,
             of_positives, n, self._backward_splits,
@@ -210,16 +212,21 @@ class Plan:
         self._embedding_gradient(stack, powers, inverse_norms, d_stack, d_own, tuple(outs), n, dim)
         return d_scale
 
+    def tables(self, buffer: Tensor, last: Launch) -> Tables:
+        """For launches of which this is the last, as `Parts.of`."""
+        stack, *others = self._tables.of(buffer, last)
+        return Tables(stack.view(self._case.stack_dtype) if isinstance(stack, Tensor) else stack, *others)
+
 
 @planned
-def _plan(
-    case: Case,
-    forward: tuple[tuple[str, int], ...],
-    backward: tuple[tuple[str, int], ...],
-    precision: str,
-    panel_bytes: int,
-) -> Plan:
-    return Plan(case, dict(forward), dict(backward), precision, panel_bytes)
+def _plan(case: Case, chosen: Callable[..., dict[str, int]], precision: str, panel_bytes: int) -> Plan:
+    """chosen: `settings`."""
+    kind = "float" if case.stack_dtype == torch.float32 else "half"
+
+    def of_pass(direction: str) -> dict[str, int]:
+        return chosen(setting_names(direction, case.num_modalities, case.masked, kind), case.n, case.device)
+
+    return Plan(case, of_pass("forward"), of_pass("backward"), precision, panel_bytes)
 
 
 def _tile(options: dict[str, int]) -> dict[str, int | bool]:

@@ -10,7 +10,7 @@ from unihpe_kernels.launching import residues
 from unihpe_kernels.sv_contrastive import triton_all
 from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces, Triples, of_products, to_rows
 from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
-from unihpe_kernels.sv_contrastive.triton_paired import Case, Codes, Plan, Tables
+from unihpe_kernels.sv_contrastive.triton_paired import Case, Codes, Plan
 
 _MIDDLE = (1 + math.sqrt(3)) / 2  # of the scores, as the kernels shift them
 
@@ -25,8 +25,9 @@ class TritonPieces(TorchPieces):
     def paired(self, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
         with on_device(rows):
             samples, own = self._samples(rows, columns), _whole(own, len(rows) + len(columns))
-            case, plan, tables = self._prepared(samples, len(rows), None, own)
-            logsumexp, sample_loss = self.temperature.new_empty(samples.shape[:2]), self.temperature.new_empty(case.n)
+            plan, tables = self._prepared(samples, len(rows), None, own)
+            new = self.temperature.new_empty
+            logsumexp, sample_loss = new(samples.shape[:2]), new(samples.shape[1])
             plan.forward(tables, self.temperature, Codes(), logsumexp, sample_loss, own)
             return logsumexp[:, : len(rows)]
 
@@ -44,7 +45,7 @@ class TritonPieces(TorchPieces):
             logsumexp, weights = tau.new_zeros(m, n), tau.new_zeros(n)
             logsumexp[:, : len(rows)] = losses + self.positives(rows) * self._scale
             weights[: len(rows)] = d_score * tau  # the kernels divide by it
-            _, plan, tables = self._prepared(samples, len(rows), weights, own)
+            plan, tables = self._prepared(samples, len(rows), weights, own)
             d_scores = plan.backward(tables, tau, Codes(), logsumexp, one, weights, one, list(outs), own)
         d_rows, d_columns = outs.transpose(0, 1).split([len(rows), len(columns)])
         return d_rows, d_columns, d_scores.sum(dtype=torch.float64), torch.zeros_like(d_score)
@@ -56,19 +57,17 @@ class TritonPieces(TorchPieces):
         """[modalities, rows, then columns, D]"""
         return torch.cat([rows, columns]).transpose(0, 1).contiguous()
 
-    def _prepared(
-        self, samples: Tensor, anchors: int, weights: Tensor | None, own: Tensor
-    ) -> tuple[Case, Plan, Tables]:
+    def _prepared(self, samples: Tensor, anchors: int, weights: Tensor | None, own: Tensor) -> tuple[Plan, Tensor]:
+        """The plan of these samples, and the buffer of its tables, which are filled."""
         m, n, dim = samples.shape
         embeddings, dtype = list(samples), None if weights is None else weights.dtype
         case = Case(
-            m, n, dim, samples.dtype, samples.device, self._normalize, False, dtype, anchors,
+            m, n, dim, samples.dtype, samples.device, self._normalize, False, dtype, anchors, 0,
             residues(*embeddings, self.temperature, own),
         )  # fmt: skip
-        sizes, plan = case.table_sizes(), case.plan()
-        tables = case.view_tables(self.temperature.new_empty(sum(sizes)).split_with_sizes(sizes))
+        plan, tables = case.plan(), self.temperature.new_empty(sum(case.table_sizes()))
         plan.prepare(embeddings, tables, None)
-        return case, plan, tables
+        return plan, tables
 
 
 def _whole(own: Tensor, n: int) -> Tensor:
