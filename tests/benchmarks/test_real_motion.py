@@ -140,6 +140,8 @@ def test_distance_from_training_ignores_place_and_facing() -> None:
 
 def test_the_splits_keep_their_people_apart() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    found = [set(match.split(",")) for match in re.findall(r"--subjects ([\d,]+)", makefile)]
+    people = [dict(re.findall(r"^(\w+) := ([\d,]+)$", makefile, re.MULTILINE))[name] for name in ("TRAINED", "UNSEEN")]
+    people += re.findall(r"--subjects ([\d,]+)", makefile)
+    found = [set(match.split(",")) for match in people]
     assert len(found) == 4
     assert len(set().union(*found)) == sum(map(len, found)) == 21

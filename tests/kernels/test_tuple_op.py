@@ -91,8 +91,9 @@ def test_memory_does_not_grow_with_the_square_of_the_batch(name: str) -> None:
     peak = peak_bytes(step)
     if peak is None:
         pytest.skip("no /proc")
-    # one B x B matrix is 61 MiB; a block of products is 2, and torch keeps some six of its size
-    assert peak <= 24 * 2**20
+    # one B x B matrix is 61 MiB; a block of products is 2, torch keeps some six of its size, and what the allocator had
+    # given back to the system before comes on top: 6 to 25 were seen
+    assert peak <= 40 * 2**20
 
 
 @pytest.mark.parametrize("name", LOSSES)
