@@ -30,6 +30,10 @@ def _error(scores: dict[str, Any] | None) -> str:
     return "-" if scores is None else f"{scores['mpjpe']:.1f} / {scores['pa_mpjpe']:.1f}"
 
 
+def _load(record: dict[str, Any]) -> str:
+    return f"Load of the machine before: {record['load_before']:.1f}; above 1, others used its cores too."
+
+
 def run_table(record: dict[str, Any]) -> str:
     scores = record["scores"]
     rows = [["mean pose", _error(scores["mean_pose"]), "-", "-", "-"]]
@@ -103,8 +107,7 @@ def predict_table(record: dict[str, Any]) -> str:
     for name, found in record["pictures"].items():
         label = f"{name} and lifting, pictures of 1280 x 720 a second, {record['cores']} cores"
         rows.append([label, f"{1 / found['median_s']:.1f}", f"{1 / found['least_s']:.1f}"])
-    load = f"Load of the machine before: {record['load_before']:.1f}; above 1, others used its cores too."
-    return f"{table(['what', 'median', 'best'], rows)}\n\nLifter: `{record['model']}`. {load} {origin(record)}"
+    return f"{table(['what', 'median', 'best'], rows)}\n\nLifter: `{record['model']}`. {_load(record)} {origin(record)}"
 
 
 def export_table(record: dict[str, Any]) -> str:
@@ -119,10 +122,9 @@ def export_table(record: dict[str, Any]) -> str:
         error = "" if name == "eager" else f"{record['errors_mm'][name]:.1e}"
         rows.append([title, *cells, error])
     head = ["", *(f"batch of {int(size):,}" for size in record["batches"]), "largest difference, mm"]
-    load = f"Load of the machine before: {record['load_before']:.1f}; above 1, others used its cores too."
     # the best, since a median of calls this short is that of the other processes' turns where a core is shared
     note = f"The best of {record['rounds']} rounds taken in turn, and how many times as fast as eager mode's best"
-    return f"{table(head, rows)}\n\n{note}. Model: `{record['model']}`. {load} {origin(record)}"
+    return f"{table(head, rows)}\n\n{note}. Model: `{record['model']}`. {_load(record)} {origin(record)}"
 
 
 def real_motion_table(record: dict[str, Any]) -> str:
@@ -215,8 +217,7 @@ def host_time_table(record: dict[str, Any]) -> str:
         rows.append([str(r["count"]), *times, str(r["kernels"])])
     first = record["records"][0]
     case = f'B = {first["batch"]}, D = {first["width"]}, {first["dtype"]}, "{first["negatives"]}"'
-    load = f"Load of the machine before: {record['load_before']:.1f}; above 1, others used its cores too."
-    return f"{table(head, rows)}\n\n{case}. {load} {origin(record)}"
+    return f"{table(head, rows)}\n\n{case}. {_load(record)} {origin(record)}"
 
 
 def gpu_tables(results: Path) -> str:
