@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.contrastive import loss
-from unihpe_kernels.contrastive.options import Spec
+from unihpe_kernels.contrastive.spec import Spec
 from unihpe_kernels.registration import define, differentiate, direct, direct_backward, refuse_gradients, register_fake
 
 _TITLE = "the loss of tuples (tuple_contrastive_loss, pairwise_contrastive_loss)"
