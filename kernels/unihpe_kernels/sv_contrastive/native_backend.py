@@ -5,8 +5,6 @@ Temperatures so small that float32 cannot hold the exponentials are left to plai
 that may lack modalities to `torch_backend`, too.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -99,29 +97,25 @@ def _scale(temperature: Tensor) -> float:
 
 def _exact(given: Arguments) -> tuple[Tensor, Tensor]:
     """The loss and those of the samples, in float64."""
+    exact = _doubled(given)
     if given.has_triples:
-        outputs = torch_backend.forward(_doubled(given))
+        outputs = torch_backend.forward(exact)
         return outputs.loss, outputs.sample_loss
-    found = engine.forward(*_as_pairs(given))
+    found = engine.forward(exact.embeddings, exact.tau, None, exact.weights, None, exact.spec)
     return found.loss, found.samples[0]
 
 
 def _exact_gradients(grad: Tensor, given: Arguments) -> list[Tensor]:
+    exact = _doubled(given)
     if given.has_triples:
-        exact = _doubled(given)
         *gradients, d_weights = torch_backend.backward(grad, exact, torch_backend.forward(exact))
     else:
-        pairs = _as_pairs(given)
-        *gradients, _, d_weights = engine.backward(grad, *pairs[:-1], engine.forward(*pairs), pairs[-1])
+        tensors = exact.embeddings, exact.tau, None, exact.weights, None
+        found = engine.forward(*tensors, exact.spec)
+        *gradients, _, d_weights = engine.backward(grad, *tensors, found, exact.spec)
     like = [*given.embeddings, given.tau]
     outs = [gradient.to(other.dtype) for gradient, other in zip(gradients, like, strict=True)]
     return [*outs, d_weights.float() if given.weights is None else d_weights]
-
-
-def _as_pairs(given: Arguments) -> tuple[Any, ...]:
-    """What the engine takes."""
-    exact = _doubled(given)
-    return exact.embeddings, exact.tau, None, exact.weights, None, exact.spec
 
 
 def _doubled(given: Arguments) -> Arguments:
