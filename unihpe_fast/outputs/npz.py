@@ -12,7 +12,7 @@ from unihpe_fast.prediction import Prediction
 
 
 def write(prediction: Prediction, path: Path) -> list[Path]:
-    """One file: the arrays, `joint_names`, `layout`, `unit` of joints_3d and root, `fps` (NaN where there is none)."""
+    """One file: the arrays, `joint_names`, `layout`, `axes`, `unit` of joints_3d and root, `fps` (NaN if unknown)."""
     arrays = dict(prediction.arrays)
     arrays["source"] = prediction.source.astype(np.str_)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -21,6 +21,7 @@ def write(prediction: Prediction, path: Path) -> list[Path]:
             joint_names=np.array(prediction.joint_names),
             layout=np.array(prediction.layout),
             unit=np.array("mm"),
+            axes=np.array(prediction.axes),
             fps=np.array(np.nan if prediction.fps is None else prediction.fps),
             **arrays,  # type: ignore[arg-type]
         )
@@ -36,6 +37,8 @@ def read(path: Path) -> Prediction:
         found.pop("unit")
         found["joint_names"] = tuple(found["joint_names"].tolist())
         found["layout"] = str(found["layout"])
+        # files of earlier versions do not say it
+        found["axes"] = str(found.get("axes", "camera"))
         found["source"] = found["source"].astype(object)
         return Prediction(**found, fps=None if np.isnan(fps) else fps)
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
