@@ -93,7 +93,10 @@ def _scores(model: Lifter, config: Config, step: int) -> dict[str, Any]:
     """step: of real-motion, whose scores are given then; 0: of all validation samples."""
     if step:
         files = [Path(name) for name in config.data.val]
-        found = {name: scores(real_motion_errors(model, files, of, step)) for name, of in INPUTS.items()}
+        found = {
+            name: scores(real_motion_errors(model, files, of, step, level=config.data.level))
+            for name, of in INPUTS.items()
+        }
         return {"mpjpe": found["exact"]["mpjpe"], "pa_mpjpe": found["exact"]["pa"], "real_motion": found}
     errors, aligned = [], []
     with torch.inference_mode():
