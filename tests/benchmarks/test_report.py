@@ -115,7 +115,7 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
         "R@1 0.75",
         "2.0 minutes",
         "0123456789 on a CPU; torch 9",
-        "| a | 30.0 |",
+        "| a | 30.0 / 20.0 | 1.0 |",
         "caveat: approximated. Measured",
         "| preparing photographs of 10 x 20 px | 75 | 100 | 0.75 | 0.70 to 0.90 | 0.7 |",
         "| loading, 2 workers | 75 | 100 | 0.75 | 0.70 to 0.90 | 0.8 |",
