@@ -325,6 +325,9 @@ def test_a_levelled_model_says_so_and_files_of_motion_keep_its_up(tmp_path: Path
     for name in ("npz", "json"):
         write(clip, tmp_path / "clip", name)
     assert npz.read(tmp_path / "clip.npz").axes == "level"
+    write(replace(clip, axes="world"), tmp_path / "other", "npz")
+    with pytest.raises(OutputError, match=r"other\.npz: must be a prediction in \.npz, got axes .world."):
+        npz.read(tmp_path / "other.npz")
     assert json.loads((tmp_path / "clip.json").read_text())["axes"].startswith("level: ")
     # y of the poses is down the vertical, that of motion up
     motion = motions(clip, "clip")[0]

@@ -88,6 +88,7 @@ class DataConfig:
 
     @property
     def axes(self) -> Axes:
+        """Those of the 3D poses, in a word."""
         return "level" if self.level else "camera"
 
 

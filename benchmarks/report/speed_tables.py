@@ -56,7 +56,9 @@ def summary_table(result: dict[str, Any]) -> str:
         for record in with_peers[-1:]:
             entries = record["competitors"]
             mine = entries[OURS]
-            peers = [f"{n} {_times(e['ratio'])}" for n, e in entries.items() if n != OURS and e["same"] and "ratio" in e]
+            peers = [
+                f"{n} {_times(e['ratio'])}" for n, e in entries.items() if n != OURS and e["same"] and "ratio" in e
+            ]
             share = f"{record['share_of_floor']:.0%}" if "share_of_floor" in record else "-"
             work = f"{name}, {record['variable']} = {record['size']:,}"
             mine_cells = [milliseconds(mine["median_s"]), mebibytes(mine["peak_bytes"])]

@@ -2,10 +2,11 @@
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from unihpe_fast.config import Axes
 from unihpe_fast.fileio import atomic_path
 from unihpe_fast.outputs import OutputError
 from unihpe_fast.prediction import Prediction
@@ -39,6 +40,8 @@ def read(path: Path) -> Prediction:
         found["layout"] = str(found["layout"])
         # files of earlier versions do not say it
         found["axes"] = str(found.get("axes", "camera"))
+        if found["axes"] not in get_args(Axes):
+            raise ValueError(f"axes {found['axes']!r:.80}")
         found["source"] = found["source"].astype(object)
         return Prediction(**found, fps=None if np.isnan(fps) else fps)
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
