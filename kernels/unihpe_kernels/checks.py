@@ -143,6 +143,9 @@ def check_backend_name(backend: str) -> None:
         raise ValueError(f'backend must be "auto", "triton", "native" or "torch", got {backend!r}')
 
 
+_NOWHERE = contextlib.nullcontext()
+
+
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Triton launches on the current device: make it the tensor's.
 
@@ -150,7 +153,7 @@ def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     an error of the driver that names neither.
     """
     if tensor.device.type != "cuda":
-        return contextlib.nullcontext()
+        return _NOWHERE
     if torch.cuda.is_current_stream_capturing():
         return _compiled_before(torch.cuda.device(tensor.device))
     return torch.cuda.device(tensor.device)

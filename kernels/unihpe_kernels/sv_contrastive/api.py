@@ -97,6 +97,4 @@ def singular_value_contrastive_loss(
     batch = given.embeddings[0].shape[0]
     if given.has_triples:
         warn_of_many_triples(batch, batch)
-    return call_sv_contrastive(
-        given.embeddings, given.tau, *given[2:-1], given.resolve_backend(batch)
-    )[0]  # fmt: skip
+    return call_sv_contrastive(given.embeddings, given.tau, *given[2:-1], given.resolve_backend(batch))

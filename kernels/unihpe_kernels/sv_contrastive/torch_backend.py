@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unihpe_kernels.scaling import inverse_power
 from unihpe_kernels.scratch import scratch
-from unihpe_kernels.sv_contrastive.arguments import MIN_NORM, Arguments, Outputs, modality_codes
+from unihpe_kernels.sv_contrastive.arguments import MIN_NORM, Arguments, modality_codes
 from unihpe_kernels.sv_contrastive.closed_form import SCALE, Operand, TripleTile
 from unihpe_kernels.sv_contrastive.scorers import make_scorer
 
@@ -44,6 +44,18 @@ class ModalitySet:
     modalities: tuple[int, ...]
     anchors: Tensor | None  # [a] sample indices; None: every sample
     pool: Tensor | None  # [b], a superset of the anchors
+
+
+class Outputs(NamedTuple):
+    """The loss, and what the backward pass reads of the forward pass. float64 for float64 embeddings, else float32.
+
+    logsumexp: of every anchor's logits, to base 2, or what else the backward pass takes in its place.
+    """
+
+    loss: Tensor  # []
+    logsumexp: Tensor  # [M, B]
+    sample_loss: Tensor  # [B], summed over a sample's anchors
+    saved: Tensor  # flat, of `saved_size` elements
 
 
 def forward(
@@ -82,7 +94,17 @@ def forward(
         sample_loss[part.anchors] = losses
         anchor_counts[part.anchors] = len(part.modalities)
     loss = mean_loss(sample_loss, given.weights, anchor_counts, num_modalities)
-    return Outputs(loss, logsumexp, sample_loss, saved, loss.new_empty(0, dtype=torch.int64))
+    return Outputs(loss, logsumexp, sample_loss, saved)
+
+
+def saved_shapes(given: Arguments) -> list[tuple[tuple[int, ...], torch.dtype | None]]:
+    """Of `Outputs` after the loss: the shape, and the dtype where that is not the loss's."""
+    return shapes_with(given, saved_size(given))
+
+
+def shapes_with(given: Arguments, size: int) -> list[tuple[tuple[int, ...], torch.dtype | None]]:
+    batch = given.embeddings[0].shape[0]
+    return [((given.num_modalities, batch), None), ((batch,), None), ((size,), None)]
 
 
 def saved_size(given: Arguments, implementation: "PairedImplementation | None" = None) -> int:
@@ -96,12 +118,13 @@ def saved_size(given: Arguments, implementation: "PairedImplementation | None" =
 
 
 def backward(
-    grad: Tensor, given: Arguments, outputs: Outputs, implementation: "PairedImplementation | None" = None
+    grad: Tensor, given: Arguments, outputs: Sequence[Tensor], implementation: "PairedImplementation | None" = None
 ) -> list[Tensor]:
-    """Gradients of the M embeddings, of the temperature and of the weights ([B], also where those are None)."""
+    """Gradients of the M embeddings, of the temperature and of the weights ([B], also where those are None). outputs:
+    `Outputs`."""
     implementation = implementation or TORCH
     embeddings, present, weights = given.embeddings, given.present, given.weights
-    loss, logsumexp, sample_loss, saved, _ = outputs
+    loss, logsumexp, sample_loss, saved = outputs
     num_modalities, (batch, dim) = given.num_modalities, embeddings[0].shape
     dense_triples = None
     scale = logit_scale(given.tau, sample_loss)

@@ -10,7 +10,7 @@ from unihpe_kernels.launching import residues
 from unihpe_kernels.sv_contrastive import triton_all
 from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces, Triples, of_products, to_rows
 from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
-from unihpe_kernels.sv_contrastive.triton_paired import Case, Codes, Plan
+from unihpe_kernels.sv_contrastive.triton_paired import Case, Codes, Plan, Tables
 
 _MIDDLE = (1 + math.sqrt(3)) / 2  # of the scores, as the kernels shift them
 
@@ -25,10 +25,10 @@ class TritonPieces(TorchPieces):
     def paired(self, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
         with on_device(rows):
             samples, own = self._samples(rows, columns), _whole(own, len(rows) + len(columns))
-            plan, tables = self._prepared(samples, len(rows), None, own)
+            plan, buffer, tables = self._prepared(samples, len(rows), None, own)
             new = self.temperature.new_empty
             logsumexp, sample_loss = new(samples.shape[:2]), new(samples.shape[1])
-            plan.forward(tables, self.temperature, Codes(), logsumexp, sample_loss, own)
+            plan.forward(buffer, tables, self.temperature, Codes(), logsumexp, sample_loss, own)
             return logsumexp[:, : len(rows)]
 
     def own_gradients(self, d_score: Tensor, losses: Tensor) -> Tensor:
@@ -45,8 +45,8 @@ class TritonPieces(TorchPieces):
             logsumexp, weights = tau.new_zeros(m, n), tau.new_zeros(n)
             logsumexp[:, : len(rows)] = losses + self.positives(rows) * self._scale
             weights[: len(rows)] = d_score * tau  # the kernels divide by it
-            plan, tables = self._prepared(samples, len(rows), weights, own)
-            d_scores = plan.backward(tables, tau, Codes(), logsumexp, one, weights, one, list(outs), own)
+            plan, buffer, _ = self._prepared(samples, len(rows), weights, own)
+            d_scores = plan.backward(buffer, tau, Codes(), logsumexp, one, weights, one, list(outs), own)
         d_rows, d_columns = outs.transpose(0, 1).split([len(rows), len(columns)])
         return d_rows, d_columns, d_scores.sum(dtype=torch.float64), torch.zeros_like(d_score)
 
@@ -57,17 +57,18 @@ class TritonPieces(TorchPieces):
         """[modalities, rows, then columns, D]"""
         return torch.cat([rows, columns]).transpose(0, 1).contiguous()
 
-    def _prepared(self, samples: Tensor, anchors: int, weights: Tensor | None, own: Tensor) -> tuple[Plan, Tensor]:
-        """The plan of these samples, and the buffer of its tables, which are filled."""
+    def _prepared(
+        self, samples: Tensor, anchors: int, weights: Tensor | None, own: Tensor
+    ) -> tuple[Plan, Tensor, Tables]:
+        """The plan of these samples, and its tables, which are filled, in their buffer."""
         m, n, dim = samples.shape
         embeddings, dtype = list(samples), None if weights is None else weights.dtype
         case = Case(
             m, n, dim, samples.dtype, samples.device, self._normalize, False, dtype, anchors, 0,
             residues(*embeddings, self.temperature, own),
         )  # fmt: skip
-        plan, tables = case.plan(), self.temperature.new_empty(sum(case.table_sizes()))
-        plan.prepare(embeddings, tables, None)
-        return plan, tables
+        plan, buffer = case.plan(), self.temperature.new_empty(sum(case.table_sizes()))
+        return plan, buffer, plan.prepare(embeddings, buffer, None)
 
 
 def _whole(own: Tensor, n: int) -> Tensor:
