@@ -31,7 +31,11 @@ TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
 
 # Operations that have C++ for a CPU, which takes the same dtypes, and the files that it is in.
 NATIVE_SOURCES: dict[str, tuple[native.Source | str, ...]] = {
-    "singular_value_contrastive_loss": ("sv_contrastive/triples.cpp", "sv_contrastive/pairs.cpp"),
+    "singular_value_contrastive_loss": (
+        "sv_contrastive/triples.cpp",
+        "sv_contrastive/pairs.cpp",
+        SCORES["singular_value"].native,
+    ),
     **{score.loss: (score.native,) for score in SCORES.values()},
     "procrustes": ("procrustes/poses.cpp",),
     "pa_mpjpe": ("procrustes/poses.cpp",),
@@ -143,9 +147,6 @@ def check_backend_name(backend: str) -> None:
         raise ValueError(f'backend must be "auto", "triton", "native" or "torch", got {backend!r}')
 
 
-_NOWHERE = contextlib.nullcontext()
-
-
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Triton launches on the current device: make it the tensor's.
 
@@ -153,7 +154,7 @@ def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     an error of the driver that names neither.
     """
     if tensor.device.type != "cuda":
-        return _NOWHERE
+        return contextlib.nullcontext()
     if torch.cuda.is_current_stream_capturing():
         return _compiled_before(torch.cuda.device(tensor.device))
     return torch.cuda.device(tensor.device)
