@@ -46,7 +46,7 @@ class Case(NamedTuple):
 
     def plan(self) -> "Plan":
         """The same one every time, as long as settings and torch's precision of products stay."""
-        return _plan(self, settings, _precision(self.stack_dtype), _PANEL_BYTES)
+        return _plan(self, *surroundings(self.dtype, self.device))
 
     @property
     def stack_dtype(self) -> torch.dtype:
@@ -64,7 +64,7 @@ class Case(NamedTuple):
         """[M n, dim], of the buffer that has the tables."""
         dtype, rows = self.stack_dtype, self.num_modalities * self.n
         start = self.offset * 4 // dtype.itemsize
-        return buffer.view(dtype)[start : start + rows * self.dim].view(rows, self.dim)
+        return buffer.view(dtype).as_strided((rows, self.dim), (self.dim, 1), start)
 
 
 class Tables(NamedTuple):
@@ -89,8 +89,8 @@ class Plan:
     """Sizes, grids and launches of one `Case`; buffers are made anew for every call.
 
     In what its functions take, buffer is float32 and has the tables, from the case's offset on, and codes are those of
-    the case's masks. own [n], int64: where the case has anchors apart, the places of their samples among the others, or
-    numbers beyond.
+    the case's masks; logsumexp and sample_loss are tensors or, as of `Parts`, addresses. own [n], int64: where the case
+    has anchors apart, the places of their samples among the others, or numbers beyond.
     """
 
     def __init__(
@@ -141,30 +141,32 @@ class Plan:
         self._at_once = len(self._panels) == 1 and anchors is None
         self._panel_shape = (m * edge_i, m * edge_j)
         sums = splits * m * kernels.members_entries(m, case.masked) * aligned(n)
-        self._of_samples = Parts([sums, m * (m - 1) // 2 * m * n])
+        self._of_samples = Parts([sums, m * (m - 1) // 2 * m * n], aligned(m * n * dim))
         self._of_scale = Parts([len(of_j) * tiles_j * m * splits, blocks * m])
+        self.num_scales = self._of_scale.size  # of what `backward` returns
         self._own = Launch(kernels.paired_own, (blocks, m), **of_case, WEIGHTED=weighted, **by_sample)
         self._embedding_gradient = Launch(
             kernels.paired_embedding_gradient, (triton.cdiv(n, _ROWS),), M=m, NORMALIZE=case.normalize, **by_row
         )
 
-    def prepare(self, embeddings: list[Tensor], buffer: Tensor, used: Tensor | None) -> None:
-        """Fill the tables. used: uint8 [M, n], other rows are taken as zero: NaN in them would pass a zero factor."""
+    def prepare(self, embeddings: list[Tensor], buffer: Tensor, used: Tensor | None) -> Tables:
+        """The tables, filled. used: uint8 [M, n]; other rows are zero: NaN in them would pass a zero factor."""
         n = self._case.n
-        tables = self.tables(buffer, self._basis if self._has_basis else self._prepare)
+        tables = self.tables(buffer, self._finish)
         stack, powers, inverse_norms, _, inner, basis = tables
         self._prepare(tuple(embeddings), used, stack, powers, inverse_norms, inner, n, self._case.dim)
         if self._has_basis:
             self._basis(inner, basis, n)
+        return tables
 
     def forward(
-        self, buffer: Tensor, temperature: Tensor, codes: Codes, logsumexp: Tensor, sample_loss: Tensor,
+        self, buffer: Tensor, tables: Tables, temperature: Tensor, codes: Codes, logsumexp: Any, sample_loss: Any,
         own: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Write the logsumexp [M, n] and losses [n] of the anchors, 0 where there is none. Of anchors apart, the
-        logsumexp is that of their other tuples, relative to the positive's logit."""
+        logsumexp is that of their other tuples, relative to the positive's logit. tables: of `prepare`."""
         n, dim, anchors = self._case.n, self._case.dim, self._case.anchors
-        stack, _, inverse_norms, shares, inner, basis = self.tables(buffer, self._finish)
+        stack, _, inverse_norms, shares, inner, basis = tables
         # those of samples that are no anchors are read, too
         new = buffer.new_empty if anchors is None else buffer.new_ones
         of_splits = new(self._of_splits.size)  # an address keeps nothing alive
@@ -177,7 +179,7 @@ class Plan:
         )
 
     def backward(
-        self, buffer: Tensor, temperature: Tensor, codes: Codes, logsumexp: Tensor, grad: Tensor,
+        self, buffer: Tensor, temperature: Tensor, codes: Codes, logsumexp: Any, grad: Tensor,
         weights: Tensor | None, inverse_total: Tensor, outs: list[Tensor], own: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Write the gradients of the embeddings into `outs`; returns partial sums of scores times their gradient. Of
@@ -186,14 +188,14 @@ class Plan:
         stack, powers, inverse_norms, shares, inner, basis = self.tables(buffer, self._embedding_gradient)
         rows_of_stack = self._case.rows_of_stack(buffer)
         panel = rows_of_stack.new_empty(self._panel_shape)
-        new = buffer.new_empty
+        # panels are added up, and anchors apart are no members
+        new = buffer.new_empty if self._at_once else buffer.new_zeros
         if anchors is not None:
-            new = buffer.new_zeros  # they are no members
             shares = new(m * n)
-        of_samples, d_scale = new(self._of_samples.size), buffer.new_empty(self._of_scale.size)
-        d_members, d_own = self._of_samples.of(of_samples, self._embedding_gradient)
+        sums, d_scale = new(self._of_samples.end), buffer.new_empty(self._of_scale.size)
+        d_members, d_own = self._of_samples.of(sums, self._embedding_gradient)
         of_pairs, of_positives = self._of_scale.of(d_scale, self._embedding_gradient)
-        d_stack = (buffer.new_empty if self._at_once else buffer.new_zeros)((m * n, dim))
+        d_stack = sums.as_strided((m * n, dim), (dim, 1))
         for launch, bounds in self._panels:
             launch(
                 stack, inverse_norms, inner, basis, *codes, own, temperature, grad, weights, inverse_total, logsumexp,
@@ -216,6 +218,12 @@ class Plan:
         """For launches of which this is the last, as `Parts.of`."""
         stack, *others = self._tables.of(buffer, last)
         return Tables(stack.view(self._case.stack_dtype) if isinstance(stack, Tensor) else stack, *others)
+
+
+def surroundings(dtype: torch.dtype, device: torch.device) -> tuple[Callable[..., dict[str, int]], str, int]:
+    """What a plan depends on beside its case: where settings come from, torch's precision of products, and the size of
+    panels."""
+    return settings, _precision(_stack_dtype(dtype, device)), _PANEL_BYTES
 
 
 @planned
