@@ -166,7 +166,7 @@ def _embedding_gradients(
 def _case(kind: tuple[Any, ...], tensors: tuple[int, ...] = ()) -> Case:
     count, (n, dim), dtype, device, normalize, masked, weights, has_triples = kind
     before = _HEADER + sum(_anchor_sizes(count, n)) + (triton_all.saved_size(n, dim) if has_triples else 0)
-    return Case(count, n, dim, dtype, device, normalize, masked, weights, None, before, tensors)
+    return Case(count, n, dim, dtype, device, normalize, masked, weights, before, tensors)
 
 
 def _anchor_sizes(num_modalities: int, n: int) -> list[int]:
