@@ -70,12 +70,10 @@ def _sv_paired(
     masked: bool = False,
     odd: bool = False,
     precision: str = "ieee",
-    apart: bool = False,
 ) -> Variant:
     """A kernel over (anchor, sample) pairs, 512 wide, with the settings that it has at `batch` by a file of settings.
 
     masked: for samples that may lack modalities. odd: for a batch that 16 does not divide.
-    apart: anchors are other samples than those that tuples are formed from.
     """
     width = 512
     kind = "half" if dtype == "bf16" else "float"
@@ -87,9 +85,7 @@ def _sv_paired(
     if direction == "backward":
         constants |= {"WEIGHTED": masked, "FIRST": not masked} | ({} if masked else {"weights": None})
     types = {"stack": f"*{dtype}", "panel": f"*{dtype}"}
-    types["own"] = "*i64"
-    types |= dict.fromkeys(("anchors", "n", "dim", "columns", "begin", "end", "begin_j", "end_j", "rows"), "i32")
-    constants |= {} if apart else {"anchors": None, "own": None}
+    types |= dict.fromkeys(("n", "dim", "columns", "begin", "end", "begin_j", "end_j", "rows"), "i32")
     codes = dict.fromkeys(("anchor_codes", "pool_codes"), "*i32" if masked else None)
     constants |= {} if masked else codes
     types |= codes if masked else {}
@@ -106,7 +102,6 @@ def _sv_paired(
         + f", M = {count}, {dtype}"
         + ", masked" * masked
         + ", odd" * odd
-        + ", apart" * apart
         + f", {precision}" * (precision != "ieee"),
         kernel=kernel,
         signature=signature,
@@ -122,10 +117,7 @@ def _sv_paired(
         divisible=tuple(
             name
             for name, kind in signature.items()
-            if kind != "i32"
-            or name == "dim"
-            or (name in ("n", "end_j") and not odd)
-            or (name == "begin_j" and not apart)
+            if kind != "i32" or name == "dim" or (name in ("n", "end_j") and not odd) or name == "begin_j"
         ),
         # the products, then the steps to the largest root
         trips=(width / depth, laguerre_steps(count) if masked else 5) if count > 3 else (width / depth,),
@@ -133,7 +125,7 @@ def _sv_paired(
         max_vgprs=512,
         allow_tf32=precision != "ieee",
         targets=TARGETS[table],
-        tested=None if count == 3 and dtype == "bf16" and not (masked or odd or apart) else () if table else ("sm_90",),
+        tested=None if count == 3 and dtype == "bf16" and not (masked or odd) else () if table else ("sm_90",),
     )
 
 
@@ -229,11 +221,6 @@ VARIANTS: list[Variant] = [
     ),
     *(_sv_paired(direction, 3, "fp32", precision="tf32x3") for direction in ("forward", "backward")),
     *(
-        _sv_paired(direction, count, batch=1000, odd=True, apart=True)
-        for count in (3, 4)
-        for direction in ("forward", "backward")
-    ),
-    *(
         _sv_paired(direction, count, dtype, batch=1000, masked=count == 3, odd=True)
         for count, dtype in ((3, "bf16"), (3, "fp32"), (5, "bf16"))
         for direction in ("forward", "backward")
@@ -279,7 +266,7 @@ VARIANTS: list[Variant] = [
     *(
         _small(
             kernels_paired.paired_finish, "n splits",
-            {**_BARE, "OTHERS": False, "anchor_codes": None, "M": count, "BLOCK": 32}, "piece", 32, num_warps=1,
+            {**_BARE, "anchor_codes": None, "M": count, "BLOCK": 32}, "piece", 32, num_warps=1,
         )
         for count in (3, 8)
     ),

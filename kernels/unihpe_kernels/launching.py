@@ -44,13 +44,15 @@ class Parts:
     def __init__(self, sizes: Sequence[int], start: int = 0) -> None:
         """sizes: numbers of each, from `start` on."""
         self._offsets = list(itertools.accumulate(sizes, initial=start))
-        self.size = self._offsets[-1]
+        self.end = self._offsets[-1]
+        self.size = self.end - start
         self._addresses = [4 * offset for offset in self._offsets[:-1]]
 
-    def of(self, buffer: Tensor, last: "Launch") -> list[Any]:
+    def of(self, buffer: Tensor, last: "Launch | None") -> list[Any]:
         """The parts as a kernel takes them, for launches of which this is the last: addresses once it is kept, and the
-        others with it, for a view costs as much time as a launch; before, views."""
-        if last.is_kept:
+        others with it, for a view costs as much time as a launch; before, views, and always where there is no such
+        launch."""
+        if last is not None and last.is_kept:
             first = buffer.data_ptr()
             return [first + address for address in self._addresses]
         return [buffer[begin:end] for begin, end in itertools.pairwise(self._offsets)]

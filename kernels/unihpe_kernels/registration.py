@@ -90,21 +90,20 @@ def differentiate(
 
     setup(ctx, arguments, outputs) saves what backward(ctx, *grads) needs, which returns a gradient for each argument, a
     list for a list; a grad that is zero comes as None, and ctx.needed tells of each tensor whether it wants one.
-    prepare(*arguments) gives the arguments where a gradient is to be
-    recorded. There is no forward-mode derivative: tensors that carry a tangent
-    are refused.
+    prepare(*arguments) gives the arguments where a gradient is to be recorded. There is no forward-mode derivative:
+    tensors that carry a tangent are refused. Of an operator that returns a list the first tensor alone has a gradient.
     """
 
     held, returns_list = _registered[_name(operator)], _returns_list(operator)
+    for kind, function in (("setup", setup), ("backward", backward), ("prepare", prepare)):
+        if function is not None:
+            held.functions[kind] = function
 
     def below_autograd(keyset: Any, arguments: Sequence[Any]) -> Any:
-        """The operator's own kernel, from within its kernel for autograd. keyset: None of a `direct` call."""
+        """The operator's own kernel, from within its kernel for autograd."""
         with torch._C._AutoDispatchBelowAutograd():
             # nothing comes between: torch need not look for it
-            if (
-                keyset is None
-                or (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId() in _OF_DEVICES
-            ):
+            if (keyset & torch._C._after_ADInplaceOrView_keyset).highestPriorityTypeId() in _OF_DEVICES:
                 return held.functions["kernel"](*arguments)
             return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
@@ -114,10 +113,12 @@ def differentiate(
             arguments = _nested(flat, shape)
             outputs = below_autograd(keyset, arguments)
             ctx.set_materialize_grads(False)
-            ctx.shape, ctx.is_direct = shape, keyset is None
+            ctx.shape, ctx.is_direct = shape, False
             if setup is not None:
+                if returns_list:
+                    ctx.mark_non_differentiable(*outputs[1:])
                 setup(ctx, arguments, outputs)
-            return tuple(outputs) if isinstance(outputs, list) else outputs
+            return tuple(outputs) if returns_list else outputs
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
@@ -162,17 +163,35 @@ def refuse_gradients(operator: torch._ops.OpOverload, reason: str) -> None:
     differentiate(operator, None, refuse)
 
 
-def direct(operator: torch._ops.OpOverload) -> Callable[..., Any]:
-    """The operator, past torch's dispatcher wherever that would come to the function for autograd at once.
+def direct(operator: torch._ops.OpOverload) -> Callable[..., Tensor]:
+    """The first of an operator's results, past torch's dispatcher wherever that would come to the operator's own
+    functions at once: with tensors of a CPU or a GPU under no mode, transform, tracer, profiler or autocast.
 
-    So it is with tensors of a CPU or a GPU under no mode, transform, tracer, profiler or autocast.
+    The operator's first argument, and no other, is a list; it returns a list, and its gradient has a `prepare`.
     """
-    held = _registered[_name(operator)]
+    functions = _registered[_name(operator)].functions
 
-    def call(*arguments: Any) -> Any:
-        if _is_plain(*_flat(arguments)):
-            return held.functions["autograd"](None, *arguments)
-        return operator(*arguments)
+    class Direct(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, num_others: int, *flat: Any) -> Tensor:
+            arguments = list(flat[num_others:]), *flat[:num_others]
+            with torch._C._AutoDispatchBelowAutograd():
+                outputs = functions["kernel"](*arguments)
+            ctx.is_direct = True
+            functions["setup"](ctx, arguments, outputs)
+            return outputs[0]
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            of_list, *of_others = functions["backward"](ctx, grad)
+            return None, *of_others, *of_list
+
+    def call(tensors: list[Tensor], *others: Any) -> Tensor:
+        if not _is_plain(*tensors, *[other for other in others if isinstance(other, Tensor)]):
+            return operator(tensors, *others)[0]
+        if torch.is_grad_enabled():
+            _, *others = functions["prepare"](tensors, *others)
+        return Direct.apply(len(others), *others, *tensors)
 
     return call
 
@@ -180,26 +199,27 @@ def direct(operator: torch._ops.OpOverload) -> Callable[..., Any]:
 def direct_backward(operator: torch._ops.OpOverload) -> Callable[..., Any]:
     """The same in a gradient, as a function of its ctx, the incoming gradient, and what else the operator takes: that
     was looked at in the forward pass."""
-    held = _registered[_name(operator)]
+    functions = _registered[_name(operator)].functions
 
     def call(ctx: Any, grad: Tensor, *saved: Any) -> Any:
-        if ctx.is_direct and _is_plain(grad):
-            return held.functions["autograd"](None, grad, *saved)
+        # with gradients recorded the operator refuses its own
+        if ctx.is_direct and not torch.is_grad_enabled() and _is_plain(grad):
+            with torch._C._AutoDispatchBelowAutograd():
+                return functions["kernel"](grad, *saved)
         return operator(grad, *saved)
 
     return call
 
 
-def _is_plain(*arguments: Any) -> bool:
+def _is_plain(*tensors: Tensor) -> bool:
     """Whether torch's dispatcher would see tensors of one kind of device that may want gradients, and nothing else."""
-    if torch.compiler.is_compiling() or torch.autograd._profiler_enabled():
+    if torch.compiler.is_compiling() or torch.autograd._profiler_enabled() or forward_ad._current_level >= 0:
         return False
-    if torch.overrides.has_torch_function(arguments):
+    if torch.overrides.has_torch_function(tensors):
         return False
     keys = torch._C._dispatch_tls_local_include_set()
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            keys = keys | torch._C._dispatch_keys(argument)
+    for tensor in tensors:
+        keys |= torch._C._dispatch_keys(tensor)
     return (keys - torch._C._dispatch_tls_local_exclude_set()).raw_repr() in _PLAIN
 
 

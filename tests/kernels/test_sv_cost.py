@@ -14,8 +14,8 @@ from unihpe_kernels.sv_contrastive import kernels_all, kernels_paired, kernels_r
 from unihpe_kernels.sv_contrastive.arguments import Arguments  # noqa: E402
 
 # operations that launch nothing
-FREE = {"empty", "new_empty", "empty_like", "view", "_unsafe_view", "split", "split_with_sizes", "unbind", "select",
-        "slice", "t", "transpose", "permute", "detach", "alias", "expand", "device"}  # fmt: skip
+FREE = {"empty", "new_empty", "empty_like", "view", "as_strided", "_unsafe_view", "split", "split_with_sizes",
+        "unbind", "select", "slice", "t", "transpose", "permute", "detach", "alias", "expand", "device"}  # fmt: skip
 
 
 class Cost(TorchDispatchMode):
@@ -97,8 +97,9 @@ def test_launches_with_missing_modalities(cost, count):
 def test_memory_of_all_is_quadratic(cost):
     batch, width = 4096, 512
     run(cost, "all", 3, batch, width)
-    # no tensor beyond three Gram matrices beside the units, or their gradients' partial sums; B^3 would be 69 billion
-    assert cost.sizes()[0] <= 3 * batch**2 + 5 * batch * width + 8 * batch
+    # no tensor beyond the three Gram matrices beside units and some numbers a sample, or the gradients' partial sums;
+    # B^3 would be 69 billion
+    assert cost.sizes()[0] <= 3 * batch**2 + 5 * batch * width + 12 * batch
     assert sum(cost.sizes()) <= 16 * batch**2
 
 

@@ -69,13 +69,14 @@ def test_saved_tables_are_aligned(negatives, count, batch):
     """Kernels are compiled for pointers of 16 bytes; with others they are slow, and the counted code is not theirs."""
     embeddings = [torch.empty(batch, 7) for _ in range(count)]
     given = Arguments(embeddings, torch.tensor(0.1), None, None, negatives, True, "triton")
-    saved = torch.empty(triton_backend.saved_size(given))
+    ((size, _),) = triton_backend.saved_shapes(given)
+    saved, plan = torch.empty(size), triton_backend._Batch(given).plan
     if negatives == "all":
-        views = vars(triton_all.view_saved(saved[triton_backend._HEADER :], batch, 7))
+        views = vars(triton_all.view_saved(saved[plan.of_anchors.end :], batch, 7))
     else:
-        plan = triton_backend._Batch(given).pairs
-        views = plan.tables(saved, plan._prepare)._asdict()
+        views = plan.pairs.tables(saved, plan.pairs._prepare)._asdict()
     assert len(views) == (4 if negatives == "all" else 6)
+    views |= zip(("logsumexp", "sample_loss"), plan.of_anchors.of(saved, None), strict=True)
     for name, view in views.items():
         assert view.numel() == 0 or (view.data_ptr() - saved.data_ptr()) % 128 == 0, name
 

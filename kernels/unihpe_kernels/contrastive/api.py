@@ -112,4 +112,4 @@ def _loss(group: "ProcessGroup | None", check: Callable[[], Arguments]) -> Tenso
     given = check()
     batch = given.embeddings[0].shape[0]
     spec = given.spec._replace(backend=given.resolve_backend(batch))
-    return call_contrastive(given.embeddings, given.tau, given.bias_tensor, given.weights, given.present, spec.text)[0]
+    return call_contrastive(given.embeddings, given.tau, given.bias_tensor, given.weights, given.present, spec.text)

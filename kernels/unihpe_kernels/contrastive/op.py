@@ -1,5 +1,6 @@
 """Registration of the losses and their backward with torch: operator, shapes, gradient, in that order."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +22,10 @@ def _contrastive(
     present: Tensor | None,
     spec: str,
     learns: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> list[Tensor]:
     """`loss.Outputs`: float64 for float64 embeddings, else float32. spec: `Spec.text`. learns: what is saved is to do
     for the gradients of the temperature and the bias, too, which else may come out as zero; autograd sets it."""
-    return loss.forward(embeddings, temperature, bias, weights, present, Spec.of(spec), learns)
+    return list(loss.forward(embeddings, temperature, bias, weights, present, Spec.of(spec), learns))
 
 
 def _contrastive_backward(
@@ -51,7 +52,7 @@ contrastive_backward = define(_contrastive_backward, title=_TITLE)
 def _(embeddings, temperature, bias, weights, present, spec, learns=False):
     shapes = loss.shapes(embeddings, present, Spec.of(spec))
     new, dtype = embeddings[0].new_empty, loss.sums_dtype(embeddings[0])
-    return (*(new(shape, dtype=dtype) for shape in shapes), new((), dtype=torch.int64))
+    return [*(new(shape, dtype=dtype) for shape in shapes), new((), dtype=torch.int64)]
 
 
 @register_fake(contrastive_backward)
@@ -63,9 +64,8 @@ def _(grad, embeddings, temperature, bias, weights, present, outputs, spec):
     return [*d_embeddings, temperature.new_empty(()), d_bias.new_empty(()), d_weights]
 
 
-def _setup(ctx: Any, arguments: list[Any], outputs: tuple[Tensor, ...]) -> None:
+def _setup(ctx: Any, arguments: Sequence[Any], outputs: list[Tensor]) -> None:
     embeddings, *tensors, ctx.spec, _ = arguments
-    ctx.mark_non_differentiable(*outputs[1:])
     ctx.save_for_backward(*tensors, *embeddings, *outputs)
 
 

@@ -101,5 +101,5 @@ def singular_value_contrastive_loss(
         warn_of_many_triples(batch, batch)
     given = given._replace(backend=given.resolve_backend(batch))
     if given.is_fused:
-        return call_sv_contrastive(given.embeddings, given.tau, *given[2:])[0]
-    return call_contrastive(given.embeddings, given.tau, None, given.weights, given.present, given.spec.text)[0]
+        return call_sv_contrastive(given.embeddings, given.tau, *given[2:])
+    return call_contrastive(given.embeddings, given.tau, None, given.weights, given.present, given.spec.text)

@@ -80,21 +80,6 @@ class Arguments(NamedTuple):
         return "torch"
 
 
-class Outputs(NamedTuple):
-    """Those of the operator, which its backward pass reads. float64 for float64 embeddings, else float32.
-
-    logsumexp [M, B]: of every anchor's logits, to base 2, or what else the backend's backward pass takes in its place.
-    saved: what the backend leaves, flat. route: int64 [1], which way the forward pass took where the temperature's
-    value decides; [0] where nothing does.
-    """
-
-    loss: Tensor  # []
-    logsumexp: Tensor
-    sample_loss: Tensor  # [B], summed over a sample's anchors
-    saved: Tensor
-    route: Tensor
-
-
 def as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
     """A number as a tensor [] beside the embeddings."""
     if isinstance(value, Tensor):
@@ -160,16 +145,25 @@ def check_embeddings(embeddings: Sequence[Tensor], modalities: range, case: str)
         wanted = str(modalities[0]) if len(modalities) == 1 else f"{modalities[0]} to {modalities[-1]}"
         raise ValueError(f"embeddings must hold {wanted} tensors for {case}, got {len(embeddings)}")
     first = embeddings[0]
-    if all(
-        isinstance(e, Tensor) and e.shape == first.shape and e.dtype == first.dtype and e.device == first.device
-        for e in embeddings
-    ) and (first.dim() == 2 and first.dtype in FLOATING):
-        return list(embeddings)  # the usual case, at once
+    if _are_alike(embeddings):
+        return list(embeddings)
     check_tensor("embeddings[0]", first, ("B", "D"))
     for m, embedding in enumerate(embeddings[1:], start=1):
         check_tensor(f"embeddings[{m}]", embedding, tuple(first.shape), like=first)
     dtype = functools.reduce(torch.promote_types, (embedding.dtype for embedding in embeddings))
     return [embedding.to(dtype) for embedding in embeddings]
+
+
+def _are_alike(embeddings: Sequence[object]) -> bool:
+    """Whether they are tensors [B, D] of one floating dtype on one device: the usual case, found at once."""
+    first = embeddings[0]
+    if not isinstance(first, Tensor) or first.dim() != 2 or first.dtype not in FLOATING:
+        return False
+    shape, dtype, device = first.shape, first.dtype, first.device
+    for other in embeddings[1:]:
+        if not isinstance(other, Tensor) or other.dtype != dtype or other.shape != shape or other.device != device:
+            return False
+    return True
 
 
 def check_unit_rows(name: str, rows: Tensor, present: Tensor | None) -> Tensor:

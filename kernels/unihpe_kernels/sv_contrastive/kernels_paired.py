@@ -19,8 +19,6 @@ Members of anchor modality m are the others in order: slot s is modality s + (s 
 A sample's code has bit m set if it has modality m; codes say which anchors there are (anchor_codes, 0 for none) and
 which samples have what an anchor's tuples need (pool_codes). They are read only if MASKED. The basis is read only if
 not: which members there are then depends on the pair, and `kernels_zero_diagonal` takes their products as they are.
-Where `anchors` is given, the anchors are the samples below it and tuples are formed from those from it on, `own` [n]
-being the places of the anchors' samples among these, or numbers beyond; where it is None, every sample is both.
 
 An anchor's positive is in no sum over its tuples: near convergence all others together are less than rounding of it,
 so its part of the softmax and of the gradients is taken from theirs.
@@ -155,8 +153,6 @@ def _products(
     inverse_norms,
     anchor_codes,
     pool_codes,
-    own,
-    anchors,
     m,
     start_i,
     i,
@@ -208,10 +204,7 @@ def _products(
                 updated = updated + (tl.dot(left, right, tiles[s], input_precision=PRECISION),)
         tiles = updated
     of_i = tl.load(inverse_norms + m * n + i, mask=inside_i, other=0.0)
-    own_j = i
-    if own is not None:
-        own_j = anchors + tl.load(own + i, mask=inside_i, other=0).to(tl.int32)
-    valid = inside_i[:, None] & inside_j[None, :] & (own_j[:, None] != j[None, :])
+    valid = inside_i[:, None] & inside_j[None, :] & (i[:, None] != j[None, :])
     if MASKED:
         code_i = tl.load(anchor_codes + i, mask=inside_i, other=0)
         code_j = tl.load(pool_codes + j, mask=inside_j, other=0)
@@ -327,11 +320,9 @@ def paired_forward(
     basis,
     anchor_codes,
     pool_codes,
-    own,
     temperature,
     highest,  # out, float32 [splits, M, n]: the largest logit to base 2 of an anchor's tuples
     sums,  # out, float32 [splits, M, n]: sum of exp2(logit - highest)
-    anchors,
     n,
     dim,
     columns,  # of j that a program walks over, a multiple of TILE_J
@@ -347,17 +338,16 @@ def paired_forward(
     i = tl.program_id(0) * TILE_I + tl.arange(0, TILE_I)
     m = tl.program_id(1)
     split = tl.program_id(2)
-    inside_i = i < (n if anchors is None else anchors)
-    begin_j = 0 if anchors is None else anchors
+    inside_i = i < n
     scale = LOG2_E / tl.load(temperature)
     top = tl.full([TILE_I], float("-inf"), tl.float32)
     total = tl.zeros([TILE_I], tl.float32)
-    for start in range(begin_j + split * columns, min(begin_j + (split + 1) * columns, n), TILE_J):
+    for start in range(split * columns, min((split + 1) * columns, n), TILE_J):
         j = start + tl.arange(0, TILE_J)
         inside_j = j < n
         products, valid = _products(
-            stack, inverse_norms, anchor_codes, pool_codes, own, anchors, m, tl.program_id(0) * TILE_I, i, inside_i,
-            start, j, inside_j, n, dim, M, MASKED, PRECISION, DEPTH, SWAP,
+            stack, inverse_norms, anchor_codes, pool_codes, m, tl.program_id(0) * TILE_I, i, inside_i, start, j,
+            inside_j, n, dim, M, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
         if M == 2:
             square = 1 + tl.abs(products[0])
@@ -435,7 +425,6 @@ def paired_finish(
     splits,
     M: tl.constexpr,
     MASKED: tl.constexpr,
-    OTHERS: tl.constexpr,  # whether the logsumexp are of the other tuples, relative to the own one's exponential
     BLOCK: tl.constexpr,
 ):
     """Normalisers and losses of the samples from the partial sums of `paired_forward`."""
@@ -478,10 +467,7 @@ def paired_finish(
         none = (total == 0) & (positive == positive)
         others = tl.where(none, float("-inf"), tl.log2(tl.where(anchor & (total != 0), total, 1.0)) + (top - positive))
         part, share = softplus2(tl.where(anchor, others, float("-inf")))
-        if OTHERS:
-            tl.store(logsumexp + m * n + i, others, mask=inside)
-        else:
-            tl.store(logsumexp + m * n + i, tl.where(anchor, positive + part, 0.0), mask=inside)
+        tl.store(logsumexp + m * n + i, tl.where(anchor, positive + part, 0.0), mask=inside)
         tl.store(shares + m * n + i, share, mask=inside)
         loss += part
     tl.store(sample_loss + i, loss / LOG2_E, mask=inside)
@@ -584,7 +570,6 @@ def paired_backward(
     basis,
     anchor_codes,
     pool_codes,
-    own,
     temperature,
     grad,
     weights,
@@ -593,7 +578,6 @@ def paired_backward(
     panel,  # out, [M, end - begin, M, end_j - begin_j]: d loss/d (anchor row . member row); 0 within a modality
     d_members,  # out, float32 [splits, M, blocks, entries, 32]: for the members' products, see `members_entries`
     d_scale,  # out, float32 [tiles of j x M x splits]: sum of scores times their gradient
-    anchors,
     n,
     dim,
     begin,  # the anchors of this panel
@@ -614,7 +598,7 @@ def paired_backward(
     """Gradients of a panel of inner products. Grid (tiles of j, anchor modality, splits of i)."""
     members: tl.constexpr = M - 1
     entries: tl.constexpr = members_entries(M, MASKED)
-    tile_j = tl.program_id(0) + (begin_j - (0 if anchors is None else anchors)) // TILE_J
+    tile_j = tl.program_id(0) + begin_j // TILE_J
     start_j = begin_j + tl.program_id(0) * TILE_J
     j = start_j + tl.arange(0, TILE_J)
     m = tl.program_id(1)
@@ -631,8 +615,8 @@ def paired_backward(
         i = start + tl.arange(0, TILE_I)
         inside_i = i < end
         products, valid = _products(
-            stack, inverse_norms, anchor_codes, pool_codes, own, anchors, m, start, i, inside_i, start_j, j,
-            inside_j, n, dim, M, MASKED, PRECISION, DEPTH, SWAP,
+            stack, inverse_norms, anchor_codes, pool_codes, m, start, i, inside_i, start_j, j, inside_j, n, dim,
+            M, MASKED, PRECISION, DEPTH, SWAP,
         )  # fmt: skip
         if M > 3 and MASKED:
             # a quarter of the tile at a time: the registers hold one pair's matrix, not four

@@ -5,24 +5,26 @@ Temperatures so small that float32 cannot hold the exponentials are left to plai
 that may lack modalities to `torch_backend`, too.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from unihpe_kernels.contrastive import loss as engine
 from unihpe_kernels.native import single
 from unihpe_kernels.sv_contrastive import native_pairs, native_triples, torch_backend
-from unihpe_kernels.sv_contrastive.arguments import Arguments, Outputs
+from unihpe_kernels.sv_contrastive.arguments import Arguments
 from unihpe_kernels.sv_contrastive.native_pairs import NativePairs
-from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E
+from unihpe_kernels.sv_contrastive.torch_backend import LOG2_E, Outputs
 
 # The ways that the forward pass takes, by the temperature's value among others, and the backward pass after it.
 PAIRS, TRIPLES, MASKED_TRIPLES, EXACT = range(4)
 
 
-def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
-    """As `torch_backend.forward`, but for the logsumexp where nothing is missing: the sums of exponentials themselves,
-    about a constant logit shift, as `backward` takes them. Their logarithms are of the size of a score over the
-    temperature, and float32 would round them to that."""
+def forward(given: Arguments, learns_temperature: bool = True) -> tuple[Tensor, ...]:
+    """As `torch_backend.forward`, then the way that was taken, int64 [1]; but for the logsumexp where nothing is
+    missing: the sums of exponentials themselves, about a constant logit shift, as `backward` takes them. Their
+    logarithms are of the size of a score over the temperature, and float32 would round them to that."""
     scale = _scale(given.tau)
     route = _find_route(given, scale)
     if route == MASKED_TRIPLES:
@@ -30,7 +32,7 @@ def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
     elif route == EXACT:
         loss, sample_loss = (output.float() for output in _exact(given))
         sums = sample_loss.new_zeros(given.num_modalities, len(sample_loss))
-        outputs = Outputs(loss, sums, sample_loss, loss.new_zeros(saved_size(given)), loss)
+        outputs = Outputs(loss, sums, sample_loss, loss.new_zeros(saved_size(given)))
     else:
         if route == TRIPLES:
             sums, sample_loss, saved = native_triples.forward(given.embeddings, scale, given.normalize)
@@ -43,8 +45,13 @@ def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
             shares.copy_(others_shares)
             sums, sample_loss = others + own_powers, losses.sum(0).float()
         loss = engine.mean(sample_loss, given.weights, None, given.num_modalities)
-        outputs = Outputs(loss, sums, sample_loss, saved, loss)
-    return outputs._replace(route=torch.tensor([route], device="cpu"))
+        outputs = Outputs(loss, sums, sample_loss, saved)
+    return *outputs, torch.tensor([route], device="cpu")
+
+
+def saved_shapes(given: Arguments) -> list[tuple[tuple[int, ...], torch.dtype | None]]:
+    """As `torch_backend.saved_shapes`."""
+    return [*torch_backend.shapes_with(given, saved_size(given)), ((1,), torch.int64)]
 
 
 def saved_size(given: Arguments) -> int:
@@ -55,15 +62,15 @@ def saved_size(given: Arguments) -> int:
     return torch_backend.saved_size(given) if given.present is not None else native_triples.saved_size(batch, width)
 
 
-def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
+def backward(grad: Tensor, given: Arguments, outputs: Sequence[Tensor]) -> list[Tensor]:
     """As `torch_backend.backward`."""
-    route, scale = int(outputs.route), _scale(given.tau)
+    loss, sums, sample_loss, saved, taken = outputs
+    route, scale = int(taken), _scale(given.tau)
     if route == EXACT:
         return _exact_gradients(grad, given)
-    outputs = outputs._replace(saved=_as_left(outputs.saved), logsumexp=_as_left(outputs.logsumexp))
+    sums, saved = _as_left(sums), _as_left(saved)
     if route == MASKED_TRIPLES:
-        return torch_backend.backward(grad, given, outputs)
-    loss, sums, sample_loss, saved, _ = outputs
+        return torch_backend.backward(grad, given, (loss, sums, sample_loss, saved))
     d_loss, d_weights = engine.mean_gradients(grad, loss, sample_loss, given.weights, None, given.num_modalities)
     d_score = d_loss / given.tau.to(d_loss.dtype)
     if route == TRIPLES:

@@ -1,5 +1,7 @@
 """Registration of the loss and its backward with torch: operator, shapes, gradient, in that order."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from unihpe_kernels.registration import define, differentiate, direct, direct_backward, refuse_gradients, register_fake
 from unihpe_kernels.sv_contrastive import native_backend, torch_backend
-from unihpe_kernels.sv_contrastive.arguments import TITLE, Arguments, Outputs
+from unihpe_kernels.sv_contrastive.arguments import TITLE, Arguments
 
 
 def _sv_contrastive(
@@ -19,11 +21,13 @@ def _sv_contrastive(
     normalize: bool,
     backend: str,
     learns_temperature: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`Outputs`. learns_temperature: what is saved is to do for the temperature's gradient, too, which else may come
-    out as zero; autograd sets it."""
+) -> list[Tensor]:
+    """The loss [], float64 for float64 embeddings, else float32, then what the backend saves for its backward pass.
+    learns_temperature: what is saved is to do for the temperature's gradient, too, which else may come out as zero;
+    autograd sets it."""
     options: Any = negatives, normalize, backend
-    return _backend(backend).forward(Arguments(embeddings, temperature, weights, present, *options), learns_temperature)
+    given = Arguments(embeddings, temperature, weights, present, *options)
+    return list(_backend(backend).forward(given, learns_temperature))
 
 
 def _sv_contrastive_backward(
@@ -40,11 +44,12 @@ def _sv_contrastive_backward(
     """Gradients of the embeddings, the temperature and the weights ([B], also where those are None)."""
     options: Any = negatives, normalize, backend
     given = Arguments(embeddings, temperature, weights, present, *options)
-    return _backend(backend).backward(grad, given, Outputs(*outputs))
+    return _backend(backend).backward(grad, given, outputs)
 
 
+@functools.cache
 def _backend(name: str) -> Any:
-    """The module with `forward`, `backward` and `saved_size`."""
+    """The module with `forward`, `backward` and `saved_shapes`: of what `forward` returns after the loss."""
     if name == "triton":
         from unihpe_kernels.sv_contrastive import triton_backend  # not above: triton may be missing
 
@@ -59,30 +64,28 @@ sv_contrastive_backward = define(_sv_contrastive_backward, title=TITLE)
 @register_fake(sv_contrastive)
 def _(*arguments):
     given = Arguments(*arguments[: len(Arguments._fields)])
-    first, batch, backend = given.embeddings[0], given.embeddings[0].shape[0], _backend(given.backend)
+    first = given.embeddings[0]
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-    shapes = (), (given.num_modalities, batch), (batch,), (backend.saved_size(given),)
-    route = first.new_empty((int(given.backend == "native"),), dtype=torch.int64)
-    return (*(first.new_empty(shape, dtype=dtype) for shape in shapes), route)
+    saved = _backend(given.backend).saved_shapes(given)
+    return [first.new_empty((), dtype=dtype), *(first.new_empty(shape, dtype=of or dtype) for shape, of in saved)]
 
 
 @register_fake(sv_contrastive_backward)
 def _(grad, embeddings, temperature, weights, present, outputs, negatives, normalize, backend):
     d_embeddings = [embedding.new_empty(embedding.shape) for embedding in embeddings]
-    sample_loss = outputs[2]
-    d_weights = torch.empty_like(sample_loss, dtype=sample_loss.dtype if weights is None else weights.dtype)
+    d_weights = outputs[0].new_empty(embeddings[0].shape[0]) if weights is None else torch.empty_like(weights)
     return [*d_embeddings, temperature.new_empty(()), d_weights]
 
 
-def _setup(ctx: Any, arguments: list[Any], outputs: tuple[Tensor, ...]) -> None:
+def _setup(ctx: Any, arguments: Sequence[Any], outputs: list[Tensor]) -> None:
     embeddings, temperature, weights, present, *ctx.options, _ = arguments
-    ctx.mark_non_differentiable(*outputs[1:])
-    ctx.save_for_backward(temperature, weights, present, *outputs, *embeddings)
+    ctx.num_modalities = len(embeddings)
+    ctx.save_for_backward(temperature, weights, present, *embeddings, *outputs)
 
 
 def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     temperature, weights, present, *rest = ctx.saved_tensors
-    outputs, embeddings = rest[: len(Outputs._fields)], rest[len(Outputs._fields) :]
+    embeddings, outputs = rest[: ctx.num_modalities], rest[ctx.num_modalities :]
     if grad is None:
         return [None] * len(embeddings), *[None] * 7  # of the embeddings; of all other arguments
     *d_embeddings, d_temperature, d_weights = _call_backward(

@@ -9,6 +9,7 @@ On a GPU this is the fallback for what has no kernel (float64), and it synchroni
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from unihpe_kernels.contrastive.paired import add_own
 from unihpe_kernels.contrastive.torch_blocks import BACKEND as TORCH
 from unihpe_kernels.scores import LOG2_E, SCORES
 from unihpe_kernels.scratch import scratch
-from unihpe_kernels.sv_contrastive.arguments import Arguments, Outputs
+from unihpe_kernels.sv_contrastive.arguments import Arguments
 from unihpe_kernels.sv_contrastive.closed_form import SCALE, Operand, TripleTile
 
 # Elements of each of about eight buffers of a tile. A thread's share is large enough to hide the cost of some fifty
@@ -36,6 +37,18 @@ _MOST_KEPT = 2**20
 _SAFE_GAP = 1e-3
 SETS_OF_TWO = (0b011, 0b101, 0b110)  # of three modalities, a bit each
 _OF_TRIPLES = Options(SCORES["singular_value"], 3, (0, 1, 2), scale=1.0, shift=0.0, middle=0.0)
+
+
+class Outputs(NamedTuple):
+    """The loss, and what the backward pass reads of the forward pass. float64 for float64 embeddings, else float32.
+
+    logsumexp: of every anchor's logits, to base 2, or what else the backward pass takes in its place.
+    """
+
+    loss: Tensor  # []
+    logsumexp: Tensor  # [M, B]
+    sample_loss: Tensor  # [B], summed over a sample's anchors
+    saved: Tensor  # flat, of `saved_size` elements
 
 
 def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
@@ -58,7 +71,18 @@ def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
         _pairs(given, units, learns_temperature).forward(samples, shares)
         sample_loss += samples[0]
     loss = mean(sample_loss, given.weights, given.spec.anchor_counts(present), 3)
-    return Outputs(loss, logsumexp, sample_loss, saved, loss.new_empty(0, dtype=torch.int64))
+    return Outputs(loss, logsumexp, sample_loss, saved)
+
+
+def saved_shapes(given: Arguments) -> list[tuple[tuple[int, ...], torch.dtype | None]]:
+    """Of `Outputs` after the loss: the shape, and the dtype where that is not the loss's."""
+    return shapes_with(given, saved_size(given))
+
+
+def shapes_with(given: Arguments, size: int) -> list[tuple[tuple[int, ...], torch.dtype | None]]:
+    """The same with so many elements of `saved`."""
+    batch = given.embeddings[0].shape[0]
+    return [((given.num_modalities, batch), None), ((batch,), None), ((size,), None)]
 
 
 def saved_size(given: Arguments) -> int:
@@ -67,10 +91,11 @@ def saved_size(given: Arguments) -> int:
     return _TripleLoss.saved_size(batch, dim) + (0 if given.present is None else _OF_PAIRS * batch)
 
 
-def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
-    """Gradients of the three embeddings, of the temperature and of the weights ([B], also where those are None)."""
+def backward(grad: Tensor, given: Arguments, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of the three embeddings, of the temperature and of the weights ([B], also where those are None).
+    outputs: `Outputs`."""
     embeddings, present = given.embeddings, given.present
-    loss, logsumexp, sample_loss, saved, _ = outputs
+    loss, logsumexp, sample_loss, saved = outputs
     batch, dim = embeddings[0].shape
     scale, complete = logit_scale(given.tau, sample_loss), _complete(given)
     d_loss, d_weights = mean_gradients(grad, loss, sample_loss, given.weights, given.spec.anchor_counts(present), 3)

@@ -27,9 +27,8 @@ _SAMPLES = 32  # block of the kernels over samples
 class Case(NamedTuple):
     """What the launches of a "paired" loss depend on, beside settings.
 
-    anchors: of the n samples so many come first that are anchors alone, all others being what tuples are formed from;
-    then only their results are of use. None: every sample is both. weights: their dtype. offset: float32 numbers before
-    the tables in their buffer. residues: `launching.residues` of all tensors that a plan is handed.
+    weights: their dtype. offset: float32 numbers before the tables in their buffer. residues: `launching.residues` of
+    all tensors that a plan is handed.
     """
 
     num_modalities: int
@@ -40,13 +39,12 @@ class Case(NamedTuple):
     normalize: bool = True
     masked: bool = False
     weights: torch.dtype | None = None
-    anchors: int | None = None
     offset: int = 0
     residues: tuple[int, ...] = ()
 
     def plan(self) -> "Plan":
         """The same one every time, as long as settings and torch's precision of products stay."""
-        return _plan(self, settings, _precision(self.stack_dtype), _PANEL_BYTES)
+        return _plan(self, *surroundings(self.dtype, self.device))
 
     @property
     def stack_dtype(self) -> torch.dtype:
@@ -64,7 +62,7 @@ class Case(NamedTuple):
         """[M n, dim], of the buffer that has the tables."""
         dtype, rows = self.stack_dtype, self.num_modalities * self.n
         start = self.offset * 4 // dtype.itemsize
-        return buffer.view(dtype)[start : start + rows * self.dim].view(rows, self.dim)
+        return buffer.view(dtype).as_strided((rows, self.dim), (self.dim, 1), start)
 
 
 class Tables(NamedTuple):
@@ -89,16 +87,14 @@ class Plan:
     """Sizes, grids and launches of one `Case`; buffers are made anew for every call.
 
     In what its functions take, buffer is float32 and has the tables, from the case's offset on, and codes are those of
-    the case's masks. own [n], int64: where the case has anchors apart, the places of their samples among the others, or
-    numbers beyond.
+    the case's masks; logsumexp and sample_loss are tensors or, as of `Parts`, addresses.
     """
 
     def __init__(
         self, case: Case, forward: dict[str, int], backward: dict[str, int], precision: str, panel_bytes: int
     ) -> None:
         self._case = case
-        m, n, dim, anchors = case.num_modalities, case.n, case.dim, case.anchors
-        rows, others = (n, n) if anchors is None else (anchors, n - anchors)
+        m, n, dim = case.num_modalities, case.n, case.dim
         blocks = triton.cdiv(n, _SAMPLES)
         of_case = {"M": m, "MASKED": case.masked}
         weighted = case.weights is not None
@@ -111,23 +107,21 @@ class Plan:
         self._has_basis = m > 3 and not case.masked
         self._tables = Parts(case.table_sizes(), case.offset)
 
-        tiles_i = triton.cdiv(rows, forward["tile_i"])
-        self._columns, self._splits = _split(others, forward["tile_j"], tiles_i * m, forward["programs"])
+        tiles_i = triton.cdiv(n, forward["tile_i"])
+        self._columns, self._splits = _split(n, forward["tile_j"], tiles_i * m, forward["programs"])
         self._forward = Launch(
             kernels.paired_forward, (tiles_i, m, self._splits), **of_case, PRECISION=precision, **_tile(forward)
         )
-        self._finish = Launch(
-            kernels.paired_finish, (triton.cdiv(rows, _SAMPLES),), **of_case, OTHERS=anchors is not None, **by_sample
-        )
+        self._finish = Launch(kernels.paired_finish, (blocks,), **of_case, **by_sample)
         self._of_splits = Parts([aligned(self._splits * m * n)] * 2)
 
         # numbers of a panel for every two modalities
         most = max(panel_bytes // (m * m * case.stack_dtype.itemsize), dim // 2 * n)
-        edge_i, edge_j = _edges(rows, others, most, backward["tile_i"], backward["tile_j"])
+        edge_i, edge_j = _edges(n, most, backward["tile_i"], backward["tile_j"])
         tiles_j = triton.cdiv(edge_j, backward["tile_j"])
         self._rows, splits = _split(edge_i, backward["tile_i"], tiles_j * m, backward["programs"])
         self._backward_splits = splits
-        of_i, of_j = _ranges(0, rows, edge_i), _ranges(n - others, n, edge_j)
+        of_i, of_j = _ranges(n, edge_i), _ranges(n, edge_j)
         # the kernel's variant depends on the bounds of the samples, not on those of the anchors
         launches = {
             (j, first): Launch(
@@ -138,66 +132,58 @@ class Plan:
             for first in (True, False)
         }  # fmt: skip
         self._panels = [(launches[j, i[0] == 0], (*i, *j)) for i in of_i for j in of_j]
-        self._at_once = len(self._panels) == 1 and anchors is None
+        self._at_once = len(self._panels) == 1
         self._panel_shape = (m * edge_i, m * edge_j)
         sums = splits * m * kernels.members_entries(m, case.masked) * aligned(n)
-        self._of_samples = Parts([sums, m * (m - 1) // 2 * m * n])
+        self._of_samples = Parts([sums, m * (m - 1) // 2 * m * n], aligned(m * n * dim))
         self._of_scale = Parts([len(of_j) * tiles_j * m * splits, blocks * m])
+        self.num_scales = self._of_scale.size  # of what `backward` returns
         self._own = Launch(kernels.paired_own, (blocks, m), **of_case, WEIGHTED=weighted, **by_sample)
         self._embedding_gradient = Launch(
             kernels.paired_embedding_gradient, (triton.cdiv(n, _ROWS),), M=m, NORMALIZE=case.normalize, **by_row
         )
 
-    def prepare(self, embeddings: list[Tensor], buffer: Tensor, used: Tensor | None) -> None:
-        """Fill the tables. used: uint8 [M, n], other rows are taken as zero: NaN in them would pass a zero factor."""
+    def prepare(self, embeddings: list[Tensor], buffer: Tensor, used: Tensor | None) -> Tables:
+        """The tables, filled. used: uint8 [M, n]; other rows are zero: NaN in them would pass a zero factor."""
         n = self._case.n
-        tables = self.tables(buffer, self._basis if self._has_basis else self._prepare)
+        tables = self.tables(buffer, self._finish)
         stack, powers, inverse_norms, _, inner, basis = tables
         self._prepare(tuple(embeddings), used, stack, powers, inverse_norms, inner, n, self._case.dim)
         if self._has_basis:
             self._basis(inner, basis, n)
+        return tables
 
     def forward(
-        self, buffer: Tensor, temperature: Tensor, codes: Codes, logsumexp: Tensor, sample_loss: Tensor,
-        own: Tensor | None = None,
-    ) -> None:  # fmt: skip
-        """Write the logsumexp [M, n] and losses [n] of the anchors, 0 where there is none. Of anchors apart, the
-        logsumexp is that of their other tuples, relative to the positive's logit."""
-        n, dim, anchors = self._case.n, self._case.dim, self._case.anchors
-        stack, _, inverse_norms, shares, inner, basis = self.tables(buffer, self._finish)
-        # those of samples that are no anchors are read, too
-        new = buffer.new_empty if anchors is None else buffer.new_ones
-        of_splits = new(self._of_splits.size)  # an address keeps nothing alive
+        self, buffer: Tensor, tables: Tables, temperature: Tensor, codes: Codes, logsumexp: Any, sample_loss: Any
+    ) -> None:
+        """Write the logsumexp [M, n] and losses [n] of the anchors, 0 where there is none. tables: of `prepare`."""
+        n, dim = self._case.n, self._case.dim
+        stack, _, inverse_norms, shares, inner, basis = tables
+        of_splits = buffer.new_empty(self._of_splits.size)  # an address keeps nothing alive
         highest, sums = self._of_splits.of(of_splits, self._finish)
-        self._forward(
-            stack, inverse_norms, inner, basis, *codes, own, temperature, highest, sums, anchors, n, dim, self._columns
-        )
+        self._forward(stack, inverse_norms, inner, basis, *codes, temperature, highest, sums, n, dim, self._columns)
         self._finish(
             inner, basis, codes.anchors, temperature, highest, sums, logsumexp, shares, sample_loss, n, self._splits
         )
 
     def backward(
-        self, buffer: Tensor, temperature: Tensor, codes: Codes, logsumexp: Tensor, grad: Tensor,
-        weights: Tensor | None, inverse_total: Tensor, outs: list[Tensor], own: Tensor | None = None,
+        self, buffer: Tensor, temperature: Tensor, codes: Codes, logsumexp: Any, grad: Tensor,
+        weights: Tensor | None, inverse_total: Tensor, outs: list[Tensor],
     ) -> Tensor:  # fmt: skip
-        """Write the gradients of the embeddings into `outs`; returns partial sums of scores times their gradient. Of
-        anchors apart, what their positives give is left out."""
-        m, n, dim, anchors = self._case.num_modalities, self._case.n, self._case.dim, self._case.anchors
+        """Write the gradients of the embeddings into `outs`; returns partial sums of scores times their gradient."""
+        m, n, dim = self._case.num_modalities, self._case.n, self._case.dim
         stack, powers, inverse_norms, shares, inner, basis = self.tables(buffer, self._embedding_gradient)
         rows_of_stack = self._case.rows_of_stack(buffer)
         panel = rows_of_stack.new_empty(self._panel_shape)
-        new = buffer.new_empty
-        if anchors is not None:
-            new = buffer.new_zeros  # they are no members
-            shares = new(m * n)
-        of_samples, d_scale = new(self._of_samples.size), buffer.new_empty(self._of_scale.size)
-        d_members, d_own = self._of_samples.of(of_samples, self._embedding_gradient)
+        new = buffer.new_empty if self._at_once else buffer.new_zeros  # panels are added up
+        sums, d_scale = new(self._of_samples.end), buffer.new_empty(self._of_scale.size)
+        d_members, d_own = self._of_samples.of(sums, self._embedding_gradient)
         of_pairs, of_positives = self._of_scale.of(d_scale, self._embedding_gradient)
-        d_stack = (buffer.new_empty if self._at_once else buffer.new_zeros)((m * n, dim))
+        d_stack = sums.as_strided((m * n, dim), (dim, 1))
         for launch, bounds in self._panels:
             launch(
-                stack, inverse_norms, inner, basis, *codes, own, temperature, grad, weights, inverse_total, logsumexp,
-                panel, d_members, of_pairs, anchors, n, dim, *bounds, self._rows,
+                stack, inverse_norms, inner, basis, *codes, temperature, grad, weights, inverse_total, logsumexp,
+                panel, d_members, of_pairs, n, dim, *bounds, self._rows,
             )  # fmt: skip
             if self._at_once:
                 # one block matrix with zeros on its diagonal: half as much work again for three, but two launches
@@ -218,6 +204,12 @@ class Plan:
         return Tables(stack.view(self._case.stack_dtype) if isinstance(stack, Tensor) else stack, *others)
 
 
+def surroundings(dtype: torch.dtype, device: torch.device) -> tuple[Callable[..., dict[str, int]], str, int]:
+    """What a plan depends on beside its case: where settings come from, torch's precision of products, and the size of
+    panels."""
+    return settings, _precision(_stack_dtype(dtype, device)), _PANEL_BYTES
+
+
 @planned
 def _plan(case: Case, chosen: Callable[..., dict[str, int]], precision: str, panel_bytes: int) -> Plan:
     """chosen: `settings`."""
@@ -236,21 +228,20 @@ def _tile(options: dict[str, int]) -> dict[str, int | bool]:
     }  # fmt: skip
 
 
-def _edges(rows: int, columns: int, most: int, tile_i: int, tile_j: int) -> tuple[int, int]:
+def _edges(n: int, most: int, tile_i: int, tile_j: int) -> tuple[int, int]:
     """Of panels of about `most` numbers, in whole tiles unless all fit: squares, of whose rows and columns the products
     read and write the fewest."""
-    if rows * columns <= most:
-        return rows, columns
+    if n * n <= most:
+        return n, n
     edge = math.isqrt(most)
     of_i, of_j = (
-        min(size, triton.cdiv(triton.cdiv(size, triton.cdiv(size, max(edge, tile))), tile) * tile)
-        for size, tile in ((rows, tile_i), (columns, tile_j))
+        min(n, triton.cdiv(triton.cdiv(n, triton.cdiv(n, max(edge, tile))), tile) * tile) for tile in (tile_i, tile_j)
     )
     return of_i, of_j
 
 
-def _ranges(begin: int, end: int, step: int) -> list[tuple[int, int]]:
-    return [(start, min(start + step, end)) for start in range(begin, end, step)]
+def _ranges(end: int, step: int) -> list[tuple[int, int]]:
+    return [(start, min(start + step, end)) for start in range(0, end, step)]
 
 
 def _add_products(
