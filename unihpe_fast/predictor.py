@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,8 @@ from unihpe_fast.video import Tracker
 DEFAULT_MODEL = "lifting"
 # of keypoint files that do not say theirs
 ASSUMED_FPS = 30.0
+# names are matched once for all the calls with the same ones
+_map_of = lru_cache(maxsize=64)(joint_map)
 Array = np.ndarray | Tensor
 # is told frame, detections, numbers of the people [P], and names of the keypoints
 Keep = Callable[[int, Detections, np.ndarray, tuple[str, ...]], None]
@@ -57,7 +60,7 @@ class Predictor:
     when a picture first needs it. device: "auto", "cpu", "cuda".. min_confidence: keypoints less sure than that are
     absent. confidence: whether the model knows 0 and 1 only ("binary") or a detector's own ("graded"); None: what its
     file says, else "binary". batch_size: people that go through the model at once. dtype: of the model's products;
-    "auto": bfloat16 where the device multiplies it in hardware, which moves joints by half a millimetre in the mean.
+    "auto": bfloat16 where the device multiplies it in hardware, which moves joints by 0.7 mm in the mean.
     The weights are those that the model has now.
 
     Raises CheckpointError for a model that cannot be used, ValueError for other options.
@@ -377,7 +380,7 @@ class Predictor:
         # NaN and what is beyond the bounds of data/bounds.py are not known
         known = (np.abs(joints) < LARGEST_PX).all(-1) & (joints[..., 2] >= max(self.min_confidence, 1e-12))
         np.copyto(joints, 0, where=~known[..., None])
-        return to_h36m17(joints, joint_map(names)), lead, layout if isinstance(layout, str) else ""
+        return to_h36m17(joints, _map_of(names)), lead, layout if isinstance(layout, str) else ""
 
     def _predict(
         self,
