@@ -48,8 +48,8 @@ ASSUMED_FPS = 30.0
 # names are matched once for all the calls with the same ones
 _map_of = lru_cache(maxsize=64)(joint_map)
 Array = np.ndarray | Tensor
-# is told frame, detections, numbers of the people [P], and names of the keypoints
-Keep = Callable[[int, Detections, np.ndarray, tuple[str, ...]], None]
+# is told frame, detections, numbers of the people [P], width and height of the picture, and its path, "" in a video
+Keep = Callable[[int, Detections, np.ndarray, tuple[int, int], str], None]
 
 
 class Predictor:
@@ -261,7 +261,7 @@ class Predictor:
                 found = self.detect(image)
                 predicted = self.detected(image, found, camera=camera, level=level)
                 if keep:
-                    keep(frame, found, np.arange(len(found)), self.detector.keypoint_names)
+                    keep(frame, found, np.arange(len(found)), (image.shape[1], image.shape[0]), str(path))
             except (OSError, PictureError) as error:
                 left_out[str(error)] += 1
                 predicted = None
@@ -309,7 +309,7 @@ class Predictor:
             found = self.detect(frame.image)
             people = tracker.update(found, frame.index)
             if keep:
-                keep(frame.index, found, people, self.detector.keypoint_names)
+                keep(frame.index, found, people, size, "")
             if not len(found):
                 left_out["frames without a person"] += 1
             elif self.looks_at_pictures:
