@@ -23,16 +23,16 @@ import torch.distributed as dist
 from tests.support.ranks import Ranks
 from unihpe_kernels import singular_value_contrastive_loss
 from unihpe_kernels.collectives import HEADER
+from unihpe_kernels.contrastive.group import loss as group_loss
+from unihpe_kernels.scores.singular_value import torch as singular_value
 from unihpe_kernels.sv_contrastive import torch_backend
 from unihpe_kernels.sv_contrastive.arguments import MANY_TRIPLES
 from unihpe_kernels.sv_contrastive.closed_form import TripleTile
-from unihpe_kernels.sv_contrastive.group import loss as group_loss
-from unihpe_kernels.sv_contrastive.scorers import ArrowheadScorer
 
 # Instructions of the inner loops for a triple and a pair, forward and backward together: benchmarks/results/
 # static_cost.json, sm_90, M = 3.
-PER_TRIPLE = 37.09 + 63.88
-PER_PAIR = 89.59 + 152.38
+PER_TRIPLE = 38.66 + 65.62
+PER_PAIR = 39.50 + 68.08
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Step:
             # a ring keeps nothing: the backward pass sends them around again
             "embeddings": numbers * self.dtype.itemsize * (2 if self.kind == "ring" else 1),
             "gradients": numbers * compute,
-            "header and scalars": others * (8 * HEADER + 2 * 2 * 8),
+            # of scalars the weighted sum and the weight, then the gradients of the loss, the temperature and the bias
+            "header and scalars": others * 8 * (HEADER + 2 + (2 if self.kind == "all" else 3)),
         }
         if self.kind == "all":
             # every sample's weight; sums of exponentials, and of those times score, by j and by k, in float64
@@ -74,8 +75,7 @@ class Step:
         """Positive tuples that one rank scores beside: what it sums is relative to them, so that nothing cancels."""
         if self.kind == "all":
             return self.batch
-        # in both passes, and of a ring in every turn of both
-        return 2 * self.samples * (1 + (self.ranks if self.kind == "ring" else 1))
+        return 2 * self.samples
 
     def product_flops(self) -> int:
         """Of one rank's matrix products."""
@@ -150,7 +150,7 @@ def counting() -> Iterator[Counter[str]]:
     def scored(_: Any, a: Any, b: Any, c: Any, shape: tuple[int, ...], *__: Any) -> tuple[str, int]:
         return "tuples", torch.Size(shape).numel()
 
-    def rooted(_: Any, products: list[torch.Tensor], __: slice) -> tuple[str, int]:
+    def of_products(products: list[torch.Tensor], _: Any) -> tuple[str, int]:
         return "tuples", products[0].numel()
 
     with (
@@ -159,7 +159,7 @@ def counting() -> Iterator[Counter[str]]:
         watch(dist, "all_reduce", reduced),
         watch(dist, "batch_isend_irecv", passed),
         watch(TripleTile, "sigma", scored),
-        watch(ArrowheadScorer, "scores", rooted),
+        watch(singular_value, "score", of_products),
     ):
         yield counts
 

@@ -1,5 +1,6 @@
 """The training losses."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from unihpe_fast.units import MM_PER_METRE
 from unihpe_kernels import GRAMLoss, PairwiseInfoNCE, SingularValueContrastiveLoss, TriangleLoss, pa_mpjpe
+from unihpe_kernels.autocast import without_autocast
 from unihpe_kernels.checks import Backend
 from unihpe_kernels.collectives import global_means
 from unihpe_kernels.modules import SharesGroup
@@ -78,8 +80,10 @@ class Criterion(SharesGroup, nn.Module):
     def is_dense(self, present: Tensor, weights: Tensor) -> bool:
         """Whether a batch on the host, present bool [3, B] and weights [B], has every modality of the model and weights
         of 1 alone. False over ranks, which would have to agree on it first."""
-        return self.group is None and bool(present[self.rows].all()) and bool((weights == 1).all())
+        # by numpy, whose calls on a batch's few numbers take a quarter of torch's time
+        return self.group is None and bool(present.numpy()[self.rows].all() and (weights.numpy() == 1).all())
 
+    @without_autocast
     def forward(
         self, outputs: "Outputs", target: dict[str, Tensor], dense: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -90,21 +94,20 @@ class Criterion(SharesGroup, nn.Module):
         also under autocast; in the area's term alone do shapes depend on the data. dense: `is_dense` of the batch is
         known to be true; the contrastive terms are the same then, by kernels without masks, which are faster.
         """
-        with torch.autocast(outputs.embeddings.device.type, enabled=False):
-            terms: dict[str, Tensor] = {}
-            contrasted = outputs.embeddings.float()
-            masks = {} if dense else {"weights": target["weights"], "present": self._present(target)}
-            for name in CONTRASTIVE:
-                if self.weights[name]:
-                    given, masked = contrasted, masks
-                    if name == "area" and masks:
-                        given, masked = _complete(contrasted, **masks)
-                    terms[name] = getattr(self, name)(*given, **masked)
-            means = {name: term(self, outputs, target) for name, term in _MEANS.items() if self.weights[name]}
-            terms |= zip(means, global_means(list(means.values()), self.group), strict=True)
-            total = outputs.embeddings.new_zeros((), dtype=torch.float32)
-            for name, value in terms.items():
-                total = total + self.weights[name] * value
+        terms: dict[str, Tensor] = {}
+        contrasted = outputs.embeddings.float()
+        masks = {} if dense else {"weights": target["weights"], "present": self._present(target)}
+        for name in CONTRASTIVE:
+            if self.weights[name]:
+                given, masked = contrasted, masks
+                if name == "area" and masks:
+                    given, masked = _complete(contrasted, **masks)
+                terms[name] = getattr(self, name)(*given, **masked)
+        means = {name: term(self, outputs, target) for name, term in _MEANS.items() if self.weights[name]}
+        terms |= zip(means, global_means(list(means.values()), self.group), strict=True)
+        weighted = [_times(value, self.weights[name]) for name, value in terms.items()]
+        zero = outputs.embeddings.new_zeros
+        total = functools.reduce(torch.add, weighted) if weighted else zero((), dtype=torch.float32)
         return total, {name: value.detach() for name, value in terms.items()}
 
     def _joints_3d(self, outputs: "Outputs", target: dict[str, Tensor]) -> _Sums:
@@ -156,6 +159,10 @@ _MEANS: dict[str, Callable[[Any, Any, dict[str, Tensor]], _Sums]] = {
     "heatmaps": Criterion._heatmaps,
     "pa_mpjpe": Criterion._pa_mpjpe,
 }
+
+
+def _times(value: Tensor, weight: float) -> Tensor:
+    return value if weight == 1 else value * weight
 
 
 def _complete(embeddings: Tensor, weights: Tensor, present: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

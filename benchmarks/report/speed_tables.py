@@ -27,6 +27,11 @@ def milliseconds(seconds: float) -> str:
     return _number(seconds * 1e3)
 
 
+def _times(ratio: float) -> str:
+    """Two digits, or all that stand before the point."""
+    return f"{ratio:.2g}×" if ratio < 99.5 else f"{ratio:,.0f}×"
+
+
 def mebibytes(count: float | None) -> str:
     return "?" if count is None else _number(count / 2**20)
 
@@ -51,7 +56,9 @@ def summary_table(result: dict[str, Any]) -> str:
         for record in with_peers[-1:]:
             entries = record["competitors"]
             mine = entries[OURS]
-            peers = [f"{n} {e['ratio']:.2g}×" for n, e in entries.items() if n != OURS and e["same"] and "ratio" in e]
+            peers = [
+                f"{n} {_times(e['ratio'])}" for n, e in entries.items() if n != OURS and e["same"] and "ratio" in e
+            ]
             share = f"{record['share_of_floor']:.0%}" if "share_of_floor" in record else "-"
             work = f"{name}, {record['variable']} = {record['size']:,}"
             mine_cells = [milliseconds(mine["median_s"]), mebibytes(mine["peak_bytes"])]
@@ -77,8 +84,14 @@ _NOT_IN_README = {
 
 
 def readme_table(result: dict[str, Any]) -> str:
-    """`summary_table` of a group of each kind."""
-    return summary_table({**result, "records": [r for r in result["records"] if r["group"] not in _NOT_IN_README]})
+    """`summary_table` of a group of each kind, beside what one would use instead of ours."""
+
+    def of_others(record: dict[str, Any]) -> dict[str, Any]:
+        entries = record["competitors"].items()
+        return {**record, "competitors": {n: e for n, e in entries if n == OURS or not n.startswith(OURS)}}
+
+    chosen = [of_others(record) for record in result["records"] if record["group"] not in _NOT_IN_README]
+    return summary_table({**result, "records": chosen})
 
 
 def full_tables(result: dict[str, Any]) -> str:

@@ -31,7 +31,11 @@ TRITON_KERNELS: dict[str, tuple[torch.dtype, ...]] = {
 
 # Operations that have C++ for a CPU, which takes the same dtypes, and the files that it is in.
 NATIVE_SOURCES: dict[str, tuple[native.Source | str, ...]] = {
-    "singular_value_contrastive_loss": ("sv_contrastive/triples.cpp", "sv_contrastive/pairs.cpp"),
+    "singular_value_contrastive_loss": (
+        "sv_contrastive/triples.cpp",
+        "sv_contrastive/pairs.cpp",
+        SCORES["singular_value"].native,
+    ),
     **{score.loss: (score.native,) for score in SCORES.values()},
     "procrustes": ("procrustes/poses.cpp",),
     "pa_mpjpe": ("procrustes/poses.cpp",),

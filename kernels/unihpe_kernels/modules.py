@@ -38,8 +38,10 @@ class Temperature(nn.Module):
         self.log_temperature = nn.Parameter(log, requires_grad=learnable)
 
     def forward(self) -> Tensor:
-        clamped = self.log_temperature.clamp(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
-        return (self.log_temperature + (clamped - self.log_temperature).detach()).exp()
+        with torch.no_grad():
+            clamped = self.log_temperature.clamp(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
+            back_in_range = clamped - self.log_temperature
+        return (self.log_temperature + back_in_range).exp()
 
 
 class SharesGroup:

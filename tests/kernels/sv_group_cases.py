@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.kernels.sv_cases import random_embeddings
 from unihpe_kernels import singular_value_contrastive_loss
-from unihpe_kernels.sv_contrastive.group import loss as group_loss
+from unihpe_kernels.contrastive.group import loss as group_loss
 
 MOST = 4  # ranks
 # Of embeddings without a tuple close to a double eigenvalue, where one process in float32 is off by some 1e-6, too.

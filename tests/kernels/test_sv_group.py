@@ -15,9 +15,9 @@ from tests.kernels.sv_group_cases import EVEN, MOST, UNEVEN, Case, compute, on_r
 from tests.kernels.test_sv_op import LargestTensor
 from tests.tolerances import SV_GROUP
 from unihpe_kernels import native, singular_value_contrastive_loss
+from unihpe_kernels.contrastive.group import loss as group_loss
 from unihpe_kernels.sv_contrastive import arguments as argument_checks
 from unihpe_kernels.sv_contrastive import reference
-from unihpe_kernels.sv_contrastive.group import loss as group_loss
 
 
 def total_weight(case, ranks):
@@ -237,16 +237,16 @@ def test_bad_arguments_of_one_rank_stop_all(processes):
 def native_on_rank(group, rank):
     try:
         return singular_value_contrastive_loss(
-            other_embeddings(dtype=torch.float32), group=group, backend="native"
+            other_embeddings(dtype=torch.float32), group=group, negatives="all", backend="native"
         ).item()
     except ValueError as error:
         return str(error)
 
 
 @pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
-def test_cpp_is_for_one_process(processes):
+def test_triples_over_ranks_have_no_cpp(processes):
     for found in processes.run(native_on_rank, ranks=2):
-        assert found.startswith('backend="native" is for one process alone')
+        assert found.startswith('backend="native" has no triples over a group')
 
 
 def outside(group, rank):
@@ -290,21 +290,17 @@ def test_compiled_equals_eager(processes, negatives, autocast):
 
 
 def largest_on_rank(group, rank, ring):
-    from unihpe_kernels.sv_contrastive import torch_backend
-
     group_loss.GATHERED_BYTES = 0 if ring else 2**31
-    torch_backend._TILE_PER_THREAD = 4096
-    embeddings = [e.detach().requires_grad_() for e in random_embeddings(3, 128, 32, torch.float32, seed=rank)]
+    embeddings = [e.detach().requires_grad_() for e in random_embeddings(3, 128, 256, torch.float32, seed=rank)]
     with LargestTensor() as largest:
-        singular_value_contrastive_loss(embeddings, group=group).backward()
-    torch_backend._TILE_PER_THREAD = 131072
+        singular_value_contrastive_loss(embeddings, group=group, backend="torch").backward()
     return largest.elements
 
 
 def test_memory_of_the_ring_is_that_of_a_block(processes):
-    # blocks are 128 x 3 x 32 = 12,288 numbers, tiles five times 4,096
-    assert max(processes.run(largest_on_rank, True)) == 5 * 4096
-    assert min(processes.run(largest_on_rank, False)) == 4 * 12288
+    # a block's products are 3 x 2 x 128 x 128 = 98,304 numbers, and so are its samples, 3 x 256 x 128; gathered, four
+    assert max(processes.run(largest_on_rank, True)) == 98_304
+    assert min(processes.run(largest_on_rank, False)) == 4 * 98_304
 
 
 def test_many_triples_are_warned_of(monkeypatch):

@@ -57,7 +57,8 @@ def test_half_precision_computes_in_float32(negatives, dtype):
 def test_tiles_smaller_than_the_batch(monkeypatch, negatives, count):
     """A tile edge on every axis, at a prime size."""
     monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._TILE_PER_THREAD", 40)
-    monkeypatch.setattr("unihpe_kernels.sv_contrastive.torch_backend._PAIR_ROWS", 5)
+    monkeypatch.setattr("unihpe_kernels.contrastive.torch_blocks.TorchBackend.cpu_block", 0)
+    monkeypatch.setattr("unihpe_kernels.contrastive.paired._WHOLE", 5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     check_against(
         singular_value_contrastive_loss,

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from tests.tolerances import SIGMA
 from unihpe_kernels import native
+from unihpe_kernels.contrastive.contract import Options
+from unihpe_kernels.contrastive.paired import add_own
+from unihpe_kernels.contrastive.torch_blocks import BACKEND
+from unihpe_kernels.scores import SCORES
 from unihpe_kernels.sv_contrastive import native_triples
 from unihpe_kernels.sv_contrastive.closed_form import Operand, TripleTile
-from unihpe_kernels.sv_contrastive.scorers import ArrowheadScorer, ClosedFormScorer
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler is found")
 
@@ -242,31 +245,27 @@ KINDS = ["random", "clusters", "anchor nearly orthogonal", "all orthogonal", "al
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("count", range(2, 9))
 @pytest.mark.parametrize("kind", KINDS)
-def test_scorers_against_svd(count, kind, dtype):
+def test_scores_against_svd(count, kind, dtype):
     """Each sample's own stack against the SVD; the gradient finite and in bound also where it is not unique."""
     rows = stacks(count, kind, dtype)
-    anchor, *members = rows.unbind(1)
-    scorers = [ArrowheadScorer(members)]
-    if count == 3:
-        scorers.append(ClosedFormScorer(members, len(rows)))
+    units = rows.transpose(0, 1).contiguous()
+    options = Options(SCORES["singular_value"], count, tuple(range(count)), scale=1.0, shift=0.0, middle=0.0)
+    inner = BACKEND.inner(units)
+    sigma = BACKEND.positives(inner, options)
     exact = torch.linalg.svd(rows.double(), full_matrices=False)
     eps = torch.finfo(dtype).eps
-    for scorer in scorers:
-        products = [(anchor * direction).sum(1)[None] for direction in scorer.directions]
-        sigma = scorer.scores(products, slice(None))[0].clone()
-        # products and Gram entries carry a few roundings each, M^2 of them; in float64 so does the SVD
-        assert (sigma.double() - exact.S[:, 0]).abs().max() <= 4 * count * eps
+    # products and Gram entries carry a few roundings each, M^2 of them; in float64 so does the SVD
+    assert (sigma.double() - exact.S[:, 0]).abs().max() <= 4 * count * eps
 
-        d_products = [d.T for d in scorer.backward(torch.ones(1, len(rows), dtype=dtype))]
-        d_anchor = sum(d * direction for d, direction in zip(d_products, scorer.directions, strict=True))
-        d_members = scorer.member_gradients([d * anchor for d in d_products])
-        gradient = torch.stack([d_anchor, *d_members], 1).double()
-        assert gradient.isfinite().all()
-        # d sigma_1 = u^T dZ v, each row of length |u_m| <= 1 before it is projected
-        tangent = gradient - (gradient * rows).sum(-1, keepdim=True) * rows
-        assert tangent.norm(dim=-1).max() <= 1 + 1e-5
-        wanted = exact.U[:, :, :1] * exact.Vh[:, :1]
-        wanted = wanted - (wanted * rows).sum(-1, keepdim=True) * rows
-        gap = exact.S[:, 0] - (exact.S[:, 1] if exact.S.shape[1] > 1 else 0)
-        error = (tangent - wanted).abs().amax((1, 2)) * gap
-        assert error.max() <= 16 * count * eps
+    d_units = torch.zeros_like(units)
+    add_own(d_units, units, BACKEND.positives_gradient(inner, options, torch.ones_like(sigma)))
+    gradient = d_units.transpose(0, 1).double()
+    assert gradient.isfinite().all()
+    # d sigma_1 = u^T dZ v, each row of length |u_m| <= 1 before it is projected
+    tangent = gradient - (gradient * rows).sum(-1, keepdim=True) * rows
+    assert tangent.norm(dim=-1).max() <= 1 + 1e-5
+    wanted = exact.U[:, :, :1] * exact.Vh[:, :1]
+    wanted = wanted - (wanted * rows).sum(-1, keepdim=True) * rows
+    gap = exact.S[:, 0] - (exact.S[:, 1] if exact.S.shape[1] > 1 else 0)
+    error = (tangent - wanted).abs().amax((1, 2)) * gap
+    assert error.max() <= 16 * count * eps

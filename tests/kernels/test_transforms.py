@@ -171,7 +171,7 @@ class Seen(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 LOSSES = {
-    "sv_contrastive": singular_value_contrastive_loss,
+    "sv_contrastive": lambda e: singular_value_contrastive_loss(e, negatives="all"),
     "contrastive": lambda e: tuple_contrastive_loss(e, score="volume"),
 }
 

@@ -1,66 +1,25 @@
-"""The Triton kernels on a part of the anchors and a part of the samples, and over several ranks."""
+"""The Triton kernels of triples whose first sample is one of some, and the loss over several ranks."""
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import normalize
 
 from tests.kernels.sv_group_cases import Case, compute, on_rank, whole
-from tests.kernels.test_triton_sv_tiles import SMALL, count_calls, use_settings
+from tests.kernels.test_triton_sv_tiles import count_calls, use_settings
 from tests.kernels.triton_device import DEVICE, needs_triton
 from tests.kernels.triton_sv_cases import poisoned_buffers  # noqa: F401
-from unihpe_kernels.sv_contrastive.group.torch_pieces import TorchPieces
+from unihpe_kernels.sv_contrastive.group.torch_triples import TorchTriples
 
 triton_all = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_all")
-triton_paired = pytest.importorskip("unihpe_kernels.sv_contrastive.triton_paired")
-triton_pieces = pytest.importorskip("unihpe_kernels.sv_contrastive.group.triton_pieces")
+triton_triples = pytest.importorskip("unihpe_kernels.sv_contrastive.group.triton_triples")
 pytestmark = needs_triton
 
 TEMPERATURE = torch.tensor(0.1)
 
 
-def make_samples(count, batch, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, count, 7, generator=generator)
-
-
-def both(samples, unit=False):
-    """Pieces of the Triton kernels, and of the torch backend in float64; and the samples of each."""
-    samples = normalize(samples, dim=2) if unit else samples
-    mine = triton_pieces.TritonPieces(TEMPERATURE.to(DEVICE), not unit, samples.to(DEVICE))
-    exact = TorchPieces(TEMPERATURE.double(), not unit, samples.double())
-    return mine, exact, samples.to(DEVICE), samples.double()
-
-
 def check(found, exact, tolerance):
     found = found.double().cpu()
     torch.testing.assert_close(found, exact, rtol=0, atol=tolerance * max(1.0, float(exact.abs().max())))
-
-
-# of 5 anchors and 39 samples, 44 together: no tile is whole; 33 and 16: whole tiles of samples
-@pytest.mark.usefixtures("poisoned_buffers")
-@pytest.mark.parametrize(("count", "anchors", "panels"), [(2, 5, 1), (3, 33, 3), (4, 5, 1), (2, 1, 1)])
-def test_pairs_of_other_samples(monkeypatch, count, anchors, panels):
-    use_settings(monkeypatch, triton_paired, **SMALL, programs=40)
-    if panels > 1:
-        monkeypatch.setattr(triton_paired, "_PANEL_BYTES", 0)
-    calls = count_calls(monkeypatch, triton_paired.kernels, "paired_backward")
-    samples = make_samples(count, 49 if anchors == 33 else 44)
-    mine, exact, given, wide = both(samples, unit=anchors == 1)
-    # only the first anchor's own sample is among the columns, as the last of them
-    own = torch.full((anchors,), len(samples))
-    own[0] = len(samples) - anchors - 1
-    log_sums = exact.paired(wide[:anchors], wide[anchors:], own)
-    check(mine.paired(given[:anchors], given[anchors:], own.to(DEVICE)), log_sums, 2e-6)
-    d_score = torch.rand(anchors, generator=torch.Generator().manual_seed(1))
-    wanted = exact.paired_gradients(wide[:anchors], wide[anchors:], own, log_sums, d_score.double())
-    found = mine.paired_gradients(
-        given[:anchors], given[anchors:], own.to(DEVICE), log_sums.float().to(DEVICE), d_score.to(DEVICE)
-    )
-    # of rows and of columns; how the rest is split between the sweep and the positives differs between the two
-    for gradient, value in zip(found[:2], wanted[:2], strict=True):
-        check(gradient, value, 5e-6)
-    assert len(calls) == panels
 
 
 # i are 5 or 39 of 43 samples, from the eighth or the first on; in one turn or two
@@ -71,14 +30,19 @@ def test_triples_of_some_first_samples(monkeypatch, first, count, turns):
         monkeypatch.setattr(triton_all, "_PIECES", 0)
         use_settings(monkeypatch, triton_all, tile_j=32, tile_k=32, programs=16)
     calls = count_calls(monkeypatch, triton_all.kernels_all, "sv_all_backward")
-    mine, exact, given, wide = both(make_samples(3, 43))
-    triples, exact_triples = mine.triples(given, first, count, None), exact.triples(wide, first, count, None)
+    samples = torch.randn(43, 3, 7, generator=torch.Generator().manual_seed(0))
+
+    def exact(first, count):
+        return TorchTriples(TEMPERATURE.double(), True, samples.double(), first, count, None)
+
+    triples = triton_triples.TritonTriples(TEMPERATURE.to(DEVICE), True, samples.to(DEVICE), first, count, None)
+    exact_triples = exact(first, count)
     by_i, by_jk = triples.sums()
     exact_by_i, exact_by_jk = exact_triples.sums()
     check((by_i[0] / exact_by_i[0].to(DEVICE)).cpu(), torch.ones(count).double(), 5e-6)
     check((by_jk[:, 0] / exact_by_jk[:, 0].to(DEVICE)).cpu(), torch.ones(2, 43).double(), 5e-6)
 
-    complete = exact.triples(wide, 0, 43, None).sums()[1]
+    complete = exact(0, 43).sums()[1]
     log_sums, losses = exact_triples.finish(exact_by_i, complete)
     found = triples.finish(by_i, complete[:, :1].to(DEVICE))
     check(found[0], log_sums, 2e-6)

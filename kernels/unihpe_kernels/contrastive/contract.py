@@ -152,6 +152,7 @@ class Backend(Protocol):
     two runs."""
 
     masks: bool  # takes `codes` in its kernels; otherwise the driver hands it dense sets of samples
+    cpu_block: int  # products of a block on a CPU, for its second cache
 
     def in_place(self, options: Options) -> bool:
         """Whether `backward` may write gradients over the products."""

@@ -1,18 +1,17 @@
 """The "paired" loss of one process: the parts of a batch, blocks by a backend, the mean over anchors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unihpe_kernels.contrastive.contract import Backend, Options
-from unihpe_kernels.contrastive.options import Spec
-from unihpe_kernels.contrastive.paired import Pairs, keeps, products_size
+from unihpe_kernels.contrastive.paired import Pairs, Result, keeps, products_size
 from unihpe_kernels.contrastive.pairwise import Pairwise
 from unihpe_kernels.contrastive.parts import Part, make_parts
+from unihpe_kernels.contrastive.spec import Spec
 from unihpe_kernels.scores import LOG2_E, SCORES
-from unihpe_kernels.sv_contrastive.torch_backend import inverse_total
 
 # What the forward pass decides by the temperature's value, on a CPU, and the backward pass reads: whether float32 holds
 # the exponentials.
@@ -55,24 +54,11 @@ def forward(
         pairwise = _pairwise(spec, backend, units, present, temperature, route, kept)
         if kept is not None and not pairwise.keeps:
             kept.zero_()  # an output must be the same every time, whatever is used of it
-        samples[0], samples[1], shares[:] = pairwise.forward(learns)
-        parts: Iterable[Part] = ()
+        samples[0], samples[1], of_pairs = pairwise.forward(learns)
+        shares[:] = _kept_shares(of_pairs, shares.dtype)
     else:
-        parts = _parts(spec, present, count, batch, backend)
-    for part in parts:
-        where = slice(None) if part.index is None else part.index
-        options = make_options(spec, part, batch, temperature, bias, route == WIDE, learns)
-        pairs = Pairs(backend, options, part.of(units, part.index), codes=_codes(part, present, backend), kept=kept)
-        pairs.forward()
-        for others in part.others:
-            pairs.forward_columns(part.of(units, others.index), anchors=others.sought)
-        result = pairs.finish(candidates(part, present, batch), spec.smoothing)
-        own = [result.loss, result.slope, *(() if result.bias is None else (result.bias,))]
-        for total, of_part in zip(samples, own, strict=False):
-            of_part = of_part if part.counted is None else torch.where(part.counted, of_part, 0)
-            total[where] += of_part.to(dtype)
-        for row, of_part in zip(part.rows, result.shares.unbind(1), strict=True):
-            shares[:, row, where] = of_part.to(dtype)
+        parts = PartsOfBatch(backend, units, present, spec, temperature, bias, route, learns=learns, kept=kept)
+        parts.forward(samples, shares)
     loss = mean(samples[0], weights, spec.anchor_counts(present), spec.num_anchors(count))
     return Outputs(loss, shares, samples, saved, torch.full((), route, device=loss.device))
 
@@ -102,22 +88,11 @@ def backward(
         units, inverse_norms = backend.units(embeddings, spec.normalize, spec.used(present))
     d_score = d_loss / temperature.to(d_loss.dtype)
     if _at_once(spec):
-        d_units = _pairwise(spec, backend, units, present, temperature, route, kept).backward(d_score, shares)
-        parts: Iterable[Part] = ()
+        pairwise = _pairwise(spec, backend, units, present, temperature, route, kept)
+        d_units = pairwise.backward(d_score, _shares(shares, route))
     else:
-        d_units = torch.zeros_like(units, dtype=torch.promote_types(units.dtype, torch.float32))
-        parts = _parts(spec, present, count, batch, backend)
-    for part in parts:
-        where = slice(None) if part.index is None else part.index
-        options = make_options(spec, part, batch, temperature, bias, route == WIDE, False)
-        pairs = Pairs(backend, options, part.of(units, part.index), codes=_codes(part, present, backend), kept=kept)
-        of_part = d_score[where] if part.counted is None else d_score[where] * part.counted
-        arguments = of_part, shares[:, list(part.rows)][:, :, where], candidates(part, present, batch), spec.smoothing
-        pairs.backward(*arguments)
-        for others in part.others:
-            columns = part.of(units, others.index)
-            add_part(d_units, part, others.index, pairs.backward_columns(columns, anchors=others.sought))
-        add_part(d_units, part, part.index, pairs.gradients(*arguments))
+        parts = PartsOfBatch(backend, units, present, spec, temperature, bias, route, kept=kept)
+        d_units = parts.backward(d_score, shares)
     tau = temperature.double()
     d_temperature = -torch.dot(d_loss, samples[1]).double() / (tau * tau)
     d_bias = torch.dot(d_loss, samples[2])
@@ -127,6 +102,82 @@ def backward(
         d_bias if bias is None else d_bias.to(bias.dtype),
         d_weights,
     ]
+
+
+class PartsOfBatch:
+    """A batch as dense losses of some of its samples, one after another: the same steps forward and backward."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        units: Tensor,
+        present: Tensor | None,
+        spec: Spec,
+        temperature: Tensor,
+        bias: Tensor | None,
+        route: int,
+        *,
+        learns: bool = False,
+        kept: Tensor | None = None,
+        sets: Sequence[int] | None = None,
+    ) -> None:
+        """learns, route: as for `forward`. kept: as for `Pairs`. sets: as for `make_parts`."""
+        self._backend, self._units, self._present, self._spec, self._kept = backend, units, present, spec, kept
+        self._given, self._route = (temperature, bias, route == WIDE, learns), route
+        self._batch = units.shape[1]
+        parts = make_parts(spec, present, len(units), _masks(spec, backend), sets)
+        self._parts = [part for part in parts if part.size(self._batch)]
+
+    def forward(self, samples: Tensor, shares: Tensor) -> None:
+        """Add to the `Outputs` of these names."""
+        for part in self._parts:
+            pairs = self._pairs(part)
+            pairs.forward()
+            for others in part.others:
+                pairs.forward_columns(part.of(self._units, others.index), anchors=others.sought)
+            result = pairs.finish(self._candidates(part), self._spec.smoothing)
+            add_result(samples, part, result)
+            where = slice(None) if part.index is None else part.index
+            for row, of_part in zip(part.rows, result.shares.unbind(1), strict=True):
+                shares[:, row, where] = _kept_shares(of_part, shares.dtype)
+
+    def backward(self, d_score: Tensor, shares: Tensor) -> Tensor:
+        """Gradients of the units. d_score [B]: of the samples' losses, over the temperature."""
+        d_units = torch.zeros_like(self._units, dtype=torch.promote_types(self._units.dtype, torch.float32))
+        shares = _shares(shares, self._route)
+        for part in self._parts:
+            pairs, where = self._pairs(part), slice(None) if part.index is None else part.index
+            of_part = d_score[where] if part.counted is None else d_score[where] * part.counted
+            given = of_part, shares[:, list(part.rows)][:, :, where], self._candidates(part), self._spec.smoothing
+            pairs.backward(*given)
+            for others in part.others:
+                columns = part.of(self._units, others.index)
+                add_part(d_units, part, others.index, pairs.backward_columns(columns, anchors=others.sought))
+            add_part(d_units, part, part.index, pairs.gradients(*given))
+        return d_units
+
+    def _pairs(self, part: Part) -> Pairs:
+        options = make_options(self._spec, part, self._batch, *self._given)
+        units = part.of(self._units, part.index)
+        return Pairs(self._backend, options, units, codes=_codes(part, self._present, self._backend), kept=self._kept)
+
+    def _candidates(self, part: Part) -> float | Tensor:
+        return candidates(part, self._present, self._batch)
+
+
+def _kept_shares(shares: Tensor, dtype: torch.dtype) -> Tensor:
+    """`Result.shares` as `Outputs` has them: of float64 sums, whose inverses float32 may not hold, their logarithms."""
+    if shares.dtype == dtype:
+        return shares
+    return torch.stack([shares[0::2].log2(), shares[1::2]], 1).flatten(0, 1).to(dtype)
+
+
+def _shares(kept: Tensor, route: int) -> Tensor:
+    """`Result.shares` from those of `Outputs`."""
+    if route == NARROW or kept.dtype == torch.float64:
+        return kept
+    inverse, others = kept.double().unflatten(0, (-1, 2)).unbind(1)
+    return torch.stack([inverse.exp2(), others], 1).flatten(0, 1)
 
 
 def _at_once(spec: Spec) -> bool:
@@ -146,12 +197,6 @@ def _pairwise(
     dtype = torch.float64 if route == WIDE else units.dtype
     scale, shift = logit(spec, 2, units.shape[1], temperature, None, route == WIDE)
     return Pairwise(backend, units, present, scale, shift, dtype, kept if dtype == units.dtype else None)
-
-
-def _parts(spec: Spec, present: Tensor | None, count: int, batch: int, backend: Backend) -> Iterator[Part]:
-    for part in make_parts(spec, present, count, _masks(spec, backend)):
-        if part.size(batch):
-            yield part
 
 
 def backend_of(name: str, route: int) -> Backend:
@@ -174,7 +219,16 @@ def add_part(d_units: Tensor, part: Part, index: Tensor | None, gradients: Tenso
         if index is None:
             d_units[m] += gradient
         else:
-            d_units[m][index] += gradient
+            d_units[m].index_add_(0, index, gradient)
+
+
+def add_result(samples: Tensor, part: Part, result: Result) -> None:
+    """Add a part's losses and slopes to those of all samples, [3, B]."""
+    where = slice(None) if part.index is None else part.index
+    own = [result.loss, result.slope, *(() if result.bias is None else (result.bias,))]
+    for total, of_part in zip(samples, own, strict=False):
+        of_part = of_part if part.counted is None else torch.where(part.counted, of_part, 0)
+        total[where] += of_part.to(total.dtype)
 
 
 def make_options(
@@ -248,13 +302,23 @@ def saved_size(embeddings: list[Tensor], present: Tensor | None, spec: Spec) -> 
     """Numbers that `forward` hands to `backward`: how many is a matter of the shapes alone."""
     count, (batch, width) = len(embeddings), embeddings[0].shape
     keeping = _at_once(spec) if spec.pairwise else present is None
-    if not keeping or not keeps(count, batch, embeddings[0].device):
+    # the exported graph of plain torch is to hold for a batch of any size
+    if spec.backend == "torch" or not keeping or not keeps(count, batch, embeddings[0].device):
         return 0
     return sum(_sizes(count, batch, width, spec.pairwise))
 
 
 def sums_dtype(embedding: Tensor) -> torch.dtype:
     return torch.float64 if embedding.dtype == torch.float64 else torch.float32
+
+
+def inverse_total(weights: Tensor | None, anchor_counts: Tensor | None, count: int, like: Tensor) -> Tensor | float:
+    """One over the total weight of all anchors; 0 where there is none. anchor_counts: [B], or None: all `count`."""
+    if weights is None and anchor_counts is None:
+        return 1 / (count * len(like)) if len(like) else 0.0
+    weighted = torch.ones_like(like) if weights is None else weights.to(like.dtype)
+    total = (weighted * (count if anchor_counts is None else anchor_counts)).sum()
+    return total.reciprocal().masked_fill_(total == 0, 0)
 
 
 def mean(sample_loss: Tensor, weights: Tensor | None, anchor_counts: Tensor | None, count: int) -> Tensor:

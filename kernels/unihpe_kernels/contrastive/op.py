@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from unihpe_kernels.contrastive import loss
-from unihpe_kernels.contrastive.options import Spec
+from unihpe_kernels.contrastive.spec import Spec
 from unihpe_kernels.registration import define, differentiate, direct, direct_backward, refuse_gradients, register_fake
 
-_TITLE = "the loss of tuples (tuple_contrastive_loss, pairwise_contrastive_loss)"
+_TITLE = "one of singular_value_contrastive_loss, tuple_contrastive_loss and pairwise_contrastive_loss"
 _NUM_OUTPUTS = len(loss.Outputs._fields)
 
 

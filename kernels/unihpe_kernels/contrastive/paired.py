@@ -20,9 +20,8 @@ from torch import Tensor
 from unihpe_kernels.contrastive.contract import Backend, Block, Centers, Factors, Options, Samples, Statistics
 from unihpe_kernels.scratch import scratch
 
-# Products of a block: for the second cache of a CPU, and of a GPU. Of a batch in one block, which are kept: 8 MiB.
-_CPU_BLOCK, _GPU_BLOCK = 2**19, 2**23
-_MOST_KEPT = 2**21
+_GPU_BLOCK = 2**23  # products of a block, for the second cache
+_MOST_KEPT = 2**21  # products of a batch in one block, which are kept on a CPU: 8 MiB
 _WHOLE = 32  # blocks are made of whole tiles and vectors, of at most so many numbers
 LN_2 = math.log(2)
 
@@ -68,9 +67,7 @@ class Pairs:
     ) -> None:
         self._backend, self._options, self._kept = backend, options, kept
         self._count, self._length = units.shape[:2]
-        edge = (
-            self._length if kept is not None else block_edge(products_size(self._count, 1), self._length, units.device)
-        )
+        edge = self._length if kept is not None else block_edge(backend, products_size(self._count, 1), units)
         self._own = _Cut(backend, options, units, codes, edge)
         self._new = units.new_zeros
         self._dtype = torch.float64 if options.wide or units.dtype == torch.float64 else torch.float32
@@ -386,9 +383,10 @@ def losses_of(sums: Tensor, logits: Tensor) -> Tensor:
     return torch.nn.functional.softplus(quotient, threshold=40).to(sums.dtype)
 
 
-def block_edge(products: int, length: int, device: torch.device) -> int:
+def block_edge(backend: Backend, products: int, units: Tensor) -> int:
     """Of blocks as equal as can be, of so many products for each of their pairs of samples."""
-    capacity = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
+    length = units.shape[1]
+    capacity = backend.cpu_block if units.device.type == "cpu" else _GPU_BLOCK
     most = max(_WHOLE, math.isqrt(capacity // products))
     blocks = math.ceil(length / most) or 1
     return max(1, -(-math.ceil(length / blocks) // _WHOLE)) * _WHOLE

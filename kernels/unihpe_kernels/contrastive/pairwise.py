@@ -100,7 +100,7 @@ class Pairwise:
     def _tiles(self) -> Iterator[tuple[slice, slice]]:
         edge = self._length
         if self._kept is None:
-            edge = block_edge(2 * len(self._pairs), self._length, self._units.device)
+            edge = block_edge(self._backend, 2 * len(self._pairs), self._units)
         parts = [slice(first, min(first + edge, self._length)) for first in range(0, self._length, max(edge, 1))]
         for i in parts:
             for j in parts:

@@ -7,7 +7,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from unihpe_kernels.contrastive.options import Spec
+from unihpe_kernels.contrastive.spec import Spec
 from unihpe_kernels.sv_contrastive.arguments import modality_codes
 
 
@@ -42,9 +42,10 @@ class Part:
 
     def of(self, rows: Tensor, index: Tensor | None) -> Tensor:
         """Of [M, B, ..], the part's modalities of these samples."""
-        if len(self.modalities) < len(rows):
-            rows = rows[list(self.modalities)]
-        return rows if index is None else rows[:, index]
+        if len(self.modalities) == len(rows):
+            return rows if index is None else rows[:, index]
+        modalities = torch.tensor(self.modalities, device=rows.device)
+        return rows[modalities] if index is None else rows[modalities[:, None], index]
 
     def codes(self, present: Tensor | None) -> Tensor | None:
         """int32 [B], bit p: has the p-th of the modalities."""

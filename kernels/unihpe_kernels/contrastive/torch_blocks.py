@@ -1,8 +1,8 @@
 """Block functions of "paired" in plain torch: any device, float32 and float64."""
 
 import math
-from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ LN_2 = math.log(2)
 
 class TorchBackend:
     masks = False
+    cpu_block = 2**17  # beside some twenty temporaries of a score
 
     def in_place(self, options: Options) -> bool:
         return True
@@ -52,9 +53,10 @@ class TorchBackend:
     def inner(self, units: Tensor) -> Tensor:
         return torch.stack([(units[p] * units[q]).sum(1) for p, q in combinations(range(len(units)), 2)])
 
-    def members(self, inner: Tensor, options: Options) -> list[list[Tensor]]:
-        """[A]: what the score makes of the products of the others."""
-        return [self._members(inner, m, options) for m in options.anchors]
+    def members(self, inner: Tensor, options: Options) -> list[Tensor]:
+        """[A, n] each: what the score makes of the products of the others."""
+        of_anchors = [self._members(inner, m, options) for m in options.anchors]
+        return [torch.stack(same) for same in zip(*of_anchors, strict=True)]
 
     def positives(self, inner: Tensor, options: Options) -> Tensor:
         return self._positives(inner, options)[0]
@@ -75,51 +77,46 @@ class TorchBackend:
         d_rights.baddbmm_(d_products.mT, left.expand(len(d_rights), *left.shape))
 
     def forward(self, block: Block, options: Options, centers: Centers) -> Forward:
-        found: list[list[Statistics]] = [[], [], [], []]
-        for k, m in enumerate(options.anchors):
-            scores, _ = self._scores(block, options, k, m, True)
-            found[0].append(_statistics(scores, options, 1, centers.rows, block.diagonal))
-            if options.both:
-                found[1].append(_statistics(scores, options, 0, centers.columns, block.diagonal))
-            if block.two_ways:
-                scores, _ = self._scores(block, options, k, m, False)
-                found[2].append(_statistics(scores, options, 0, centers.columns, False))
-                if options.both:
-                    found[3].append(_statistics(scores, options, 1, centers.rows, False))
-        return Forward(*(_stack(parts) for parts in found))  # type: ignore[arg-type]
+        scores, _ = self._scores(block, options, of_rows=True)
+        of_rows = _statistics(scores, options, 2, centers.rows, block.diagonal)
+        by_tuple = _statistics(scores, options, 1, centers.columns, block.diagonal) if options.both else None
+        if not block.two_ways:
+            return Forward(of_rows, by_tuple, None, None)
+        scores, _ = self._scores(block, options, of_rows=False)
+        of_columns = _statistics(scores, options, 1, centers.columns, False)
+        other_by_tuple = _statistics(scores, options, 2, centers.rows, False) if options.both else None
+        return Forward(of_rows, by_tuple, of_columns, other_by_tuple)
 
-    def new_sums(self, samples: Samples, options: Options) -> dict[int, list[Tensor]]:
-        """By the place of the anchor's modality, [n] each."""
-        return {}
+    def new_sums(self, samples: Samples, options: Options) -> list[Tensor]:
+        """[A, n] each, once there are any."""
+        return []
 
     def backward(
         self, block: Block, options: Options, of_rows: Factors, of_columns: Factors | None, out: Tensor
     ) -> None:
         gradients = torch.zeros_like(block.products)
-        for k, m in enumerate(options.anchors):
-            scores, gradient = self._scores(block, options, k, m, True)
-            d_products, sums = gradient(_weights(scores, options, of_rows, k, 0, block.diagonal))
-            _add(block.columns.sums, k, [part.sum(0) for part in sums])
-            for slot, d_product in enumerate(d_products):
-                gradients[m, slot] += d_product
-            if of_columns is None:
-                continue
-            scores, gradient = self._scores(block, options, k, m, False)
-            d_products, sums = gradient(_weights(scores, options, of_columns, k, 1, False))
-            _add(block.rows.sums, k, [part.sum(1) for part in sums])
-            for (row, slot), d_product in zip(_column_places(options.num_modalities, m), d_products, strict=True):
-                gradients[row, slot] += d_product
+        scores, gradient = self._scores(block, options, of_rows=True)
+        d_products, sums = gradient(_weights(scores, options, of_rows, 1, block.diagonal))
+        _add(block.columns.sums, [part.sum(1) for part in sums])
+        for place, d_product in zip(_places(options, of_rows=True), d_products, strict=True):
+            gradients[place] += d_product
+        if of_columns is not None:
+            scores, gradient = self._scores(block, options, of_rows=False)
+            d_products, sums = gradient(_weights(scores, options, of_columns, 2, False))
+            _add(block.rows.sums, [part.sum(2) for part in sums])
+            for place, d_product in zip(_places(options, of_rows=False), d_products, strict=True):
+                gradients[place] += d_product
         out.copy_(gradients)
 
     def own(self, samples: Samples, options: Options) -> Tensor:
         total = torch.zeros_like(samples.inner)
         places = {pair: place for place, pair in enumerate(combinations(range(options.num_modalities), 2))}
+        if not samples.sums:
+            return total
         for k, m in enumerate(options.anchors):
             others = [n for n in range(options.num_modalities) if n != m]
-            sums = samples.sums[k] if samples.sums else []
-            if not sums:
-                continue
-            parts = options.score.torch.own(sums, samples.members[k], len(others))
+            members, sums = ([part[k] for part in parts] for parts in (samples.members, samples.sums))
+            parts = options.score.torch.own(sums, members, len(others))
             for pair, part in zip(combinations(others, 2), parts, strict=True):
                 total[places[pair]] += part
         return total
@@ -134,19 +131,24 @@ class TorchBackend:
         products = list(inner[: options.num_modalities - 1])
         return *options.score.torch.score(products, members), members
 
-    def _scores(self, block: Block, options: Options, k: int, m: int, of_rows: bool) -> tuple[Tensor, Pullback]:
+    def _scores(self, block: Block, options: Options, *, of_rows: bool) -> tuple[Tensor, Pullback]:
+        """[A, a, b]"""
+        products = [block.products[place] for place in _places(options, of_rows)]
         if of_rows:
-            products, members = list(block.products[m]), [x[None, :] for x in block.columns.members[k]]
+            members = [x[:, None, :] for x in block.columns.members]
         else:
-            places = _column_places(options.num_modalities, m)
-            products = [block.products[row, slot] for row, slot in places]
-            members = [x[:, None] for x in block.rows.members[k]]
+            members = [x[:, :, None] for x in block.rows.members]
         return options.score.torch.score(products, members)
 
 
-def _column_places(num_modalities: int, m: int) -> list[tuple[int, int]]:
-    """Where the products of rows' modalities with the columns' modality m are."""
-    return [(row, m - (m > row)) for row in range(num_modalities) if row != m]
+def _places(options: Options, of_rows: bool) -> list[tuple[Any, Any]]:
+    """Of every member of a tuple in turn, where the products of all anchors' modalities with it are in a table."""
+    anchors, slots = options.anchors, range(options.num_modalities - 1)
+    if of_rows:
+        every = len(anchors) == options.num_modalities
+        return [(slice(None) if every else list(anchors), slot) for slot in slots]
+    members = [[slot + (slot >= m) for m in anchors] for slot in slots]
+    return [(of, [m - (m > row) for m, row in zip(anchors, of, strict=True)]) for of in members]
 
 
 def _logits(scores: Tensor, options: Options) -> Tensor:
@@ -158,47 +160,49 @@ def _logits(scores: Tensor, options: Options) -> Tensor:
 
 
 def _statistics(scores: Tensor, options: Options, dim: int, center: Tensor | None, diagonal: bool) -> Statistics:
-    """Over dimension `dim`, the tuples of an anchor or the anchors of a tuple."""
+    """Over dimension `dim` of scores [A, a, b], the tuples of an anchor or the anchors of a tuple."""
     logits = _logits(scores, options)
     exps, values = (logits * LN_2).sigmoid_() if options.sigmoid else logits.exp2(), scores
     sums = torch.nn.functional.softplus(logits * LN_2) / LN_2 if options.sigmoid else exps
     totals = exps if options.sigmoid else scores - options.middle
     if not options.sigmoid and center is not None:
-        values = scores - center.unsqueeze(dim)
+        values = scores - center.unsqueeze(dim - 1)
     moments = exps * values
     parts = [sums, moments if options.with_scores else None, totals if options.with_totals else None]
     if diagonal:
-        parts = [None if part is None else part.clone().fill_diagonal_(0) for part in parts]
+        parts = [None if part is None else _without_diagonal(part.clone()) for part in parts]
     return Statistics(*(None if part is None else part.sum(dim) for part in parts))  # type: ignore[arg-type]
 
 
-def _weights(scores: Tensor, options: Options, factors: Factors, k: int, dim: int, diagonal: bool) -> Tensor:
-    """Of the scores, anchors along dimension `dim`."""
+def _weights(scores: Tensor, options: Options, factors: Factors, dim: int, diagonal: bool) -> Tensor:
+    """Of the scores [A, a, b], anchors along dimension `dim`."""
 
     def along(of_anchors: Tensor | None, of_tuples: Tensor | None) -> Tensor | float:
         total: Tensor | float = 0.0
-        for part, other in ((of_anchors, 1 - dim), (of_tuples, dim)):
+        for part, other in ((of_anchors, 3 - dim), (of_tuples, dim)):
             if part is not None:
-                total = total + part[k].unsqueeze(other)
+                total = total + part.unsqueeze(other)
         return total
 
     logits = _logits(scores, options)
     exps = (logits * LN_2).sigmoid_() if options.sigmoid else logits.exp2_()
     weight = exps * along(factors.anchor, factors.tuple) - along(factors.anchor_level, factors.tuple_level)
     weight = weight.to(scores.dtype)
-    return weight.fill_diagonal_(0) if diagonal else weight
+    return _without_diagonal(weight) if diagonal else weight
 
 
-def _add(into: dict[int, list[Tensor]] | None, k: int, sums: list[Tensor]) -> None:
+def _without_diagonal(table: Tensor) -> Tensor:
+    table.diagonal(dim1=1, dim2=2).zero_()
+    return table
+
+
+def _add(into: list[Tensor] | None, sums: list[Tensor]) -> None:
     assert into is not None
-    into[k] = [old + new for old, new in zip(into[k], sums, strict=True)] if k in into else sums
-
-
-def _stack(parts: Sequence[Statistics]) -> Statistics | None:
-    """[A, n] each."""
-    if not parts:
-        return None
-    return Statistics(*(None if kind[0] is None else torch.stack(kind) for kind in zip(*parts, strict=True)))  # type: ignore[arg-type]
+    if into:
+        for total, part in zip(into, sums, strict=True):
+            total += part
+    else:
+        into += sums
 
 
 BACKEND = TorchBackend()

@@ -1,4 +1,4 @@
-"""The public loss: arguments checked, then one operator call."""
+"""The public loss: arguments checked, then one operator call, of its own kernels or of the engine of all scores."""
 
 import functools
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unihpe_kernels.autocast import without_autocast
 from unihpe_kernels.checks import Backend
+from unihpe_kernels.contrastive.op import call_contrastive
 from unihpe_kernels.sv_contrastive.arguments import check_arguments, warn_of_many_triples
 from unihpe_kernels.sv_contrastive.op import call_sv_contrastive
 
@@ -59,10 +60,11 @@ def singular_value_contrastive_loss(
 
     Args:
         embeddings: M tensors [B, D], any strides; float32, float64, bfloat16 or float16, unlike ones are promoted.
-        temperature: tau, a float of at least 0.001, or a tensor [] that receives a gradient and whose range is not
-            checked. "all" of three modalities sums in float32 where that cannot underflow (tau >= 0.0062 at B = 4096).
-            Below, the torch backend sums in float64, and does so for the native one, too. The Triton backend cannot:
-            "auto" leaves a float that small to torch, and a tensor that small gives NaN, not a wrong number.
+        temperature: tau, a float of at least 0.001 (0.0014 for eight modalities), or a tensor [] that receives a
+            gradient and whose range is not checked. "all" of three modalities sums in float32 where that cannot
+            underflow (tau >= 0.0062 at B = 4096). Below, the torch backend sums in float64, and does so for the native
+            one, too. The Triton backend cannot: "auto" leaves a float that small to torch, and a tensor that small
+            gives NaN, not a wrong number.
         negatives: "paired": i_m = i and the other M - 1 members all from one sample j; B tuples, 2 <= M <= 8, O(B D)
             memory. "all": every tuple with i_m = i; B^(M-1) tuples, M = 2 or 3, O(B^2) memory; warns where one process
             visits more than 2^35 of them in a step.
@@ -78,7 +80,7 @@ def singular_value_contrastive_loss(
             a group that has no CPU backend (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are
             sent as they are.
         backend: "auto", "triton", "native" or "torch". "native" has plain torch do what has no C++, "all" with
-            `present`. With `group` there is none: "auto" takes torch on a CPU.
+            `present`; "all" over a group has none: "auto" takes torch on a CPU.
             A graph that torch.export is to make for any batch size takes "torch" and "paired".
 
     Returns:
@@ -97,6 +99,7 @@ def singular_value_contrastive_loss(
     batch = given.embeddings[0].shape[0]
     if given.has_triples:
         warn_of_many_triples(batch, batch)
-    return call_sv_contrastive(
-        given.embeddings, given.tau, *given[2:-1], given.resolve_backend(batch)
-    )[0]  # fmt: skip
+    given = given._replace(backend=given.resolve_backend(batch))
+    if given.is_fused:
+        return call_sv_contrastive(given.embeddings, given.tau, *given[2:])[0]
+    return call_contrastive(given.embeddings, given.tau, None, given.weights, given.present, given.spec.text)[0]

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from unihpe_kernels.caller import warn
 from unihpe_kernels.checks import FLOATING, Backend, check_backend, check_tensor, check_weights, is_readable
+from unihpe_kernels.contrastive.spec import Spec
+from unihpe_kernels.scores import SCORES
 
 TITLE = "singular_value_contrastive_loss"
 MAX_MODALITIES = 8
@@ -17,6 +19,8 @@ MIN_TEMPERATURE = 1e-3
 # How far from 1 the length of a unit vector may be: rows are rounded to their own dtype.
 UNIT_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 MIN_NORM = 1e-12  # a shorter row has no direction
+# Samples whose sums float64 is to hold, with exponentials of the least temperature.
+_MOST_SAMPLES = 2**31
 # Triples a rank visits in a step, from which on "all" is warned of: "paired" has long been the better use of the time.
 MANY_TRIPLES = 2**35
 
@@ -46,8 +50,19 @@ class Arguments(NamedTuple):
         return len(self.embeddings)
 
     @property
+    def spec(self) -> Spec:
+        """The loss in pairs, as the engine of unihpe_kernels.contrastive names it."""
+        return Spec("singular_value", (), False, 0.0, False, False, self.normalize, self.backend)
+
+    @property
     def has_triples(self) -> bool:
         return self.negatives == "all" and len(self.embeddings) == 3
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether a kernel of this loss alone runs, once the backend is resolved: for triples, for Triton, and for
+        complete samples in C++, where it is faster than the blocks of the engine (benchmarks/NOTES.md)."""
+        return self.has_triples or self.backend == "triton" or (self.backend == "native" and self.present is None)
 
     def resolve_backend(self, batch: int) -> Literal["triton", "native", "torch"]:
         """The backend that will run, for tuples from `batch` samples."""
@@ -110,7 +125,7 @@ def check_arguments(
         weights = check_weights(weights)
     if present is not None:
         check_tensor("present", present, (len(embeddings), batch), dtypes=(torch.bool,), like=first)
-    _check_temperature(temperature, first)
+    _check_temperature(temperature, first, len(embeddings))
     check_backend(backend, first, TITLE)
     if not normalize:
         embeddings = [
@@ -176,7 +191,7 @@ def check_unit_rows(name: str, rows: Tensor, present: Tensor | None) -> Tensor:
     return rows
 
 
-def _check_temperature(temperature: float | Tensor, like: Tensor) -> None:
+def _check_temperature(temperature: float | Tensor, like: Tensor, count: int) -> None:
     if isinstance(temperature, Tensor):
         check_tensor("temperature", temperature, (), like=like)
         return
@@ -184,6 +199,9 @@ def _check_temperature(temperature: float | Tensor, like: Tensor) -> None:
         raise TypeError(f"temperature must be a float or a tensor [], got {type(temperature).__name__}")
     if not MIN_TEMPERATURE <= temperature < math.inf:
         raise ValueError(f"temperature must be finite and at least {MIN_TEMPERATURE}, got {temperature}")
+    least = SCORES["singular_value"].least_temperature(count, _MOST_SAMPLES, "float64")
+    if temperature < least:
+        raise ValueError(f"temperature must be at least {least:.2g} for {count} modalities, got {temperature}")
 
 
 def _least_float32_temperature(batch: int) -> float:

@@ -8,8 +8,8 @@ the anchor with the members). The whole Gram matrix [[1, s^T], [s, diag(nu)]] ha
 
     t + alpha = sum_k s_k^2 / (t + g_k),  alpha = nu_1 - 1 >= 0,  g_k = nu_1 - nu_k >= 0
 
-`scorers.ArrowheadScorer` derives the steps: every term is non-negative, the first pole is kept as it is and the others
-replaced by their tangent, so that t rises to the root and keeps its relative accuracy.
+scores/singular_value/torch.py derives the steps: every term is non-negative, the first pole is kept as it is and the
+others replaced by their tangent, so that t rises to the root and keeps its relative accuracy.
 """
 
 import triton

@@ -33,7 +33,7 @@ def fits(count: int, batch: int, scale: float) -> bool:
 
 
 def saved_size(count: int, batch: int, width: int) -> int:
-    """Elements of `saved` for rows that are the columns: what `NativePairs` takes, then the shares [M, B]."""
+    """Elements of `saved`: what `NativePairs` takes, then the shares [M, B]."""
     table = _table_size(count, batch, batch)
     kept = table + sum(_block_sizes(count, batch, width)) if table <= _MOST_KEPT else 0
     return kept + count * batch
@@ -53,38 +53,26 @@ def losses_and_shares(sums: Tensor, own_powers: Tensor) -> tuple[Tensor, Tensor]
 
 
 class NativePairs:
-    """Anchors against samples.
+    """Samples against each other.
 
-    rows: M tensors [a, D], float32, of the anchors. columns: M tensors [b, D], of the samples of their tuples; the same
-    sequence where those are the same samples. own [a], int64: places of the anchors' samples among the columns; None
-    where they are the same. normalize: False for rows of unit length. saved: what `forward` leaves for `backward`, of
-    `split_saved`, or of nothing.
+    rows: M tensors [B, D], float32. normalize: False for rows of unit length. saved: what `forward` leaves for
+    `backward`, of `split_saved`, or of nothing.
     """
 
-    def __init__(
-        self,
-        rows: Sequence[Tensor],
-        columns: Sequence[Tensor],
-        own: Tensor | None,
-        scale: float,
-        normalize: bool,
-        saved: Tensor,
-    ) -> None:
-        self._count, self._same, self._own = len(rows), rows is columns, own
+    def __init__(self, rows: Sequence[Tensor], scale: float, normalize: bool, saved: Tensor) -> None:
+        self._count, self._batch = len(rows), len(rows[0])
         self._normalize, self._threads = normalize, torch.get_num_threads()
         self.middle = (1 + math.sqrt(self._count)) / 2  # of the scores' range
         self._logit = scale, self.middle
-        self._anchors, batch = len(rows[0]), len(columns[0])
         self._kept = saved if saved.numel() else None
-        self._edge = _edge(self._count, batch) if self._kept is None else batch
-        self._cut_columns = self._cut([column.contiguous() for column in columns])
-        self._cut_rows = self._cut_columns if self._same else self._cut([row.contiguous() for row in rows])
+        self._edge = _edge(self._count, self._batch) if self._kept is None else self._batch
+        self._cut_rows = self._cut([row.contiguous() for row in rows])
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Sums of the exponentials of every anchor's tuples but its own [M, a], and the exponentials of the positives
-        [M, a], about the middle of the scores' range."""
+        """Sums of the exponentials of every anchor's tuples but its own [M, B], and the exponentials of the positives
+        [M, B], about the middle of the scores' range."""
         self._make_blocks(new=True)
-        sums, own_powers = self._cut_rows[0][0].new_zeros(2, self._count, self._anchors).unbind()
+        sums, own_powers = self._cut_rows[0][0].new_zeros(2, self._count, self._batch).unbind()
         for i, j in self._pairs_of_blocks():
             tables = self._products(i, j, new=True)
             for row, column, turn in self._ways(i, j):
@@ -92,23 +80,20 @@ class NativePairs:
                 self._call("paired_sums", *_turned(tables, turn), *part, sums, own_powers)
         return sums, own_powers
 
-    def backward(
-        self, sums: Tensor, shares: Tensor, d_score: Tensor
-    ) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
-        """Gradients of the rows, None where they are the columns, and of the columns; the sum of scores times their
-        gradient []. Those of the positives are among them.
+    def backward(self, sums: Tensor, shares: Tensor, d_score: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Gradients of the rows; the sum of scores times their gradient []. Those of the positives are among them.
 
-        sums [M, a]: of the exponentials of all tuples. shares [M, a]: what all but the positives have in them.
-        d_score [a]: what the softmax weights of a sample's anchors are multiplied with.
+        sums [M, B]: of the exponentials of all tuples. shares [M, B]: what all but the positives have in them.
+        d_score [B]: what the softmax weights of a sample's anchors are multiplied with.
         """
         new = self._kept is None
         self._make_blocks(new)
         factors, own_weights = d_score / sums, shares * -d_score
-        for block in {id(block): block for block in (*self._rows, *self._columns)}.values():
+        for block in self._blocks:
             block.d_units = torch.zeros_like(block.units)
         # by samples, and added up in one order whoever computed them
-        totals = [sums.new_zeros(self._count, block.size, _TOTALS, dtype=torch.float64) for block in self._columns]
-        own_sums = [sums.new_zeros(self._count * _whole(block.size) * _SUMS[self._count]) for block in self._columns]
+        totals = [sums.new_zeros(self._count, block.size, _TOTALS, dtype=torch.float64) for block in self._blocks]
+        own_sums = [sums.new_zeros(self._count * _whole(block.size) * _SUMS[self._count]) for block in self._blocks]
         for i, j in self._pairs_of_blocks():
             tables, d_tables = self._products(i, j, new), self._tables("d_products", i, j)
             for d_table in d_tables:
@@ -124,11 +109,10 @@ class NativePairs:
                     own_weights,
                     totals[column],
                 )
-            sides = (self._rows[i], self._columns[j]), (self._columns[j], self._rows[i])
+            sides = (self._blocks[i], self._blocks[j]), (self._blocks[j], self._blocks[i])
             for d_table, side in zip(d_tables, sides, strict=False):
                 _add_gradients(d_table, *side)
-        d_rows = None if self._same else self._finish(self._rows, [None] * len(self._rows))
-        return d_rows, self._finish(self._columns, own_sums), _about_own_scores(totals)
+        return self._finish(own_sums), _about_own_scores(totals)
 
     def _cut(self, rows: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         if len(rows[0]) <= self._edge:
@@ -136,13 +120,9 @@ class NativePairs:
         return list(zip(*(row.split(self._edge) for row in rows), strict=True))
 
     def _make_blocks(self, new: bool) -> None:
-        self._columns = [self._block(rows, new, as_members=True) for rows in self._cut_columns]
-        if self._same:
-            self._rows = self._columns
-        else:
-            self._rows = [self._block(rows, new, as_members=False) for rows in self._cut_rows]
+        self._blocks = [self._block(rows, new) for rows in self._cut_rows]
 
-    def _block(self, rows: Sequence[Tensor], new: bool, as_members: bool) -> "_Block":
+    def _block(self, rows: Sequence[Tensor], new: bool) -> "_Block":
         (size, width), sizes = rows[0].shape, _block_sizes(self._count, *rows[0].shape)
         store = rows[0].new_empty(sum(sizes)) if self._kept is None else self._kept[: sum(sizes)]
         members, units, inverse_norms = store.split_with_sizes(sizes)
@@ -152,16 +132,16 @@ class NativePairs:
             if not self._normalize:
                 inverse_norms.zero_()
         norms = inverse_norms if self._normalize else None
-        block = _Block(size, units.view(self._count * size, width), norms, members if as_members else None)
+        block = _Block(size, units.view(self._count * size, width), norms, members)
         if new:
             self._call("prepare_block", size, width, block.units, norms, block.members, *self._all(rows))
         return block
 
-    def _finish(self, blocks: "list[_Block]", own_sums: Sequence[Tensor | None]) -> list[Tensor]:
+    def _finish(self, own_sums: Sequence[Tensor]) -> list[Tensor]:
         """Gradients of the rows from those of the units of all blocks."""
-        units = blocks[0].units
-        d_rows = [units.new_empty(sum(block.size for block in blocks), units.shape[1]) for _ in range(self._count)]
-        for block, rows, sums in zip(blocks, self._cut(d_rows), own_sums, strict=True):
+        units = self._blocks[0].units
+        d_rows = [units.new_empty(self._batch, units.shape[1]) for _ in range(self._count)]
+        for block, rows, sums in zip(self._blocks, self._cut(d_rows), own_sums, strict=True):
             self._call(
                 "finish_block",
                 *rows[0].shape,
@@ -179,31 +159,30 @@ class NativePairs:
         return [*rows, *[None] * (8 - len(rows))]
 
     def _pairs_of_blocks(self) -> Iterator[tuple[int, int]]:
-        for j in range(len(self._columns)):
-            for i in range(j + 1 if self._same else len(self._rows)):
+        for j in range(len(self._blocks)):
+            for i in range(j + 1):
                 yield i, j
 
     def _ways(self, i: int, j: int) -> list[tuple[int, int, bool]]:
         """Blocks of anchors and of samples, and whether the tables change places, for what a pair of blocks is for."""
-        return [(i, j, False), (j, i, True)] if self._same and i != j else [(i, j, False)]
+        return [(i, j, False), (j, i, True)] if i != j else [(i, j, False)]
 
     def _part(self, row: int, column: int) -> tuple:
         """What the functions of pairs.cpp want to know of a block of anchors against one of samples."""
-        anchors, samples = self._rows[row], self._columns[column]
+        anchors, samples = self._blocks[row], self._blocks[column]
         first = row * self._edge
-        own, shift = (None, first) if self._own is None else (self._own[first:], 0)
-        sizes = anchors.size, samples.size, first, self._anchors
-        return *sizes, *self._logit, samples.members, own, shift - column * self._edge
+        sizes = anchors.size, samples.size, first, self._batch
+        return *sizes, *self._logit, samples.members, first - column * self._edge
 
     def _tables(self, name: str, i: int, j: int) -> Sequence[Tensor]:
         """Work memory for the table of rows i by columns j and, unless it is the same one, of columns j by rows i."""
-        size = _table_size(self._count, self._rows[i].size, self._columns[j].size)
-        number = 1 if self._same and i == j else 2
-        units = self._columns[j].units
+        size = _table_size(self._count, self._blocks[i].size, self._blocks[j].size)
+        number = 1 if i == j else 2
+        units = self._blocks[j].units
         return scratch(name, (number, size), units.dtype, units.device).unbind()
 
     def _products(self, i: int, j: int, new: bool) -> Sequence[Tensor]:
-        rows, columns = self._rows[i], self._columns[j]
+        rows, columns = self._blocks[i], self._blocks[j]
         if self._kept is None:
             tables = self._tables("products", i, j)
         else:
@@ -223,9 +202,9 @@ class NativePairs:
 class _Block:
     """Consecutive samples."""
 
-    def __init__(self, size: int, units: Tensor, inverse_norms: Tensor | None, members: Tensor | None) -> None:
+    def __init__(self, size: int, units: Tensor, inverse_norms: Tensor | None, members: Tensor) -> None:
         """units: [M n, D]. inverse_norms: [M n]; None where rows are taken to be of unit length. members: what
-        pairs.cpp holds of the samples as members of tuples; None of those that are anchors alone."""
+        pairs.cpp holds of the samples as members of tuples."""
         self.size, self.units, self.inverse_norms, self.members = size, units, inverse_norms, members
         self.by_modality, self.later = self._split(units)
         self.d_units: Tensor

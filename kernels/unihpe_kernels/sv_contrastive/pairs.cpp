@@ -187,11 +187,10 @@ void prepare(const Stack& stack, const Held<COUNT>& held, int64_t j) {
 }
 
 struct Own {
-    const int64_t* of;  // or null for anchors that are the samples
-    int64_t shift;
+    int64_t shift;  // of the first anchor from the first sample
 
     // The place of anchor i's sample among LANES samples from j on, or some number beyond.
-    uint64_t place(int64_t i, int64_t j) const { return (of ? of[i] : i) + shift - j; }
+    uint64_t place(int64_t i, int64_t j) const { return i + shift - j; }
 };
 
 template <int COUNT>
@@ -261,7 +260,7 @@ void add_gradients(const Tables& tables, const Tables& d_tables, const Logit& lo
 template <int COUNT>
 void finish(const Stack& stack, const Held<COUNT>& held, int64_t j, float* d_units, float* const* d_rows) {
     Lanes inner[COUNT][COUNT] = {};
-    for (int m = 0; m < COUNT && held.members; ++m) {
+    for (int m = 0; m < COUNT; ++m) {
         Lanes own[Members<COUNT - 1>::SUMS];
         held.of(m, j).own(held.sums_of(m, j), own);
         const Lanes* next = own;
@@ -275,7 +274,7 @@ void finish(const Stack& stack, const Held<COUNT>& held, int64_t j, float* d_uni
     for (int lane = 0; lane < until(j, stack.samples); ++lane)
         for (int p = 0; p < COUNT; ++p) {
             float* const d_unit = d_units + (p * stack.samples + j + lane) * width;
-            for (int q = 0; q < COUNT && COUNT > 2 && held.members; ++q) {
+            for (int q = 0; q < COUNT && COUNT > 2; ++q) {
                 if (q == p) continue;
                 const float factor = inner[p][q][lane], *const other = stack.row(q, j + lane);
                 for (int64_t k = 0; k < width; ++k) d_unit[k] += factor * other[k];
@@ -294,7 +293,7 @@ void finish(const Stack& stack, const Held<COUNT>& held, int64_t j, float* d_uni
 extern "C" {
 
 // Of `count` arrays [samples, width] at `rows`: units [count, samples, width] of length 1 and inverse_norms
-// [count, samples], or null for rows that are taken as they are; and, if not null, what `Held` has of them.
+// [count, samples], or null for rows that are taken as they are; and what `Held` has of them.
 void prepare_block(int64_t count, int64_t threads, int64_t samples, int64_t width, float* units,
                    float* inverse_norms, void* members, const float* row_0, const float* row_1, const float* row_2,
                    const float* row_3, const float* row_4, const float* row_5, const float* row_6,
@@ -308,17 +307,17 @@ void prepare_block(int64_t count, int64_t threads, int64_t samples, int64_t widt
             for (int m = 0; m < c; ++m)
                 for (int64_t j = first; j < first + until(first, samples); ++j)
                     normalise(stack, m, j, rows[m] + j * width);
-            if (members) prepare<c>(stack, held, first);
+            prepare<c>(stack, held, first);
         });
     });
 }
 
 // Adds the exponentials of every anchor's tuples but its own to sums [count, all anchors], of which the tile's come after
-// first_anchor. own [anchors] plus shift, or an anchor's place plus shift where it is null: the place of its sample among
-// the samples, if there; its own exponentials go to own_powers [count, all anchors].
+// first_anchor. An anchor's place plus shift is that of its sample among the samples, if there; its own exponentials go to
+// own_powers [count, all anchors].
 void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int64_t anchors, int64_t samples,
                  int64_t first_anchor, int64_t all_anchors, double scale, double middle, void* members,
-                 const int64_t* own, int64_t shift, float* sums, float* own_powers) {
+                 int64_t shift, float* sums, float* own_powers) {
     const Tables tables{upper, lower, anchors, samples};
     const Logit logit{(float)scale, (float)middle};
     const All all{first_anchor, all_anchors};
@@ -327,7 +326,7 @@ void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int
         const int64_t strips = blocks(anchors);
         in_pieces(c * strips, 1, enough(threads, c * anchors * samples), [=](int64_t first, int64_t) {
             const int64_t i = first % strips * LANES;
-            add_sums<c>(tables, logit, held, all, {own, shift}, first / strips, i, sums, own_powers);
+            add_sums<c>(tables, logit, held, all, {shift}, first / strips, i, sums, own_powers);
         });
     });
 }
@@ -338,7 +337,7 @@ void paired_sums(int64_t count, int64_t threads, float* upper, float* lower, int
 // modality.
 void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower, float* d_upper, float* d_lower,
                       int64_t anchors, int64_t samples, int64_t first_anchor, int64_t all_anchors, double scale,
-                      double middle, void* members, const int64_t* own, int64_t shift, void* own_sums,
+                      double middle, void* members, int64_t shift, void* own_sums,
                       const float* factors, const float* own_weights, Totals* totals) {
     const Tables tables{upper, lower, anchors, samples}, d_tables{d_upper, d_lower, anchors, samples};
     const Logit logit{(float)scale, (float)middle};
@@ -349,14 +348,14 @@ void paired_gradients(int64_t count, int64_t threads, float* upper, float* lower
         // one modality after the other: in one table two anchors' modalities meet
         for (int m = 0; m < c; ++m)
             in_pieces(parts, 1, enough(threads, anchors * samples), [=](int64_t first, int64_t) {
-                add_gradients<c>(tables, d_tables, logit, held, all, {own, shift}, m, first * LANES, factors, own_weights,
+                add_gradients<c>(tables, d_tables, logit, held, all, {shift}, m, first * LANES, factors, own_weights,
                                  totals[m * samples + first]);
             });
     });
 }
 
 // d_rows: `count` arrays [samples, width] for the gradients of `prepare_block`'s rows, from those of the units, which
-// are overwritten, and own_sums. members: null, and own_sums, of those that are members of no tuple.
+// are overwritten, and own_sums.
 void finish_block(int64_t count, int64_t threads, int64_t samples, int64_t width, float* units, float* inverse_norms,
                   void* members, void* own_sums, float* d_units, float* row_0, float* row_1, float* row_2,
                   float* row_3, float* row_4, float* row_5, float* row_6, float* row_7) {

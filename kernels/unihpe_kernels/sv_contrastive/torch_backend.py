@@ -1,25 +1,26 @@
-"""The singular-value contrastive loss in plain torch, in tiles, with its gradient written out.
+""" "all" of three modalities in plain torch, in tiles, with its gradient written out.
 
-For "all" a tile is [i, j, k], a slice of the B^3 triples; for "paired" it is [i, j]. Scores are recomputed in the
-backward pass, but for the "all" of small batches, so memory is O(B^2) for "all" and O(B D) for "paired". Logarithms are
-to base 2 throughout: exp2 is the cheapest exponential on both CPU and GPU.
+A tile is [i, j, k], a slice of the B^3 triples. Scores are recomputed in the backward pass, but for those of small
+batches, so memory is O(B^2). Logarithms are to base 2 throughout: exp2 is the cheapest exponential on both CPU and GPU.
+Samples that have two of the modalities form pairs, which are the engine's (unihpe_kernels.contrastive).
 
 On a GPU this is the fallback for what has no kernel (float64), and it synchronises.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from unihpe_kernels.scaling import inverse_power
+from unihpe_kernels.contrastive.contract import Options
+from unihpe_kernels.contrastive.loss import PartsOfBatch, backend_of, find_route, mean, mean_gradients
+from unihpe_kernels.contrastive.paired import add_own
+from unihpe_kernels.contrastive.torch_blocks import BACKEND as TORCH
+from unihpe_kernels.scores import LOG2_E, SCORES
 from unihpe_kernels.scratch import scratch
-from unihpe_kernels.sv_contrastive.arguments import MIN_NORM, Arguments, Outputs, modality_codes
+from unihpe_kernels.sv_contrastive.arguments import Arguments, Outputs
 from unihpe_kernels.sv_contrastive.closed_form import SCALE, Operand, TripleTile
-from unihpe_kernels.sv_contrastive.scorers import make_scorer
 
 # Elements of each of about eight buffers of a tile. A thread's share is large enough to hide the cost of some fifty
 # calls and small enough for the cache; together they stay small next to the Gram matrices of a large batch, and 512
@@ -27,209 +28,107 @@ from unihpe_kernels.sv_contrastive.scorers import make_scorer
 _TILE_PER_THREAD = 131072
 _MOST_THREADS = 8
 _GPU_TILE = 2**22
-# Rows i of a tile of "all" where no whole [j, k] fits: sums over i and over j are then both short work.
+# Rows i of a tile where no whole [j, k] fits: sums over i and over j are then both short work.
 _FEW_ROWS = 8
 # The most triples of which the forward pass keeps two numbers each for the backward pass: 8 MiB in float32.
 _MOST_KEPT = 2**20
 # Twice s of closed_form.py, from which on the unbounded gradients are used: their rounding errors are divided by it.
 _SAFE_GAP = 1e-3
-_PAIR_ROWS = 128
-LOG2_E = math.log2(math.e)
+SETS_OF_TWO = (0b011, 0b101, 0b110)  # of three modalities, a bit each
+_OF_TRIPLES = Options(SCORES["singular_value"], 3, (0, 1, 2), scale=1.0, shift=0.0, middle=0.0)
 
 
-@dataclass(frozen=True)
-class ModalitySet:
-    """The samples that share one dense loss: the anchors have exactly these modalities, the pool at least these."""
-
-    modalities: tuple[int, ...]
-    anchors: Tensor | None  # [a] sample indices; None: every sample
-    pool: Tensor | None  # [b], a superset of the anchors
-
-
-def forward(
-    given: Arguments, learns_temperature: bool = True, implementation: "PairedImplementation | None" = None
-) -> Outputs:
-    """The logsumexp of anchors that are set against pairs is relative to the positive's logit. learns_temperature:
-    False where its gradient is not wanted. implementation: None for plain torch; the same for `saved_size` and
-    `backward`."""
+def forward(given: Arguments, learns_temperature: bool = True) -> Outputs:
+    """learns_temperature: False where its gradient is not wanted."""
     embeddings, present = given.embeddings, given.present
-    implementation = implementation or TORCH
-    units, inverse_norms = unit_rows(embeddings, present, given.normalize)
-    scale = logit_scale(given.tau, units)
-    num_modalities, batch, dim = units.shape
+    units, inverse_norms = TORCH.units(embeddings, given.normalize, given.spec.used(present))
+    _, batch, dim = units.shape
     # with `present` some of it may stay unused
-    new = units.new_empty if present is None else units.new_zeros
-    saved = new(saved_size(given, implementation))
-    logsumexp, sample_loss, anchor_counts = units.new_zeros(num_modalities, batch), units.new_zeros(batch), None
+    saved = (units.new_empty if present is None else units.new_zeros)(saved_size(given))
+    logsumexp, sample_loss = units.new_zeros(3, batch), units.new_zeros(batch)
+    complete = _complete(given)
+    if size := batch if complete is None else len(complete):
+        triples = _TripleLoss(saved, size, dim, logit_scale(given.tau, units))
+        where = slice(None) if complete is None else complete
+        logsumexp[:, where], sample_loss[where] = triples.forward(units[:, where], learns_temperature)
+        if complete is None:
+            triples.keep_norms(inverse_norms)
     if present is not None:
-        anchor_counts = torch.zeros_like(sample_loss)
-    for part in _modality_sets(given):
-        rows, columns, own = _select(units, part)
-        if given.negatives == "all" and len(rows) == 3:
-            triples = _TripleLoss(saved, len(rows[0]), dim, scale)
-            log_sums, losses = triples.forward(rows, learns_temperature)
-            if part.anchors is None:
-                triples.inverse_norms.copy_(inverse_norms if inverse_norms is not None else torch.ones_like(scale))
-        else:
-            own_saved = saved if part.anchors is None else saved[:0]
-            log_sums = implementation.pairs(rows, columns, own, scale, own_saved).forward()
-            losses = log_sums.sum(0).div_(LOG2_E)
-        if anchor_counts is None:
-            logsumexp, sample_loss = log_sums, losses
-            continue
-        for modality, log_sum in zip(part.modalities, log_sums, strict=True):
-            logsumexp[modality, part.anchors] = log_sum
-        sample_loss[part.anchors] = losses
-        anchor_counts[part.anchors] = len(part.modalities)
-    loss = mean_loss(sample_loss, given.weights, anchor_counts, num_modalities)
+        samples, shares = _of_pairs(saved, batch)
+        _pairs(given, units, learns_temperature).forward(samples, shares)
+        sample_loss += samples[0]
+    loss = mean(sample_loss, given.weights, given.spec.anchor_counts(present), 3)
     return Outputs(loss, logsumexp, sample_loss, saved, loss.new_empty(0, dtype=torch.int64))
 
 
-def saved_size(given: Arguments, implementation: "PairedImplementation | None" = None) -> int:
+def saved_size(given: Arguments) -> int:
     """Elements that `forward` hands to `backward`: how many is a matter of the shapes alone."""
     batch, dim = given.embeddings[0].shape
-    if given.has_triples:
-        return _TripleLoss.saved_size(batch, dim)
-    if given.present is not None:
-        return 0
-    return (implementation or TORCH).saved_of_pairs(given.num_modalities, batch, dim)
+    return _TripleLoss.saved_size(batch, dim) + (0 if given.present is None else _OF_PAIRS * batch)
 
 
-def backward(
-    grad: Tensor, given: Arguments, outputs: Outputs, implementation: "PairedImplementation | None" = None
-) -> list[Tensor]:
-    """Gradients of the M embeddings, of the temperature and of the weights ([B], also where those are None)."""
-    implementation = implementation or TORCH
-    embeddings, present, weights = given.embeddings, given.present, given.weights
+def backward(grad: Tensor, given: Arguments, outputs: Outputs) -> list[Tensor]:
+    """Gradients of the three embeddings, of the temperature and of the weights ([B], also where those are None)."""
+    embeddings, present = given.embeddings, given.present
     loss, logsumexp, sample_loss, saved, _ = outputs
-    num_modalities, (batch, dim) = given.num_modalities, embeddings[0].shape
-    dense_triples = None
-    scale = logit_scale(given.tau, sample_loss)
-    if present is None and batch and given.has_triples:
-        dense_triples = _TripleLoss(saved, batch, dim, scale)
-        units, inverse_norms = dense_triples.units, dense_triples.inverse_norms if given.normalize else None
+    batch, dim = embeddings[0].shape
+    scale, complete = logit_scale(given.tau, sample_loss), _complete(given)
+    d_loss, d_weights = mean_gradients(grad, loss, sample_loss, given.weights, given.spec.anchor_counts(present), 3)
+    d_score = d_loss / given.tau.to(d_loss.dtype)
+    d_scores = torch.zeros((), dtype=torch.float64, device=grad.device)  # sum of scores times their gradient
+    size = batch if complete is None else len(complete)
+    triples = _TripleLoss(saved, size, dim, scale) if size else None
+    if triples is not None and complete is None:
+        units, inverse_norms = triples.units, triples.inverse_norms if given.normalize else None
     else:
-        units, inverse_norms = unit_rows(embeddings, present, given.normalize)
-    parts = list(_modality_sets(given))
-    anchor_counts = None
+        units, inverse_norms = TORCH.units(embeddings, given.normalize, given.spec.used(present))
+    d_units = torch.zeros_like(units)
+    if triples is not None:
+        where = slice(None) if complete is None else complete
+        d_units[:, where], d_part = triples.backward(logsumexp[:, where], d_score[where])
+        d_scores += d_part
     if present is not None:
-        anchor_counts = torch.zeros_like(sample_loss)
-        for part in parts:
-            anchor_counts[part.anchors] = len(part.modalities)
-    d_score, d_weights = mean_gradients(grad, loss, sample_loss, weights, anchor_counts, num_modalities, scale)
-    if dense_triples is not None:
-        d_units, d_scores = dense_triples.backward(logsumexp, d_score)
-    else:
-        d_units = torch.zeros_like(units)
-        d_scores = torch.zeros((), dtype=torch.float64, device=grad.device)  # sum of scores times their gradient
-        for part in parts:
-            rows, columns, own = _select(units, part)
-            anchors = slice(None) if part.anchors is None else part.anchors
-            pool = slice(None) if part.pool is None else part.pool
-            log_sums = logsumexp[list(part.modalities)][:, anchors]
-            d_rows: Sequence[Tensor] | None
-            d_columns: Sequence[Tensor] | Tensor
-            if given.negatives == "all" and len(rows) == 3:
-                triples = _TripleLoss(saved, len(rows[0]), dim, scale)
-                d_rows = None
-                d_columns, d_part = triples.backward(log_sums, d_score[anchors])
-            else:
-                own_saved = saved if part.anchors is None else saved[:0]
-                pairs = implementation.pairs(rows, columns, own, scale, own_saved)
-                d_rows, d_columns, d_part = pairs.backward(log_sums, d_score[anchors])
-            d_scores += d_part
-            for index, gradients in ((pool, d_columns), (anchors, d_rows)):
-                for modality, gradient in zip(part.modalities, () if gradients is None else gradients, strict=False):
-                    d_units[modality][index] += gradient
-
-    dtypes = [embedding.dtype for embedding in embeddings]
-    if inverse_norms is None:
-        d_embeddings = [d_unit.to(dtype, copy=True) for d_unit, dtype in zip(d_units, dtypes, strict=True)]
-    else:
-        along = (units * d_units).sum(2, keepdim=True)
-        d_units = torch.addcmul(d_units, units, along, value=-1)
-        factors = zip(d_units, inverse_norms, dtypes, strict=True)
-        d_embeddings = [(d_unit * inverse).to(dtype) for d_unit, inverse, dtype in factors]
-    return [*d_embeddings, temperature_gradient(d_scores, scale, given.tau), d_weights]
+        samples, shares = _of_pairs(saved, batch)
+        d_units += _pairs(given, units).backward(d_score, shares)
+        d_scores += torch.dot(d_score, samples[1])
+    d_temperature = (d_scores / -given.tau.double()).to(given.tau.dtype)
+    return [*TORCH.through_units(units, inverse_norms, d_units, embeddings), d_temperature, d_weights]
 
 
-def mean_loss(sample_loss: Tensor, weights: Tensor | None, anchor_counts: Tensor | None, count: int) -> Tensor:
-    """[]. anchor_counts: as for `inverse_total`."""
-    weighted = sample_loss if weights is None else weights.to(sample_loss.dtype) * sample_loss
-    return weighted.sum() * inverse_total(weights, anchor_counts, count, sample_loss)
+def positives(units: Tensor) -> Tensor:
+    """sigma_1 of each sample's own triple, [b], from unit rows [3, b, D]."""
+    return TORCH.positives(TORCH.inner(units), _OF_TRIPLES)
 
 
-def mean_gradients(
-    grad: Tensor,
-    loss: Tensor,
-    sample_loss: Tensor,
-    weights: Tensor | None,
-    anchor_counts: Tensor | None,
-    count: int,
-    scale: Tensor | float,
-) -> tuple[Tensor, Tensor]:
-    """What the softmax weights of every sample's anchors are multiplied with [B], and the gradient of the weights."""
-    grad = grad.to(sample_loss.dtype) * inverse_total(weights, anchor_counts, count, sample_loss)
-    d_weights = (sample_loss - (count if anchor_counts is None else anchor_counts) * loss).mul_(grad)
-    # [B]: d loss / d (log normaliser) of each anchor of the sample
-    d_logits = grad.expand_as(sample_loss) if weights is None else weights.to(sample_loss.dtype) * grad
-    d_score = d_logits * (scale / LOG2_E)  # over the temperature
-    return d_score, d_weights if weights is None else d_weights.to(weights.dtype)
+def positive_gradients(units: Tensor, weight: Tensor) -> Tensor:
+    """weight [b] times the gradients of `positives`, [3, b, D]."""
+    d_units = torch.zeros_like(units)
+    add_own(d_units, units, TORCH.positives_gradient(TORCH.inner(units), _OF_TRIPLES, weight))
+    return d_units
 
 
-def temperature_gradient(d_scores: Tensor, scale: Tensor | float, temperature: Tensor) -> Tensor:
-    """[], from the sum of scores times their gradient."""
-    return (d_scores * (-scale / LOG2_E)).to(temperature.dtype)
+def _complete(given: Arguments) -> Tensor | None:
+    """Indices of the samples that have all three; None: every one."""
+    return None if given.present is None else given.present.all(0).nonzero()[:, 0]
 
 
-class Pairs(Protocol):
-    """ "paired" over anchors' rows [M, a, D] and samples' columns [M, b, D], of unit length."""
-
-    def forward(self) -> Tensor:
-        """log2 of the sum over every anchor's tuples, relative to its own one: its loss to base 2, [M, a]."""
-
-    def backward(self, losses: Tensor, d_score: Tensor) -> tuple[Sequence[Tensor] | None, Sequence[Tensor], Tensor]:
-        """Gradients of the rows, or None where they are the columns and so are their gradients, and of the columns; and
-        the sum of scores times their gradient. d_score [a]: as for `TripleSlab.factors`."""
+# numbers of a sample that `_of_pairs` are made of
+_OF_PAIRS = 3 + 2 * 3
 
 
-class TorchPairs:
-    def __init__(self, rows: Tensor, columns: Tensor, own: Tensor | None, scale: Tensor, saved: Tensor) -> None:
-        """own [a]: the places of the rows' samples among the columns, or None where rows and columns are the same.
-        saved: what `forward` may leave for `backward`."""
-        self._rows, self._columns, self._scale, self._saved = rows.unbind(), columns.unbind(), scale, saved
-        self._own = torch.arange(rows.shape[1], device=rows.device) if own is None else own
-        self._positives = Positives(self._rows)
-
-    def forward(self) -> Tensor:
-        self._saved.zero_()  # an output must be the same every time
-        return torch.logaddexp2(paired_sums(*self._given()), self._scale.new_zeros(()))  # its positive's logit is 0
-
-    def backward(self, losses: Tensor, d_score: Tensor) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
-        d_rows, d_columns, total, d_own = paired_backward(*self._given(), losses, d_score)
-        for d_row, d_positive in zip(d_rows, self._positives.backward(d_own), strict=True):
-            d_row += d_positive
-        return d_rows, d_columns, total
-
-    def _given(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor, Tensor, Tensor]:
-        return self._rows, self._columns, self._scale, self._positives.scores, self._own
+def _of_pairs(saved: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """What the engine leaves of the pairs: samples [3, B] and shares [2, 3, B]."""
+    samples, shares = saved[len(saved) - _OF_PAIRS * batch :].split([3 * batch, 6 * batch])
+    return samples.view(3, batch), shares.view(2, 3, batch)
 
 
-class Positives:
-    """sigma_1 of each sample's own stack."""
-
-    def __init__(self, units: Sequence[Tensor]) -> None:
-        self._anchor = units[0]
-        self._scorer = make_scorer(list(units[1:]), units[0].shape[0])
-        products = [(self._anchor * direction).sum(1)[None, :] for direction in self._scorer.directions]
-        self.scores = self._scorer.scores(products, slice(None))[0]  # [b]
-
-    def backward(self, weight: Tensor) -> list[Tensor]:
-        d_products = [d.T for d in self._scorer.backward(weight[None, :])]  # [b, 1]
-        d_anchor = torch.zeros_like(self._anchor)
-        for d_product, direction in zip(d_products, self._scorer.directions, strict=True):
-            d_anchor.addcmul_(d_product, direction)
-        return [d_anchor, *self._scorer.member_gradients([d * self._anchor for d in d_products])]
+def _pairs(given: Arguments, units: Tensor, learns: bool = False) -> PartsOfBatch:
+    """Of the samples that have two of the modalities."""
+    route = find_route(given.tau, given.spec, 2, units.shape[1])
+    backend = backend_of(given.backend, route)
+    return PartsOfBatch(
+        backend, units, given.present, given.spec, given.tau, None, route, learns=learns, sets=SETS_OF_TWO
+    )
 
 
 class _TripleLoss:
@@ -242,7 +141,7 @@ class _TripleLoss:
         self._rows_of_pairs = parts[0].view(5, size, width)
         self.units = self._rows_of_pairs[1:4]
         self._grams = parts[1].view(3, size, size)  # x.y, x.z, y.z, as `Operand.value`
-        self.inverse_norms = parts[2].view(3, size, 1)  # for the caller
+        self.inverse_norms = parts[2].view(3, size)  # for the caller
         self._slab = TripleSlab(self._grams, 0, scale, parts[3])
 
     @classmethod
@@ -252,6 +151,12 @@ class _TripleLoss:
     @staticmethod
     def _sizes(size: int, width: int) -> list[int]:
         return [5 * size * width, 3 * size**2, 3 * size, TripleSlab.saved_size(size, size)]
+
+    def keep_norms(self, inverse_norms: Tensor | None) -> None:
+        if inverse_norms is None:
+            self.inverse_norms.fill_(1)  # an output must be the same every time
+        else:
+            self.inverse_norms.copy_(inverse_norms)
 
     def forward(self, units: Tensor, learns_temperature: bool) -> tuple[Tensor, Tensor]:
         """log2 of the sum over every anchor's tuples [3, b], and the samples' losses [b]. units: three [b, D]."""
@@ -436,135 +341,6 @@ class TripleSlab:
         return block.diagonal().diagonal(), slice(start - self._first, stop - self._first)
 
 
-def paired_sums(
-    rows: Sequence[Tensor], columns: Sequence[Tensor], scale: Tensor, positives: Tensor, own: Tensor
-) -> Tensor:
-    """log2 of the sum of exponentials over every anchor's tuples but its own, relative to that one; [M, a].
-
-    Anchors are rows [a, D], the other members of their tuples columns [b, D]. positives [a]: scores of the anchors' own
-    tuples. own [a]: the places of the anchors' samples among the columns; negative where they are not among them.
-    """
-    wide = _pair_columns(scale.device)
-    sums = rows[0].new_full((len(rows), len(rows[0])), -math.inf)
-    for m, anchor in enumerate(rows):
-        scorer = make_scorer([*columns[:m], *columns[m + 1 :]], _PAIR_ROWS * wide)
-        for j in _slices(len(columns[0]), wide):
-            directions = [direction[j].T for direction in scorer.directions]
-            for i in _slices(len(anchor), _PAIR_ROWS):
-                sigma = scorer.scores([anchor[i] @ d for d in directions], j)
-                logits = (sigma - positives[i, None]).mul_(scale)
-                logits[_own_pairs(own[i], j)] = -math.inf
-                highest = logits.amax(1, keepdim=True)
-                highest.masked_fill_(highest == -math.inf, 0)
-                log_sum = (logits.sub_(highest).exp2_().sum(1).log2_()).add_(highest[:, 0])
-                sums[m, i] = torch.logaddexp2(sums[m, i], log_sum)
-    return sums
-
-
-def paired_backward(
-    rows: Sequence[Tensor],
-    columns: Sequence[Tensor],
-    scale: Tensor,
-    positives: Tensor,
-    own: Tensor,
-    losses: Tensor,
-    d_score: Tensor,
-) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Gradients of the rows and of the columns by all tuples but the anchors' own; the sum of scores, less that of the
-    anchor's positive, times their gradient; and the gradients of the positives' scores [a].
-
-    The positive's softmax weight less one is minus the sum of all other weights, and so the scores may be relative to
-    its own: where it dominates, no gradient is a difference of large numbers.
-
-    positives, own: as for `paired_sums`. losses [M, a]: of the anchors, to base 2. d_score [a]: as for
-    `TripleSlab.factors`.
-    """
-    wide = _pair_columns(scale.device)
-    d_rows, d_columns = ([torch.zeros_like(part) for part in parts] for parts in (rows, columns))
-    d_scores = torch.zeros((), dtype=torch.float64, device=scale.device)
-    d_own = torch.zeros_like(positives)
-    for m, anchor in enumerate(rows):
-        scorer = make_scorer([*columns[:m], *columns[m + 1 :]], _PAIR_ROWS * wide)
-        d_directions = [torch.zeros_like(direction) for direction in scorer.directions]
-        for j in _slices(len(columns[0]), wide):
-            directions = [direction[j] for direction in scorer.directions]
-            for i in _slices(len(anchor), _PAIR_ROWS):
-                relative = scorer.scores([anchor[i] @ d.T for d in directions], j) - positives[i, None]
-                weight = (relative * scale).sub_(losses[m, i, None]).exp2_().mul_(d_score[i, None])
-                weight[_own_pairs(own[i], j)] = 0
-                d_scores += torch.dot(weight.flatten(), relative.flatten())
-                d_own[i] -= weight.sum(1)
-                for d_product, direction, d_direction in zip(
-                    scorer.backward(weight), directions, d_directions, strict=True
-                ):
-                    d_rows[m][i].addmm_(d_product, direction)
-                    d_direction[j].addmm_(d_product.T, anchor[i])
-        others = d_columns[:m] + d_columns[m + 1 :]
-        for d_column, d_member in zip(others, scorer.member_gradients(d_directions), strict=True):
-            d_column += d_member
-    return d_rows, d_columns, d_scores, d_own
-
-
-def _own_pairs(own: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the own pairs of a tile."""
-    rows = ((own >= columns.start) & (own < columns.stop)).nonzero()[:, 0]
-    return rows, own[rows] - columns.start
-
-
-class PairedImplementation(NamedTuple):
-    """pairs: makes `Pairs`, of the arguments of TorchPairs. saved_of_pairs: of M, B, D: what it leaves in `saved`."""
-
-    pairs: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor], Pairs]
-    saved_of_pairs: Callable[[int, int, int], int]
-
-
-TORCH = PairedImplementation(TorchPairs, lambda num_modalities, batch, dim: 0)
-
-
-def unit_rows(embeddings: list[Tensor], present: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor | None]:
-    """Unit rows of the embeddings [M, B, D] in the compute dtype, and 1/length [M, B, 1], or None if not asked.
-
-    Rows that no anchor and no pool uses are zero: what stands there, NaN too, must not reach the gradient.
-    """
-    dtype = torch.float64 if embeddings[0].dtype == torch.float64 else torch.float32
-    rows = torch.stack(embeddings).to(dtype)
-    if present is not None:
-        rows.masked_fill_(~(present & (present.sum(0) >= 2))[:, :, None], 0)
-    if not normalize:
-        return rows, None
-    scale = inverse_power(rows, 2)
-    norms = torch.linalg.vector_norm(rows.mul_(scale), dim=2, keepdim=True)
-    inverse = norms.reciprocal().masked_fill_(norms < MIN_NORM * scale, 0)
-    return rows.mul_(inverse), inverse.mul_(scale)
-
-
-def _modality_sets(given: Arguments) -> Iterator[ModalitySet]:
-    """The sets of at least two modalities that occur in the batch; none in an empty batch."""
-    if len(given.embeddings[0]) == 0:
-        return
-    every = range(given.num_modalities)
-    if given.present is None:
-        yield ModalitySet(tuple(every), None, None)
-        return
-    codes = modality_codes(given.present)
-    for code in codes.unique().tolist():
-        modalities = tuple(m for m in every if code >> m & 1)
-        if len(modalities) >= 2:
-            yield ModalitySet(modalities, (codes == code).nonzero()[:, 0], ((codes & code) == code).nonzero()[:, 0])
-
-
-def _select(units: Tensor, part: ModalitySet) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Rows of the anchors [m, a, D] and of the pool [m, b, D], and the anchors' places in the pool. Where those are the
-    same samples, that is one tensor, and None."""
-    if part.anchors is None or part.pool is None:
-        return units, units, None
-    modalities = torch.tensor(part.modalities, device=units.device)[:, None]
-    columns = units[modalities, part.pool]
-    if len(part.anchors) == len(part.pool):
-        return columns, columns, None
-    return units[modalities, part.anchors], columns, torch.searchsorted(part.pool, part.anchors)
-
-
 def logit_scale(temperature: Tensor, like: Tensor) -> Tensor:
     """What turns a score into a logit to base 2."""
     return LOG2_E / temperature.to(like.dtype)
@@ -581,23 +357,10 @@ def float32_holds(scale: float, size: int) -> bool:
     return scale * (math.sqrt(3) - 1) / 2 + 2 * math.log2(max(size, 1)) < 120
 
 
-def inverse_total(weights: Tensor | None, anchor_counts: Tensor | None, count: int, like: Tensor) -> Tensor | float:
-    """One over the total weight of all anchors; 0 where there is none. anchor_counts: [B], or None: all `count`."""
-    if weights is None and anchor_counts is None:
-        return 1 / (count * len(like)) if len(like) else 0.0
-    weighted = torch.ones_like(like) if weights is None else weights.to(like.dtype)
-    total = (weighted * (count if anchor_counts is None else anchor_counts)).sum()
-    return total.reciprocal().masked_fill_(total == 0, 0)
-
-
 def _tile_elements(device: torch.device) -> int:
     if device.type != "cpu":
         return _GPU_TILE
     return _TILE_PER_THREAD * min(torch.get_num_threads(), _MOST_THREADS)
-
-
-def _pair_columns(device: torch.device) -> int:
-    return _tile_elements(device) // _PAIR_ROWS
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:

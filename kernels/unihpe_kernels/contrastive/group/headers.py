@@ -1,7 +1,7 @@
 """What the ranks of a group tell each other first: that they want the same loss of tuples, and of how many samples."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def checked(group: "ProcessGroup", check: Callable[[], Arguments]) -> Arguments:
+_Checked = TypeVar("_Checked")
+
+
+def checked(group: "ProcessGroup", check: Callable[[], _Checked]) -> _Checked:
     """What `check` returns; where it raises, the other ranks raise, too, when they come to `agree`."""
     if dist.get_world_size(group) < 0:
         raise ValueError("group must hold this process, got one of other ranks")

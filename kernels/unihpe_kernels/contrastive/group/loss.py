@@ -18,10 +18,11 @@ from torch.autograd.function import once_differentiable
 
 from unihpe_kernels.collectives import Wire
 from unihpe_kernels.contrastive.group.headers import agree, checked
-from unihpe_kernels.contrastive.loss import WIDE, add_part, backend_of, find_route, make_options
-from unihpe_kernels.contrastive.options import Arguments, Spec
+from unihpe_kernels.contrastive.loss import WIDE, add_part, add_result, backend_of, find_route, make_options
+from unihpe_kernels.contrastive.options import Arguments
 from unihpe_kernels.contrastive.paired import Pairs
 from unihpe_kernels.contrastive.parts import Part, further, make_parts
+from unihpe_kernels.contrastive.spec import Spec
 from unihpe_kernels.group_samples import GATHERED_BYTES, codes_of_ranks, gathers_in, slices_of_ranks, weights_of
 
 if TYPE_CHECKING:
@@ -31,35 +32,47 @@ if TYPE_CHECKING:
 @torch.compiler.disable
 def loss_over_group(group: "ProcessGroup", check: Callable[[], Arguments]) -> Tensor:
     """The loss with a group; `check` gives the arguments or raises."""
-    given = checked(group, check)
+    return loss_of(group, checked(group, check))
+
+
+def loss_of(group: "ProcessGroup", given: Arguments) -> Tensor:
+    """The same of arguments that were checked."""
     sizes, masked = agree(group, given)
     wire = Wire(group, sizes)
     spec = given.spec._replace(backend=given.resolve_backend(wire.total))
     tau, bias = given.tau, given.bias_tensor
-    return _GroupLoss.apply(_Call(wire, spec, masked), tau, bias, given.weights, given.present, *given.embeddings)
+    return _GroupLoss.apply(Call(wire, spec, masked), tau, bias, given.weights, given.present, *given.embeddings)
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     wire: Wire
     spec: Spec
     masked: bool  # whether samples of some rank lack modalities
 
 
-class _Sweep:
+class Sweep:
     """This rank's anchors against the samples of all ranks, in pairs; the same steps forward and backward."""
 
     def __init__(
-        self, call: _Call, own: Tensor, codes: Tensor | None, temperature: Tensor, bias: Tensor | None, learns: bool
+        self,
+        call: Call,
+        own: Tensor,
+        codes: Tensor | None,
+        temperature: Tensor,
+        bias: Tensor | None,
+        learns: bool,
+        sets: Sequence[int] | None = None,
     ) -> None:
-        """own: [a, M, D]; codes: of all ranks' samples."""
+        """own: [a, M, D]; codes: of all ranks' samples; sets: as for `make_parts`."""
         self._call, self._codes, spec, wire = call, codes, call.spec, call.wire
         self.count = own.shape[1]
         route = find_route(temperature, spec, self.count, wire.total)
         self.backend = backend_of(spec.backend, route)
         self.units, self._inverse_norms = self._units(own)
         self.own_codes = None if codes is None else codes[wire.begin : wire.begin + len(own)]
-        sets = None if codes is None else codes.unique().tolist() if spec.both else None
+        if spec.both and codes is not None:
+            sets = codes.unique().tolist()
         present = None
         if self.own_codes is not None:
             bits = 1 << torch.arange(self.count, device=own.device)
@@ -104,11 +117,7 @@ class _Sweep:
         shares = []
         for part, pairs in self.parts:
             result = pairs.finish(self._candidates(part), self._call.spec.smoothing)
-            where = slice(None) if part.index is None else part.index
-            own = [result.loss, result.slope, *(() if result.bias is None else (result.bias,))]
-            for total, of_part in zip(samples, own, strict=False):
-                of_part = of_part if part.counted is None else torch.where(part.counted, of_part, 0)
-                total[where] += of_part.to(dtype)
+            add_result(samples, part, result)
             shares.append(result.shares)
         return samples, shares
 
@@ -194,7 +203,7 @@ class _GroupLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        call: _Call,
+        call: Call,
         temperature: Tensor,
         bias: Tensor | None,
         weights: Tensor | None,
@@ -202,14 +211,14 @@ class _GroupLoss(torch.autograd.Function):
         *embeddings: Tensor,
     ) -> Tensor:
         wire, spec = call.wire, call.spec
-        own = _samples(embeddings, present, spec)
+        own = samples_of(embeddings, present, spec)
         count = own.shape[1]
         codes = codes_of_ranks(wire, own, present) if call.masked else None
         weighted = weights_of(weights, own)
         gathered = wire.gather(own) if spec.both or gathers_in(wire, own, GATHERED_BYTES) else None
         learns = temperature.requires_grad or (bias is not None and bias.requires_grad)
-        sweep = _Sweep(call, own, codes, temperature, bias, learns)
-        sweep.forward(_others(call, own, gathered, codes))
+        sweep = Sweep(call, own, codes, temperature, bias, learns)
+        sweep.forward(others(call, own, gathered, codes))
         samples, shares = sweep.finish(weighted.dtype)
         counts = spec.anchor_counts(present)
         anchor_counts = (
@@ -239,12 +248,12 @@ class _GroupLoss(torch.autograd.Function):
             *embeddings, temperature, bias, weights, present, codes, gathered, samples, anchor_counts,
             inverse_total, loss,
         ) = saved_tensors  # fmt: skip
-        call: _Call = ctx.call
+        call: Call = ctx.call
         wire, spec = call.wire, call.spec
-        own = _samples(embeddings, present, spec)
+        own = samples_of(embeddings, present, spec)
         over_tau = inverse_total / temperature.to(inverse_total.dtype)
         d_loss = weights_of(weights, own) * inverse_total
-        sweep = _Sweep(call, own, codes, temperature, bias, False)
+        sweep = Sweep(call, own, codes, temperature, bias, False)
         sweep.backward(weights_of(weights, own) * over_tau, shares)
         # the sums of scores times their gradient, and of the bias's
         d_scores = torch.dot(d_loss, samples[1]).double() / temperature.double()
@@ -263,7 +272,7 @@ class _GroupLoss(torch.autograd.Function):
         else:
             begin, end = wire.begin, wire.begin + len(own)
             d_columns = torch.zeros(gathered.shape, dtype=d_loss.dtype, device=own.device)
-            for block, its_codes in _others(call, own, gathered, codes):
+            for block, its_codes in others(call, own, gathered, codes):
                 d_block = sweep.gradients_of(block, its_codes)
                 d_columns[:begin], d_columns[end:] = d_block[:begin], d_block[begin:]
             d_own = wire.scatter_sum(d_columns)
@@ -282,14 +291,14 @@ class _GroupLoss(torch.autograd.Function):
         return None, d_temperature.to(temperature.dtype), of_bias, d_weights, None, *d_embeddings
 
 
-def _samples(embeddings: tuple[Tensor, ...] | list[Tensor], present: Tensor | None, spec: Spec) -> Tensor:
+def samples_of(embeddings: tuple[Tensor, ...] | list[Tensor], present: Tensor | None, spec: Spec) -> Tensor:
     """[a, M, D]; what no tuple reads is zero, as NaN would pass through a zero factor."""
     samples, used = torch.stack(list(embeddings), dim=1), spec.used(present)
     return samples if used is None else samples.masked_fill_(~used.T[:, :, None], 0)
 
 
-def _others(
-    call: _Call, own: Tensor, gathered: Tensor | None, codes: Tensor | None
+def others(
+    call: Call, own: Tensor, gathered: Tensor | None, codes: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The samples of other ranks, with their codes."""
     wire = call.wire

@@ -20,6 +20,8 @@ _ROWS = SCORES["cosine"].native
 class NativeBackend(TorchBackend):
     """Matrix products are torch's."""
 
+    cpu_block = 2**19
+
     def units(self, embeddings: list[Tensor], normalize: bool, used: Tensor | None) -> tuple[Tensor, Tensor | None]:
         rows = [single(embedding) for embedding in embeddings]
         if used is not None:

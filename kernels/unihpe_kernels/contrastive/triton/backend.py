@@ -22,6 +22,7 @@ _MOST_SLOTS = 16  # parts of the sums of four modalities and more
 
 class TritonBackend:
     masks = True
+    cpu_block = 2**19  # of the interpreter
 
     def in_place(self, options: Options) -> bool:
         """Beyond three modalities a product is read twice, once for either way."""
