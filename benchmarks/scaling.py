@@ -81,7 +81,7 @@ class Step:
         """Of one rank's matrix products."""
         pair = 2 * self.samples * self.batch * self.width
         if self.kind == "all":
-            # two Gram slabs and a square one, in both passes; four and two products take their gradients back
+            # two Gram shards and a square one, in both passes; four and two products take their gradients back
             return (2 * 2 + 4) * pair + (2 * 1 + 2) * 2 * self.batch**2 * self.width
         return 4 * self.count * (self.count - 1) * pair
 

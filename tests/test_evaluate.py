@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.support.fakes import STANDING
-from tests.support.people import samples
+from tests.support.people import samples, standing_person
+from tests.support.tilted import tilted
 from tests.support.tiny import tiny
 from unihpe_fast.config import to_yaml
 from unihpe_fast.data.store import write_store
@@ -170,6 +171,39 @@ def test_real_motion_scores_every_input_and_draws_it(
     names = {"errors.png", "worst-exact.png", "worst-detector.png", "worst-quarter.png"}
     assert {path.name for path in (folder / "plots").iterdir()} == names
     assert "exact 2D: MPJPE" in capsys.readouterr().out
+
+
+def test_a_levelled_run_is_scored_on_levelled_poses(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, unknown = tmp_path / "tilted.h5", tmp_path / "unknown.h5"
+    write_store(path, tilted(12), dataset="test", split="val")
+    write_store(unknown, tilted(12, known=False), dataset="test", split="val")
+    model = UniHPE(tiny().model, image_size=0)
+    model.set_mean_pose(torch.from_numpy(standing_person()).float())
+    save_weights(run, model.state_dict())
+    command = [str(run), "--data", str(path), "--no-plots", "--device", "cpu"]
+    folder = run / "evaluations"
+
+    def mean_errors() -> tuple[float, float, list[str]]:
+        assert main(command) == main([*command, "--protocol", "real-motion"]) == 0
+        scores, real = (json.loads((folder / name / "summary.json").read_text()) for name in ("tilted", "real-motion"))
+        return scores["mean_pose"]["mpjpe"], real["inputs"]["detector"]["mean"], [scores["axes"], real["axes"]]
+
+    *errors, axes = mean_errors()
+    assert min(errors) > 50
+    assert axes == ["camera", "camera"]
+    assert capsys.readouterr().out.count("3D poses in the camera's axes") == 2
+    write_text(run / CONFIG, to_yaml(tiny(data={"level": True})))
+    # everybody stands as the mean pose does, as soon as the cameras' tilt is out
+    *errors, axes = mean_errors()
+    assert max(errors) < 0.01
+    assert axes == ["level", "level"]
+    assert capsys.readouterr().out.count("3D poses in the axes of the levelled camera") == 2
+    command[2] = str(unknown)
+    for options in ([], ["--protocol", "real-motion"]):
+        assert main([*command, *options]) == 2
+        assert "unknown.h5: cameras/rotation: must be known" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

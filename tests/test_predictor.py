@@ -1,5 +1,6 @@
 """Predictor: shapes, units and conventions against the model itself, and input that cannot be used."""
 
+import json
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -13,13 +14,17 @@ import torch
 from tests.support.tiny import tiny
 from tests.support.walkers import SIZE, STANDING, walkers
 from unihpe_fast import Prediction, Predictor, load_model
+from unihpe_fast.config import to_yaml
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.formats.keypoints import Keypoints, read_keypoints
 from unihpe_fast.data.joint_sets import COCO17, KEYPOINT_NAMES, to_h36m17
 from unihpe_fast.detector.interface import Detections
+from unihpe_fast.engine.checkpoint import CONFIG, save_weights
+from unihpe_fast.engine.packaged import ModelCard, package
+from unihpe_fast.fileio import write_text
 from unihpe_fast.lifting import camera_roll, fit_root, guess_size
 from unihpe_fast.models.unihpe import UniHPE
-from unihpe_fast.outputs import OutputError, write
+from unihpe_fast.outputs import OutputError, npz, write
 from unihpe_fast.outputs.motion import motions
 from unihpe_fast.sequences import steady
 from unihpe_kernels import pa_mpjpe
@@ -294,6 +299,39 @@ def test_levelling_takes_a_turned_camera_back(predictor: Predictor) -> None:
     lying[..., :2] = lying[..., [1, 0]]
     assert camera_roll(to_h36m17(lying, COCO17)) == 0
     assert camera_roll(np.zeros((3, 17, 3))) == 0
+
+
+def test_a_levelled_model_says_so_and_files_of_motion_keep_its_up(tmp_path: Path) -> None:
+    config = tiny(data={"level": True})
+    torch.manual_seed(0)
+    model = UniHPE(config.model, image_size=0).eval()
+    model.set_mean_pose(torch.from_numpy(STANDING))
+    write_text(tmp_path / "run" / CONFIG, to_yaml(config))
+    save_weights(tmp_path / "run", model.state_dict())
+    package(tmp_path / "packaged.safetensors", model, config, ModelCard("", ""))
+    points, wanted = coco(4), None
+    for source in (tmp_path / "run", tmp_path / "packaged.safetensors"):
+        predictor = Predictor(source, device="cpu", dtype="float32")
+        clip = predictor.clip(points, fps=30, camera=CAMERA, smooth=None)
+        assert predictor.axes == clip.axes == "level"
+        # how the person is pitched before the camera is not known
+        assert np.isnan(clip.root).all()
+        assert np.isfinite(clip.joints_3d).all()
+        wanted = clip.joints_3d if wanted is None else wanted
+        np.testing.assert_allclose(clip.joints_3d, wanted, rtol=0, atol=2)
+    assert (Predictor(model).axes, Predictor(model, axes="level").axes) == ("camera", "level")
+    with pytest.raises(ValueError, match="axes must be camera or level, got 'world'"):
+        Predictor(model, axes="world")
+    for name in ("npz", "json"):
+        write(clip, tmp_path / "clip", name)
+    assert npz.read(tmp_path / "clip.npz").axes == "level"
+    write(replace(clip, axes="world"), tmp_path / "other", "npz")
+    with pytest.raises(OutputError, match=r"other\.npz: must be a prediction in \.npz, got axes .world."):
+        npz.read(tmp_path / "other.npz")
+    assert json.loads((tmp_path / "clip.json").read_text())["axes"].startswith("level: ")
+    # y of the poses is down the vertical, that of motion up
+    motion = motions(clip, "clip")[0]
+    np.testing.assert_array_equal(motion.joints, clip.joints_3d * np.array([1, -1, -1], np.float32))
 
 
 def test_sizes_are_guessed_from_the_usual_ones() -> None:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import cattrs
 
 
+# of 3D poses: the camera's (x right, y down, z away from it), or those of the levelled camera, where -y is up
+Axes = Literal["camera", "level"]
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """Training augmentation; 2D, 3D and camera stay consistent (see data/augment.py)."""
@@ -68,6 +72,9 @@ class DataConfig:
     val_batch_size: int = 128
     val_samples: int = 1024
     """how many validation samples are scored while training, spread evenly; 0: all"""
+    level: bool = False
+    """3D poses in the axes of the levelled camera, its pitch and roll taken out, so that -y is the world's up; else in
+    the camera's own. Every sample with a 3D pose must have its camera's rotation"""
     workers: int = 0
     """loader processes, of each training process"""
     timeout: float = 300.0
@@ -78,6 +85,11 @@ class DataConfig:
     augment_for: dict[str, str] = field(default_factory=dict)
     """what is different for one of the training sources: its name and options of `augment` as a YAML mapping, e.g.
     coco-train.h5 "{rotate: 45, noise: 0}" """
+
+    @property
+    def axes(self) -> Axes:
+        """Those of the 3D poses, in a word."""
+        return "level" if self.level else "camera"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -16,14 +16,14 @@ from rich.console import Console
 from unihpe_fast import real_motion
 from unihpe_fast.config import Config, ConfigError
 from unihpe_fast.data.batches import LoaderError
-from unihpe_fast.data.describe import caveat_section, source_line
+from unihpe_fast.data.describe import data_section, source_line
 from unihpe_fast.data.loader import SYNTHETIC, row_batches, val_batches
 from unihpe_fast.data.store import Store, StoreError
 from unihpe_fast.engine.checkpoint import METRICS, SUMMARY, CheckpointError, load_model
 from unihpe_fast.engine.distributed import Ranks, SessionError, session
 from unihpe_fast.engine.evaluation import predict_some, predict_together, scorable, score
 from unihpe_fast.engine.faults import failed
-from unihpe_fast.engine.report import draw_plots, print_report, write_summary
+from unihpe_fast.engine.report import axes_line, draw_plots, print_report, write_summary
 from unihpe_fast.engine.runtime import choose_runtime
 from unihpe_fast.fileio import write_text
 from unihpe_fast.plots import MetricsError
@@ -131,7 +131,7 @@ def evaluate(arguments: Arguments, console: Console, ranks: Ranks | None = None)
     )
     if predictions is None:
         return
-    scores = score(predictions, model.mean_pose) | caveat_section(data.val)
+    scores = score(predictions, model.mean_pose) | data_section(data)
     if protocol and selection:
         dropped = "without the three bad sequences of S9" if arguments.drop_bad_s9 else ""
         variant = "; ".join(filter(None, (dropped, Store(arguments.data).caveat)))
@@ -172,10 +172,17 @@ def evaluate_real_motion(arguments: Arguments, console: Console) -> None:
         if not complete:
             raise StoreError(f"{path}: present: wanted 2D and 3D poses of all samples for --protocol real-motion")
     model.to(device)
-    found = {name: real_motion.errors(model, files, of, arguments.step, device=device) for name, of in INPUTS.items()}
+    options: dict[str, Any] = {"device": device, "level": config.data.level}
+    found = {name: real_motion.errors(model, files, of, arguments.step, **options) for name, of in INPUTS.items()}
     inputs = {name: real_motion.scores(of) for name, of in found.items()}
     folder = arguments.run / "evaluations" / REAL_MOTION
-    result = {"protocol": REAL_MOTION, "files": [path.name for path in files], "step": arguments.step, "inputs": inputs}
+    result = {
+        "protocol": REAL_MOTION,
+        "axes": config.data.axes,
+        "files": [path.name for path in files],
+        "step": arguments.step,
+        "inputs": inputs,
+    }
     written = [folder / SUMMARY, *([arguments.json] if arguments.json else [])]
     for path in written:
         write_summary(path, result)
@@ -188,6 +195,7 @@ def evaluate_real_motion(arguments: Arguments, console: Console) -> None:
             distance = real_motion.distance_to(found["exact"].target, known)
         written.append(plot_errors(inputs, found["exact"], distance, folder / "plots" / "errors.png"))
         written += [plot_worst(of, folder / "plots" / f"worst-{name}.png") for name, of in found.items()]
+    console.print(axes_line(config.data.axes), highlight=False, markup=False, soft_wrap=True)
     for name, scored in inputs.items():
         for line in real_motion.lines(name, scored):
             console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from unihpe_fast.data.joint_sets import KEYPOINT_NAMES
 from unihpe_fast.data.progress import Counting
 from unihpe_fast.detector import DetectorError, check_name
 from unihpe_fast.engine.faults import CheckpointError
+from unihpe_fast.engine.report import axes_line
 from unihpe_fast.inputs import Input, distinct, find_all
 from unihpe_fast.lifting import guess_size
 from unihpe_fast.live import live
@@ -67,7 +68,8 @@ class Arguments:
     photographs: bool = False
     """the pictures of keypoint files are photographs and no video, however they are numbered"""
     level: bool = False
-    """take the camera's roll out: the trunks of all people stand upright in the median"""
+    """take the camera's roll out: the trunks of all people stand upright in the median. A model trained with
+    --data.level gives levelled poses without it"""
     smooth: float | Literal["off"] = 6.0
     """cutoff of the smoothing of videos, Hz, or off"""
     max_gap: int = 10
@@ -121,6 +123,8 @@ class Job:
         if a.run is not None and not a.run.is_dir():
             raise ValueError(f"--run: must be a run folder, got {a.run}")
         self.predictor = Predictor(model, detector=a.detector, device=a.device, min_confidence=a.min_confidence)
+        if self.predictor.axes == "level":
+            self.say(axes_line("level"))
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from unihpe_fast.config import Axes
 from unihpe_fast.data.skeleton import JOINT_NAMES
 
 
@@ -13,18 +14,20 @@ from unihpe_fast.data.skeleton import JOINT_NAMES
 class Prediction:
     """3D poses of people in pictures. The arrays share a leading shape [..]; `flat` makes it [N], a row a person.
 
-    joints_3d: [.., 17, 3] float32, camera-space mm (x right, y down, z away from the camera) relative to the root,
+    joints_3d: [.., 17, 3] float32, mm in the `axes` (x right, y down, z away from the camera) relative to the root,
         which is exactly 0. NaN where too few joints were seen to say anything.
     joints_2d: [.., 17, 2] float32, px of the full image, NaN where the joint is absent; the same joints as joints_3d.
     confidence: [.., 17] float32 of joints_2d, 0 where the joint is absent.
     root: [.., 3] float32, camera-space mm of the pelvis: the place from which joints_3d project best onto joints_2d.
-        As exact as the camera is known; NaN where neither camera nor size of the image are.
+        As exact as the camera is known; NaN where neither camera nor size of the image are, and with axes "level".
     roll: [..] float32, radians by which the picture was turned about the principal point (x towards y) before lifting.
     person: [..] int64, the same number for the same person within a video. frame: [..] int64, 0-based.
     time: [..] float64 seconds, NaN where unknown. source: [..] str, the file each comes from.
     size: [.., 2] int64, width and height of the full image in px, 0 where unknown.
     camera: [.., 9] float64 of unihpe_fast.data.camera; without a given one, the assumed one.
     fps: frames a second of a video, None for photographs and where unknown. layout: name of the keypoints' layout.
+    axes: "camera", those of the camera that took the picture, turned by `roll`; "level", those of the levelled camera:
+        its pitch and roll are taken out, and -y is the world's up (models trained with `data.level`).
     """
 
     joints_3d: np.ndarray
@@ -40,6 +43,7 @@ class Prediction:
     camera: np.ndarray
     fps: float | None = None
     layout: str = ""
+    axes: Axes = "camera"
     joint_names: tuple[str, ...] = JOINT_NAMES
 
     def __len__(self) -> int:

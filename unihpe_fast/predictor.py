@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unihpe_fast.config import ConfigError, RunConfig
+from unihpe_fast.config import Axes, ConfigError, RunConfig
 from unihpe_fast.data.augment import People
 from unihpe_fast.data.augment import roll as roll_people
 from unihpe_fast.data.bounds import LARGEST_PX
@@ -61,7 +61,8 @@ class Predictor:
     absent. confidence: whether the model knows 0 and 1 only ("binary") or a detector's own ("graded"); None: what its
     file says, else "binary". batch_size: people that go through the model at once. dtype: of the model's products;
     "auto": bfloat16 where the device multiplies it in hardware, which moves joints by 0.7 mm in the mean.
-    The weights are those that the model has now.
+    axes: of the model's poses (see Prediction); None: what its run or file says, "camera" for a UniHPE. The weights are
+    those that the model has now.
 
     Raises CheckpointError for a model that cannot be used, ValueError for other options.
     """
@@ -76,6 +77,7 @@ class Predictor:
         confidence: Literal["binary", "graded"] | None = None,
         batch_size: int = 1024,
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        axes: Axes | None = None,
     ) -> None:
         if not 0 <= min_confidence <= 1:
             raise ValueError(f"Predictor: min_confidence must be 0 to 1, got {min_confidence}")
@@ -83,12 +85,16 @@ class Predictor:
             raise ValueError(f"Predictor: batch_size must be at least 1, got {batch_size}")
         if dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"Predictor: dtype must be auto, float32 or bfloat16, got {dtype!r}")
+        if axes not in (None, "camera", "level"):
+            raise ValueError(f"Predictor: axes must be camera or level, got {axes!r}")
         try:
             runtime = choose_runtime(RunConfig(device=device, dtype=dtype, compile="off"))
         except ConfigError as error:
             raise ValueError(f"Predictor: {str(error).removeprefix('--run.')}") from error
         self.device, self.dtype = runtime.device, runtime.dtype
-        self.model = (model if isinstance(model, UniHPE) else load_model(model)[0]).to(self.device)
+        network, stated = (model, None) if isinstance(model, UniHPE) else load_model(model)
+        self.model = network.to(self.device)
+        self.axes: Axes = axes or (stated.data.axes if stated else "camera")
         if not {"image", "pose2d"} & set(self.model.modalities):
             raise ValueError(f"Predictor: model must read images or 2D poses, got one of {self.model.modalities}")
         self._lifter = FoldedLifter(self.model, self.dtype) if FoldedLifter.fits(self.model) else None
@@ -409,7 +415,9 @@ class Predictor:
                 poses[rows][good] = self._forward(
                     people if good.all() else people.select(good), None if roll else image
                 )
-            root[rows] = fit_root(poses[rows], people.keypoints_2d, camera[rows])
+            # a levelled pose does not say how it was pitched before the camera
+            if self.axes == "camera":
+                root[rows] = fit_root(poses[rows], people.keypoints_2d, camera[rows])
         seen = joints[..., 2] > 0
         prediction = Prediction(
             joints_3d=poses,
@@ -424,6 +432,7 @@ class Predictor:
             size=size,
             camera=camera,
             layout=layout,
+            axes=self.axes,
         )
         return prediction.shaped(lead)
 

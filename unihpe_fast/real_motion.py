@@ -20,6 +20,7 @@ from unihpe_fast.config import AugmentConfig
 from unihpe_fast.data.augment import OKS_ERRORS, People, camera_up, detect
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.collate import collate
+from unihpe_fast.data.level import check_level
 from unihpe_fast.data.records import Batch
 from unihpe_fast.data.skeleton import JOINT_NAMES, NUM_JOINTS
 from unihpe_fast.data.store import Columns, Store
@@ -89,8 +90,8 @@ def family(action: str) -> str:
     return next((name for name, words in FAMILIES if re.search(words, action.lower())), "other")
 
 
-def batch_of(columns: Columns, config: AugmentConfig | None, rng: np.random.Generator) -> Batch:
-    """The samples with the 2D input of a protocol; targets and cameras are those of the file."""
+def batch_of(columns: Columns, config: AugmentConfig | None, rng: np.random.Generator, *, level: bool = False) -> Batch:
+    """The samples with the 2D input of a protocol; targets and cameras are those of the file. level: as in `errors`."""
     count = len(columns.info)
     people = People(
         keypoints_2d=columns.keypoints_2d.astype(np.float64),
@@ -115,6 +116,7 @@ def batch_of(columns: Columns, config: AugmentConfig | None, rng: np.random.Gene
         torch.zeros(count, 3, 0, 0),
         present=np.array([np.zeros(count), np.ones(count), np.ones(count)], dtype=bool),
         info=columns.info,
+        level=level,
     )
 
 
@@ -125,19 +127,23 @@ def errors(
     step: int = 1,
     *,
     device: torch.device | str = "cpu",
+    level: bool = False,
 ) -> Found:
     """Every `step`-th sample of prepared files whose samples all have 2D and 3D poses, with one of INPUTS.
 
-    The model is in evaluation mode. Raises StoreError for a file that cannot be used.
+    The model is in evaluation mode. level: its poses are those of the levelled camera (DataConfig.level). Raises
+    StoreError for a file that cannot be used.
     """
     rng = np.random.default_rng(SEED)
     parts: dict[str, list[np.ndarray]] = {each.name: [] for each in fields(Found)}
     for number, path in enumerate(files):
         store = Store(path)
+        if level:
+            check_level(store)
         rows = np.arange(0, len(store), step)
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
-            batch = batch_of(store.read(block, images=False), config, rng)
+            batch = batch_of(store.read(block, images=False), config, rng, level=level)
             with torch.inference_mode():
                 there = batch.to(device)
                 pred = model.decode(model.encode_pose2d(there.keypoints_2d, there.box), "pose2d").float().cpu()

@@ -27,27 +27,27 @@ def _sv_all(
     scalars: str,
     max_registers: int,
     masked: bool = False,
-    slab: bool = False,
+    shard: bool = False,
 ) -> Variant:
     """A kernel over triples with the settings that it has at `batch`, for which its workload is.
 
-    slab: with first samples of their own.
+    shard: with first samples of their own.
     """
     options = choose(("default",), setting, batch)
     tile_j, tile_k = options["tile_j"], options["tile_k"]
     integers = dict.fromkeys(scalars.split(), "i32")
     constants = {"MASKED": masked, "TILE_J": tile_j, "TILE_K": tile_k} | ({} if masked else {"complete": None})
-    if slab:
-        integers |= dict.fromkeys(("slab", "first_own"), "i32")
+    if shard:
+        integers |= dict.fromkeys(("shard", "first_own"), "i32")
     else:
-        constants |= dict.fromkeys(("slab", "first_own"))
+        constants |= dict.fromkeys(("shard", "first_own"))
     if kernel is kernels_all.sv_all_backward:
         constants["FIRST"] = not masked
     pointers = {name: "*fp32" for name in kernel.arg_names if name not in constants and name not in integers}
     if masked:
         pointers["complete"] = "*u8"
     return Variant(
-        name=f"{setting} {tile_j}x{tile_k}" + ", masked" * masked + ", slab" * slab,
+        name=f"{setting} {tile_j}x{tile_k}" + ", masked" * masked + ", shard" * shard,
         kernel=kernel,
         signature={**pointers, **integers},
         constexprs=constants,
@@ -55,7 +55,7 @@ def _sv_all(
         per_iteration=tile_j * tile_k,
         max_registers=max_registers,
         # the Gram matrices once, and as much again for the pieces of the results
-        workloads={} if masked or slab else {f"B = {batch}": Workload(batch**3, 4 * 3 * batch**2 * 2)},
+        workloads={} if masked or shard else {f"B = {batch}": Workload(batch**3, 4 * 3 * batch**2 * 2)},
         num_warps=options["num_warps"],
         divisible=(*pointers, "n", "ld"),
     )
@@ -211,8 +211,8 @@ VARIANTS: list[Variant] = [
     # the three loops that leave own triples out cost this one alone a third of its occupancy
     _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 255, masked=True),
     _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 216, masked=True),
-    _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, slab=True),
-    _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184, slab=True),
+    _sv_all(kernels_all.sv_all_forward, "sv_all_forward", 1024, _ALL_FORWARD, 168, shard=True),
+    _sv_all(kernels_all.sv_all_backward, "sv_all_backward", 1024, _ALL_BACKWARD, 184, shard=True),
     *(_sv_paired(direction, count, table="sm_90") for count in (2, 3, 4) for direction in ("forward", "backward")),
     *(
         _sv_paired(direction, count, dtype, table=table)

@@ -26,7 +26,7 @@ _WORDS = (
 )  # fmt: skip
 
 
-class Wire:
+class Collectives:
     """The collectives of one group for samples of which rank r holds sizes[r]."""
 
     def __init__(self, group: "ProcessGroup", sizes: list[int]) -> None:

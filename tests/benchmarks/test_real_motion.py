@@ -105,7 +105,9 @@ def test_scores_are_means_over_samples_families_and_people(tmp_path: Path) -> No
         ("toy 01", "walk"), ("toy 01", "run"), ("toy 02", "walk")
     }  # fmt: skip
     assert scores["mpjpe_interval"] == pytest.approx([10, 10], rel=1e-4)
+    record["retrieval"] = {"gallery": 512, "r1": 0.98765, "r5": 1.0, "mpjpe": 0.25}
     text = real_motion_table(record)
+    assert "among 512: R@1 0.988, MPJPE of the first found 0.2 mm" in text
     assert "10.0 (10 to 10)" in text
     assert "walking (40)" in text
     assert "no person is worse than the mean pose" in text

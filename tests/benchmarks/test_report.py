@@ -115,7 +115,7 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
         "R@1 0.75",
         "2.0 minutes",
         "0123456789 on a CPU; torch 9",
-        "| a | 30.0 |",
+        "| a | 30.0 / 20.0 | 1.0 |",
         "caveat: approximated. Measured",
         "| preparing photographs of 10 x 20 px | 75 | 100 | 0.75 | 0.70 to 0.90 | 0.7 |",
         "| loading, 2 workers | 75 | 100 | 0.75 | 0.70 to 0.90 | 0.8 |",
@@ -126,6 +126,11 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
     ):
         assert part in got, part
     assert report.render(got, tmp_path) == got
+    of_input = {"exact": {"mpjpe": 40.0, "pa": 31.0}, "detector": {"mpjpe": 60.0, "pa": 45.0}}
+    by_input = {"b": {"mpjpe": 40.0, "pa_mpjpe": 31.0, "step_seconds": 120.0, "real_motion": of_input}}
+    of_real_motion = report.lifting_table({**ORIGIN, "steps": 5, "batch_size": 2, "results": by_input})
+    assert "| trained on the same batches | exact 2D | a detector's 2D | minutes in steps |" in of_real_motion
+    assert "| b | 40.0 / 31.0 | 60.0 / 45.0 | 2.0 |" in of_real_motion
     assert report.MISSING in report.render(text, tmp_path / "empty")
 
 

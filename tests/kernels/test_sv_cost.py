@@ -97,7 +97,7 @@ def test_launches_with_missing_modalities(cost, count):
 def test_memory_of_all_is_quadratic(cost):
     batch, width = 4096, 512
     run(cost, "all", 3, batch, width)
-    # no tensor beyond the three Gram matrices beside the units, or their gradients' pieces; B^3 would be 69 billion
+    # no tensor beyond three Gram matrices beside the units, or their gradients' partial sums; B^3 would be 69 billion
     assert cost.sizes()[0] <= 3 * batch**2 + 5 * batch * width + 8 * batch
     assert sum(cost.sizes()) <= 16 * batch**2
 

@@ -22,12 +22,12 @@ def check(found, exact, tolerance):
     torch.testing.assert_close(found, exact, rtol=0, atol=tolerance * max(1.0, float(exact.abs().max())))
 
 
-# i are 5 or 39 of 43 samples, from the eighth or the first on; in one turn or two
+# i are 5 or 39 of 43 samples, from the eighth or the first on; in one chunk or two
 @pytest.mark.usefixtures("poisoned_buffers")
-@pytest.mark.parametrize(("first", "count", "turns"), [(7, 5, 1), (0, 39, 2), (42, 1, 1)])
-def test_triples_of_some_first_samples(monkeypatch, first, count, turns):
-    if turns > 1:
-        monkeypatch.setattr(triton_all, "_PIECES", 0)
+@pytest.mark.parametrize(("first", "count", "chunks"), [(7, 5, 1), (0, 39, 2), (42, 1, 1)])
+def test_triples_of_some_first_samples(monkeypatch, first, count, chunks):
+    if chunks > 1:
+        monkeypatch.setattr(triton_all, "_CHUNK_NUMBERS", 0)
         use_settings(monkeypatch, triton_all, tile_j=32, tile_k=32, programs=16)
     calls = count_calls(monkeypatch, triton_all.kernels_all, "sv_all_backward")
     samples = torch.randn(43, 3, 7, generator=torch.Generator().manual_seed(0))
@@ -52,7 +52,7 @@ def test_triples_of_some_first_samples(monkeypatch, first, count, turns):
     wanted, _ = exact_triples.gradients(log_sums, complete[:, 0], d_score.double())
     gradients, _ = triples.gradients(log_sums.float().to(DEVICE), complete[:, 0].to(DEVICE), d_score.to(DEVICE))
     check(gradients, wanted, 5e-6)
-    assert len(calls) == turns
+    assert len(calls) == chunks
 
 
 CASES = [

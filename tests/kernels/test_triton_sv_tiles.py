@@ -1,4 +1,4 @@
-"""Small settings of the Triton loss kernels: several tiles, splits, turns and panels on every axis, at prime sizes."""
+"""Small settings of the Triton loss kernels: several tiles, splits, chunks and panels on every axis, at prime sizes."""
 
 import pytest
 import torch
@@ -39,10 +39,10 @@ def test_tiles_and_splits_of_all(monkeypatch, tile_j, tile_k, programs):
     )
 
 
-# 64 x 64 numbers twice are the least a turn may have: 32 of 43 samples, then 11; with fewer tiles, all at once
+# 64 x 64 numbers twice are the least a chunk may have: 32 of 43 samples, then 11; with fewer tiles, all at once
 @pytest.mark.parametrize("masked", [False, True])
-def test_turns_of_all(monkeypatch, masked):
-    monkeypatch.setattr(triton_all, "_PIECES", 0)
+def test_chunks_of_all(monkeypatch, masked):
+    monkeypatch.setattr(triton_all, "_CHUNK_NUMBERS", 0)
     use_settings(monkeypatch, triton_all, tile_j=32, tile_k=32, programs=16)
     calls = count_calls(monkeypatch, triton_all.kernels_all, "sv_all_backward")
     check_against(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unihpe_fast.config import AugmentConfig
 from unihpe_fast.data.augment import People, simulate_detector
+from unihpe_fast.data.level import level_rotation
 from unihpe_fast.data.records import Batch, SampleInfo
 from unihpe_fast.data.skeleton import ROOT
 
@@ -44,10 +45,12 @@ def collate(
     info: SampleInfo,
     detector: AugmentConfig | None = None,
     rng: np.random.Generator | None = None,
+    level: bool = False,
 ) -> Batch:
     """The Batch of augmented people and their normalised pictures.
 
     image: [N, 3, S, S] float32. present: [3, N] bool. detector: noise to put on the 2D input, drawn from rng.
+    level: the 3D poses are turned to the axes of the levelled cameras.
     """
     present = present.copy()
     # a pose without its root has no root-relative form
@@ -69,6 +72,8 @@ def collate(
     unknown = present[2] & (root == 0).all(1)
     joints_3d = people.joints_3d.copy()
     joints_3d[..., :3] -= root[:, None]
+    if level:
+        joints_3d[..., :3] = joints_3d[..., :3] @ level_rotation(people.up).swapaxes(1, 2)
     joints_3d[~present[2]] = 0
     joints_3d[joints_3d[..., 3] <= 0] = 0
     return Batch(

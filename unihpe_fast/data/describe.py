@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from unihpe_fast.config import DataConfig
 from unihpe_fast.data.loader import SYNTHETIC
@@ -42,7 +43,7 @@ def caveats(names: Sequence[str]) -> list[str]:
     return [f"{name}: {caveat}" for name, caveat in found.items() if caveat]
 
 
-def caveat_section(names: Sequence[str]) -> dict[str, list[str]]:
-    """What stands beside scores on these sources: {"caveats": [..]}, or nothing where there are none."""
-    found = caveats(names)
-    return {"caveats": found} if found else {}
+def data_section(config: DataConfig) -> dict[str, Any]:
+    """What stands beside scores on config.val: the "axes" of 3D poses, and its "caveats" where there are any."""
+    found = caveats(config.val)
+    return {"axes": config.axes, **({"caveats": found} if found else {})}

@@ -18,6 +18,7 @@ from unihpe_fast.data import augment as aug
 from unihpe_fast.data.batches import Batches
 from unihpe_fast.data.collate import collate, compose, input_crop, inverse, merge
 from unihpe_fast.data.images import normalized, warp_jpeg
+from unihpe_fast.data.level import check_level
 from unihpe_fast.data.records import MODALITIES, Batch
 from unihpe_fast.data.sampling import Order
 from unihpe_fast.data.store import DAMAGED, Columns, Store, StoreError
@@ -51,8 +52,12 @@ class _BrokenPictures(Exception):
 class FileDataset:
     """The samples of a prepared file, see data/store.py."""
 
-    def __init__(self, path: str, *, image_size: int, augment: AugmentConfig | None = None) -> None:
-        self.store, self.image_size, self.augment = Store(path), image_size, augment
+    def __init__(
+        self, path: str, *, image_size: int, augment: AugmentConfig | None = None, level: bool = False
+    ) -> None:
+        self.store, self.image_size, self.augment, self.level = Store(path), image_size, augment, level
+        if level:
+            check_level(self.store)
         self._broken: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -106,6 +111,7 @@ class FileDataset:
             info=columns.info,
             detector=self.augment,
             rng=rng,
+            level=self.level,
         )
 
     def _pictures(
@@ -147,15 +153,18 @@ def _people(columns: Columns, free: np.ndarray) -> aug.People:
     )
 
 
-def open_dataset(name: str, *, image_size: int, seed: int, augment: AugmentConfig | None = None) -> PoseDataset:
+def open_dataset(
+    name: str, *, image_size: int, seed: int, augment: AugmentConfig | None = None, level: bool = False
+) -> PoseDataset:
     """A prepared file by its path, or "synthetic".
 
     image_size: side of the network input in px; 0: no images. seed: of the fixed synthetic people that are given
-    without a generator. augment: what is done to samples that are given with one. A file is opened at first use.
+    without a generator. augment: what is done to samples that are given with one. level: 3D poses are those of levelled
+    cameras. A file is opened at first use; with level at once, and StoreError is raised where a camera has no up.
     """
     if name == SYNTHETIC:
-        return SyntheticDataset(image_size=image_size, seed=seed, augment=augment)
-    return FileDataset(name, image_size=image_size, augment=augment)
+        return SyntheticDataset(image_size=image_size, seed=seed, augment=augment, level=level)
+    return FileDataset(name, image_size=image_size, augment=augment, level=level)
 
 
 class _TrainSteps(Dataset[Batch]):
@@ -222,7 +231,9 @@ def train_batches(
     if config.batch_size < world_size:
         raise ValueError(f"batch_size: found {config.batch_size}, wanted a sample for each of {world_size} processes")
     sources = [
-        open_dataset(name, image_size=config.image_size, seed=seed, augment=augment_of(config, name))
+        open_dataset(
+            name, image_size=config.image_size, seed=seed, augment=augment_of(config, name), level=config.level
+        )
         for name in config.train
     ]
     order = Order([len(source) for source in sources], config.train_weights, seed)
@@ -265,17 +276,17 @@ def row_batches(config: DataConfig, rows: np.ndarray, *, rank: int = 0, world_si
 
 def _validation_sources(config: DataConfig) -> list[PoseDataset]:
     return [
-        _fixed_synthetic(config.image_size)
+        _fixed_synthetic(config.image_size, config.level)
         if name == SYNTHETIC
-        else open_dataset(name, image_size=config.image_size, seed=_VALIDATION_SEED)
+        else open_dataset(name, image_size=config.image_size, seed=_VALIDATION_SEED, level=config.level)
         for name in config.val
     ]
 
 
 @lru_cache(maxsize=1)
-def _fixed_synthetic(image_size: int) -> PoseDataset:
+def _fixed_synthetic(image_size: int, level: bool) -> PoseDataset:
     """One for all validations of a process, so that its pictures are drawn once."""
-    return open_dataset(SYNTHETIC, image_size=image_size, seed=_VALIDATION_SEED)
+    return open_dataset(SYNTHETIC, image_size=image_size, seed=_VALIDATION_SEED, level=level)
 
 
 def available_modalities(config: DataConfig) -> set[str]:
@@ -292,7 +303,7 @@ def mean_pose(config: DataConfig, *, seed: int, limit: int = 20_000) -> Tensor:
 
     Only valid joints count; a joint that is never valid is 0.
     """
-    sources = [open_dataset(name, image_size=0, seed=seed) for name in config.train]
+    sources = [open_dataset(name, image_size=0, seed=seed, level=config.level) for name in config.train]
     order = Order([len(source) for source in sources], config.train_weights, seed)
     dataset = _TrainSteps(sources, order, min(limit, order.epoch_length))
     joints = dataset[0].joints_3d.double()

@@ -87,7 +87,8 @@ class Batch:
     keypoints_2d: [B, 17, 3] the 2D encoder's input: (px - bbox centre) / (side / 2), so the crop spans [-1, 1], with
         confidence; carries the simulated detector noise. Joints of confidence 0 have coordinates 0.
     target_2d: [B, 17, 3] the same without noise: what the image's 2D head should say.
-    joints_3d: [B, 17, 4] root-relative camera-space mm and validity; invalid joints are 0.
+    joints_3d: [B, 17, 4] root-relative camera-space mm and validity; invalid joints are 0. With DataConfig.level the
+        axes are those of the levelled camera (data/level.py).
     root: [B, 3] camera-space mm of joint 0; NaN where the source does not know it.
     camera: [B, 9] of unihpe_fast.data.camera, after augmentation; NaN where unknown.
     crop: [B, 2, 3] full-image px (after augmentation) to network-input px, pixel centres at integers:

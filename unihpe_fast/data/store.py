@@ -98,6 +98,12 @@ class Store:
         return self._loaded().rows["present"].T
 
     @property
+    def up(self) -> np.ndarray:
+        """[N, 3] float64 unit vectors to the sky in camera space, whose world has Z up; NaN where unknown."""
+        table = self._loaded()
+        return table.cameras["rotation"][:, :, 2][table.rows["camera"]]
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """The file's attributes: dataset, split, source_files, licence and so on."""
         return dict(self._loaded().attributes)

@@ -29,8 +29,10 @@ class SyntheticDataset:
     jitter, colours and the simulated detector apply; `yaw` and `bone_scale` do not: no two people are alike anyway.
     """
 
-    def __init__(self, *, image_size: int, seed: int, augment: AugmentConfig | None = None) -> None:
-        self.image_size, self.seed, self.augment = image_size, seed, augment
+    def __init__(
+        self, *, image_size: int, seed: int, augment: AugmentConfig | None = None, level: bool = False
+    ) -> None:
+        self.image_size, self.seed, self.augment, self.level = image_size, seed, augment, level
         self._blocks: dict[int, People] = {}
         self._pictures: dict[int, Tensor] = {}
 
@@ -110,6 +112,7 @@ class SyntheticDataset:
             info=info,
             detector=detector,
             rng=rng,
+            level=self.level,
         )
 
 
@@ -121,7 +124,7 @@ def _people(drawn: People) -> aug.People:
         joints_3d=np.concatenate([drawn.joints_3d.double().numpy(), ones], axis=2),
         camera=drawn.camera.double().numpy(),
         size=np.tile(np.array(IMAGE_SIZE, dtype=np.float64), (count, 1)),
-        up=np.tile([0.0, -1.0, 0.0], (count, 1)),
+        up=drawn.up.double().numpy(),
         bbox=drawn.bbox.double().numpy(),
         affine=np.tile(np.eye(2, 3), (count, 1, 1)),
         free=np.zeros(count, dtype=bool),

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from unihpe_fast.config import Config, ConfigError, check_resumed, config_of, to_yaml
 from unihpe_fast.data.batches import LoaderError
-from unihpe_fast.data.describe import caveat_section, data_lines, trained_and_validated
+from unihpe_fast.data.describe import data_lines, data_section, trained_and_validated
 from unihpe_fast.data.loader import available_modalities, mean_pose, train_batches, val_batches
 from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.checkpoint import (
@@ -213,7 +213,7 @@ class _Run:
         model = self.trainer.scored_model()
         if self.ranks.first:
             save_weights(self.run_dir, model.state_dict())
-        scores = self.validate(model) | caveat_section(self.config.data.val)
+        scores = self.validate(model) | data_section(self.config.data)
         if self.log is not None:
             self.log.validation(self.trainer.step, scores)
         return scores, model

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from unihpe_fast.config import Axes
 from unihpe_fast.data.records import FUSED, LABELS, MODALITIES, Batch
 from unihpe_fast.engine.evaluation import Predictions, Scorable
 from unihpe_fast.fileio import without_nan, write_text
@@ -121,6 +122,14 @@ def print_protocol(section: Mapping[str, Any], console: Console) -> None:
     console.print(groups)
 
 
+def axes_line(axes: Axes) -> str:
+    """The axes of 3D poses in words."""
+    return {
+        "camera": "3D poses in the camera's axes: x right, y down, z away from it.",
+        "level": "3D poses in the axes of the levelled camera, its pitch and roll taken out: -y is up.",
+    }[axes]
+
+
 def print_report(
     scores: Mapping[str, Any], *, console: Console | None = None, rows: Mapping[str, Scorable] | None = None
 ) -> None:
@@ -136,6 +145,8 @@ def print_report(
     for caveat in scores.get("caveats", ()):
         say(f"caveat: {caveat}")
     console.print(_pose_table(scores))
+    if "axes" in scores:
+        say(axes_line(scores["axes"]))
     say("Root-centred; mean over a sample's valid joints (all 17, the root too), then over samples.")
     say("AUC: mean of the PCK at 0, 5, .. 150 mm.")
     say(f"{scores['n']} samples; a row takes those that have its modality and a 3D pose.")

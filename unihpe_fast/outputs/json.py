@@ -13,6 +13,10 @@ from unihpe_fast.prediction import Prediction
 
 # rows that become Python's numbers at once
 _ROWS = 1024
+_AXES = {
+    "camera": "camera: x right, y down, z away from it",
+    "level": "level: the camera's, its pitch and roll taken out: x right, y down the vertical, z away from it",
+}
 # of each array: the digits after the point
 _DIGITS = {"time": 6, "camera": 6, "roll": 6, "root": 3, "joints_3d": 3, "joints_2d": 3, "confidence": 4}
 
@@ -21,7 +25,7 @@ def write(prediction: Prediction, path: Path) -> list[Path]:
     """One file, written a person at a time: an hour of video needs no more memory than its arrays."""
     about = {
         "unit": "mm",
-        "axes": "camera: x right, y down, z away from it; joints_3d are relative to the root, joint 0",
+        "axes": f"{_AXES[prediction.axes]}; joints_3d are relative to the root, joint 0",
         "joint_names": list(prediction.joint_names),
         "bones": [list(bone) for bone in BONES],
         "layout": prediction.layout,

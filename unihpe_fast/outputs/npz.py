@@ -2,17 +2,18 @@
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from unihpe_fast.config import Axes
 from unihpe_fast.fileio import atomic_path
 from unihpe_fast.outputs import OutputError
 from unihpe_fast.prediction import Prediction
 
 
 def write(prediction: Prediction, path: Path) -> list[Path]:
-    """One file: the arrays, `joint_names`, `layout`, `unit` of joints_3d and root, `fps` (NaN where there is none)."""
+    """One file: the arrays, `joint_names`, `layout`, `axes`, `unit` of joints_3d and root, `fps` (NaN if unknown)."""
     arrays = dict(prediction.arrays)
     arrays["source"] = prediction.source.astype(np.str_)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -21,6 +22,7 @@ def write(prediction: Prediction, path: Path) -> list[Path]:
             joint_names=np.array(prediction.joint_names),
             layout=np.array(prediction.layout),
             unit=np.array("mm"),
+            axes=np.array(prediction.axes),
             fps=np.array(np.nan if prediction.fps is None else prediction.fps),
             **arrays,  # type: ignore[arg-type]
         )
@@ -36,6 +38,10 @@ def read(path: Path) -> Prediction:
         found.pop("unit")
         found["joint_names"] = tuple(found["joint_names"].tolist())
         found["layout"] = str(found["layout"])
+        # files of earlier versions do not say it
+        found["axes"] = str(found.get("axes", "camera"))
+        if found["axes"] not in get_args(Axes):
+            raise ValueError(f"axes {found['axes']!r:.80}")
         found["source"] = found["source"].astype(object)
         return Prediction(**found, fps=None if np.isnan(fps) else fps)
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:

@@ -1,8 +1,8 @@
 """Kernels for negatives="all" of three modalities: every triple (i, j, k) once in each direction.
 
 Gram matrices A[i, j] = x_i.y_j, B[i, k] = x_i.z_k, C[j, k] = y_j.z_k lie one after the other, [3, ld, ld] with ld the
-batch rounded up to whole tiles. Where `slab` is given, i are so many samples alone, of their own, and A and B have
-`slab` rows, the sample of the first i being j and k = `first_own`; where it is None, they are all.
+batch rounded up to whole tiles. Where `shard` is given, i are so many samples alone, of their own, and A and B have
+`shard` rows, the sample of the first i being j and k = `first_own`; where it is None, they are all.
 
 A program owns a tile of C in registers and walks over i: it reads one row piece of A and of B a step, and every triple
 costs arithmetic alone.
@@ -34,10 +34,10 @@ def _in_use(complete, index, n, MASKED: tl.constexpr):
 
 
 @triton.jit
-def _turns(first, last, start_j, start_k, TILE_J: tl.constexpr, TILE_K: tl.constexpr, slab, first_own):
-    """i from first to last as three turns' bounds, of which the second alone may meet positives in a tile of j, k: a
+def _ranges(first, last, start_j, start_k, TILE_J: tl.constexpr, TILE_K: tl.constexpr, shard, first_own):
+    """i from first to last as the bounds of three ranges; the second alone may meet positives in a tile of j, k: a
     comparison in every step would take the registers of a whole program."""
-    shift = 0 if slab is None else first_own
+    shift = 0 if shard is None else first_own
     low = tl.maximum(start_j, start_k) - shift
     high = tl.minimum(start_j + TILE_J, start_k + TILE_K) - shift
     low = tl.minimum(tl.maximum(low, first), last)
@@ -52,7 +52,7 @@ def sv_all_forward(
     sums_i,  # out, float32 [tiles of j x tiles of k, n]: every anchor's tuples of one tile
     sums_j,  # out, float32 [tiles of k x splits, ld]
     sums_k,  # out, float32 [tiles of j x splits, ld]
-    slab,
+    shard,
     first_own,
     n,
     ld,
@@ -61,7 +61,7 @@ def sv_all_forward(
     TILE_J: tl.constexpr,
     TILE_K: tl.constexpr,
 ):
-    """Sums of exp2 of shifted logits over the other tuples of every anchor, in pieces. Grid (j, k, splits of i)."""
+    """Partial sums of exp2 of shifted logits over the anchors' other tuples. Grid (j, k, splits of i)."""
     part_j, part_k, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     j = part_j * TILE_J + tl.arange(0, TILE_J)
     k = part_k * TILE_K + tl.arange(0, TILE_K)
@@ -70,16 +70,16 @@ def sv_all_forward(
     shift_j = tl.where(_in_use(complete, j, n, MASKED), -_MIDDLE * scale, _OFF)[:, None]
     scale_k = tl.where(_in_use(complete, k, n, MASKED), scale, _OFF)[None, :]
 
-    end = n if slab is None else slab
-    plane = tl.cast(ld, tl.int64) * (ld if slab is None else slab)
+    end = n if shard is None else shard
+    plane = tl.cast(ld, tl.int64) * (ld if shard is None else shard)
     c = tl.load(grams + 2 * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :]))
     sums_i += tl.cast(part_j * tl.num_programs(1) + part_k, tl.int64) * end
     sums = tl.zeros([TILE_J, TILE_K], tl.float32)
     first = split * rows
     row = grams + tl.cast(first, tl.int64) * ld
-    bounds = _turns(first, min(first + rows, end), part_j * TILE_J, part_k * TILE_K, TILE_J, TILE_K, slab, first_own)
-    for turn in tl.static_range(3):
-        for i in range(bounds[turn], bounds[turn + 1]):
+    bounds = _ranges(first, min(first + rows, end), part_j * TILE_J, part_k * TILE_K, TILE_J, TILE_K, shard, first_own)
+    for part in tl.static_range(3):
+        for i in range(bounds[part], bounds[part + 1]):
             a = tl.load(row + j)[:, None]
             b = tl.load(row + plane + k)[None, :]
             row += ld
@@ -87,8 +87,8 @@ def sv_all_forward(
             if MASKED:
                 shift_ij += tl.where(tl.load(complete + i) != 0, 0.0, _OFF)
             weight = tl.exp2(triple_sigma(a, b, c) * scale_k + shift_ij)
-            if turn == 1:
-                own = i if slab is None else i + first_own
+            if part == 1:
+                own = i if shard is None else i + first_own
                 weight = tl.where((j == own)[:, None] & (k == own)[None, :], 0.0, weight)
             sums += weight
             tl.store(sums_i + i, tl.sum(weight))
@@ -132,7 +132,7 @@ def sv_all_finish(
     PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Normalisers and losses of the samples from the pieces of `sv_all_forward`. Unused samples keep what they had."""
+    """Normalisers and losses of the samples from `sv_all_forward`'s partial sums. Unused ones keep what they had."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     used = _in_use(complete, i, n, MASKED)
@@ -193,7 +193,7 @@ def sv_all_backward(
     d_b,  # out, float32 [tiles of j, end - begin, ld]
     d_c,  # out, float32 [splits, ld, ld]
     d_scale,  # out, float32 [programs]: sum of scores times their gradient, but for the mean over anchors
-    slab,
+    shard,
     first_own,
     n,
     ld,
@@ -205,7 +205,7 @@ def sv_all_backward(
     TILE_J: tl.constexpr,
     TILE_K: tl.constexpr,
 ):
-    """Gradients of the Gram matrices but for the positives' part and the mean over anchors, in pieces.
+    """Gradients of the Gram matrices but for the positives' part and the mean over anchors, in partial sums.
 
     Grid (j, k, splits of i).
     """
@@ -221,7 +221,7 @@ def sv_all_backward(
     of_j = tl.load(factors + ld + j)[:, None]
     of_k = tl.load(factors + 2 * ld + k)[None, :]
 
-    plane = tl.cast(ld, tl.int64) * (ld if slab is None else slab)
+    plane = tl.cast(ld, tl.int64) * (ld if shard is None else shard)
     c = tl.load(grams + 2 * plane + (tl.cast(j, tl.int64)[:, None] * ld + k[None, :]))
     first = begin + split * rows
     length = tl.cast(end - begin, tl.int64)
@@ -230,9 +230,9 @@ def sv_all_backward(
     row = grams + tl.cast(first, tl.int64) * ld
     sum_c = tl.zeros([TILE_J, TILE_K], tl.float32)
     sum_scale = tl.zeros([TILE_J, TILE_K], tl.float32)
-    bounds = _turns(first, min(first + rows, end), part_j * TILE_J, part_k * TILE_K, TILE_J, TILE_K, slab, first_own)
-    for turn in tl.static_range(3):
-        for i in range(bounds[turn], bounds[turn + 1]):
+    bounds = _ranges(first, min(first + rows, end), part_j * TILE_J, part_k * TILE_K, TILE_J, TILE_K, shard, first_own)
+    for part in tl.static_range(3):
+        for i in range(bounds[part], bounds[part + 1]):
             a = tl.load(row + j)[:, None]
             b = tl.load(row + plane + k)[None, :]
             row += ld
@@ -242,8 +242,8 @@ def sv_all_backward(
             mu, m, f = triple_mu(a, b, c)
             sigma = tl.sqrt(mu + 1)
             weight = tl.exp2(sigma * scale_k + shift_ij) * ((of_j + tl.load(factors + i)) + of_k)
-            if turn == 1:
-                own = i if slab is None else i + first_own
+            if part == 1:
+                own = i if shard is None else i + first_own
                 weight = tl.where((j == own)[:, None] & (k == own)[None, :], 0.0, weight)
             sum_scale += weight * sigma
             n_a, n_b, n_c, h = triple_gradient(a, b, c, mu, m, f, sigma)
@@ -282,7 +282,7 @@ def sv_all_reduce(
     LAST: tl.constexpr,  # whether this is the last launch: d_c is complete
     BLOCK: tl.constexpr,
 ):
-    """Add the pieces of `sv_all_backward` up, and the positives' gradient on the diagonals. Grid (rows, columns).
+    """Add the partial sums of `sv_all_backward` up, and the positives' gradient on the diagonals. Grid (rows, columns).
 
     The rows of a launch are those from `begin` to `end`. The last one has a program for every row, and sees to those
     from `begin` to ld: beyond the batch they are those of unused samples, zero.

@@ -343,7 +343,7 @@ def paired_forward(
     DEPTH: tl.constexpr,
     SWAP: tl.constexpr,
 ):
-    """Pieces of the sums over the anchors' other tuples. Grid (tiles of i, anchor modality, splits of j)."""
+    """Partial sums over the anchors' other tuples. Grid (tiles of i, anchor modality, splits of j)."""
     i = tl.program_id(0) * TILE_I + tl.arange(0, TILE_I)
     m = tl.program_id(1)
     split = tl.program_id(2)
@@ -438,7 +438,7 @@ def paired_finish(
     OTHERS: tl.constexpr,  # whether the logsumexp are of the other tuples, relative to the own one's exponential
     BLOCK: tl.constexpr,
 ):
-    """Normalisers and losses of the samples from the pieces of `paired_forward`."""
+    """Normalisers and losses of the samples from the partial sums of `paired_forward`."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     scale = LOG2_E / tl.load(temperature)

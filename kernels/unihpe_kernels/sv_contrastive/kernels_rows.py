@@ -182,7 +182,7 @@ def weights_and_temperature_gradient(
     sample_loss,
     present,
     temperature,
-    d_scale,  # float32 [parts]: pieces of the sum of scores times their gradient
+    d_scale,  # float32 [parts]: partial sums of scores times their gradient
     open_parts,  # the first of them still lack the mean over anchors
     d_weights,  # out, float32 [n]
     d_temperature,  # out, float32 []

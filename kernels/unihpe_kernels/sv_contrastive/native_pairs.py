@@ -26,23 +26,23 @@ _VECTOR = 16
 _LARGEST_EXPONENT = 120
 
 
-def fits(count: int, batch: int, scale: float) -> bool:
+def fits(num_modalities: int, batch: int, scale: float) -> bool:
     """Whether float32 holds the exponentials without a running maximum: from a temperature of 0.005 up for three
     modalities and 1024 samples, of 0.012 up for eight."""
-    return abs(scale) * (math.sqrt(count) - 1) / 2 + math.log2(max(batch, 1)) <= _LARGEST_EXPONENT
+    return abs(scale) * (math.sqrt(num_modalities) - 1) / 2 + math.log2(max(batch, 1)) <= _LARGEST_EXPONENT
 
 
-def saved_size(count: int, batch: int, width: int) -> int:
+def saved_size(num_modalities: int, batch: int, dim: int) -> int:
     """Elements of `saved`: what `NativePairs` takes, then the shares [M, B]."""
-    table = _table_size(count, batch, batch)
-    kept = table + sum(_block_sizes(count, batch, width)) if table <= _MOST_KEPT else 0
-    return kept + count * batch
+    table = _table_size(num_modalities, batch, batch)
+    kept = table + sum(_block_sizes(num_modalities, batch, dim)) if table <= _MOST_KEPT else 0
+    return kept + num_modalities * batch
 
 
-def split_saved(saved: Tensor, count: int, batch: int) -> tuple[Tensor, Tensor]:
+def split_saved(saved: Tensor, num_modalities: int, batch: int) -> tuple[Tensor, Tensor]:
     """What `NativePairs` takes, and the shares [M, B]."""
-    kept, shares = saved.split([len(saved) - count * batch, count * batch])
-    return kept, shares.view(count, batch)
+    kept, shares = saved.split([len(saved) - num_modalities * batch, num_modalities * batch])
+    return kept, shares.view(num_modalities, batch)
 
 
 def losses_and_shares(sums: Tensor, own_powers: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,19 +60,19 @@ class NativePairs:
     """
 
     def __init__(self, rows: Sequence[Tensor], scale: float, normalize: bool, saved: Tensor) -> None:
-        self._count, self._batch = len(rows), len(rows[0])
+        self._num_modalities, self._batch = len(rows), len(rows[0])
         self._normalize, self._threads = normalize, torch.get_num_threads()
-        self.middle = (1 + math.sqrt(self._count)) / 2  # of the scores' range
+        self.middle = (1 + math.sqrt(self._num_modalities)) / 2  # of the scores' range
         self._logit = scale, self.middle
         self._kept = saved if saved.numel() else None
-        self._edge = _edge(self._count, self._batch) if self._kept is None else self._batch
+        self._edge = _edge(self._num_modalities, self._batch) if self._kept is None else self._batch
         self._cut_rows = self._cut([row.contiguous() for row in rows])
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Sums of the exponentials of every anchor's tuples but its own [M, B], and the exponentials of the positives
         [M, B], about the middle of the scores' range."""
         self._make_blocks(new=True)
-        sums, own_powers = self._cut_rows[0][0].new_zeros(2, self._count, self._batch).unbind()
+        sums, own_powers = self._cut_rows[0][0].new_zeros(2, self._num_modalities, self._batch).unbind()
         for i, j in self._pairs_of_blocks():
             tables = self._products(i, j, new=True)
             for row, column, turn in self._ways(i, j):
@@ -92,8 +92,13 @@ class NativePairs:
         for block in self._blocks:
             block.d_units = torch.zeros_like(block.units)
         # by samples, and added up in one order whoever computed them
-        totals = [sums.new_zeros(self._count, block.size, _TOTALS, dtype=torch.float64) for block in self._blocks]
-        own_sums = [sums.new_zeros(self._count * _whole(block.size) * _SUMS[self._count]) for block in self._blocks]
+        totals = [
+            sums.new_zeros(self._num_modalities, block.size, _TOTALS, dtype=torch.float64) for block in self._blocks
+        ]
+        own_sums = [
+            sums.new_zeros(self._num_modalities * _whole(block.size) * _SUMS[self._num_modalities])
+            for block in self._blocks
+        ]
         for i, j in self._pairs_of_blocks():
             tables, d_tables = self._products(i, j, new), self._tables("d_products", i, j)
             for d_table in d_tables:
@@ -123,7 +128,7 @@ class NativePairs:
         self._blocks = [self._block(rows, new) for rows in self._cut_rows]
 
     def _block(self, rows: Sequence[Tensor], new: bool) -> "_Block":
-        (size, width), sizes = rows[0].shape, _block_sizes(self._count, *rows[0].shape)
+        (size, dim), sizes = rows[0].shape, _block_sizes(self._num_modalities, *rows[0].shape)
         store = rows[0].new_empty(sum(sizes)) if self._kept is None else self._kept[: sum(sizes)]
         members, units, inverse_norms = store.split_with_sizes(sizes)
         if new and self._kept is not None:  # an output must be the same every time, also where nothing is written
@@ -132,15 +137,15 @@ class NativePairs:
             if not self._normalize:
                 inverse_norms.zero_()
         norms = inverse_norms if self._normalize else None
-        block = _Block(size, units.view(self._count * size, width), norms, members)
+        block = _Block(size, units.view(self._num_modalities * size, dim), norms, members)
         if new:
-            self._call("prepare_block", size, width, block.units, norms, block.members, *self._all(rows))
+            self._call("prepare_block", size, dim, block.units, norms, block.members, *self._all(rows))
         return block
 
     def _finish(self, own_sums: Sequence[Tensor]) -> list[Tensor]:
         """Gradients of the rows from those of the units of all blocks."""
         units = self._blocks[0].units
-        d_rows = [units.new_empty(self._batch, units.shape[1]) for _ in range(self._count)]
+        d_rows = [units.new_empty(self._batch, units.shape[1]) for _ in range(self._num_modalities)]
         for block, rows, sums in zip(self._blocks, self._cut(d_rows), own_sums, strict=True):
             self._call(
                 "finish_block",
@@ -176,7 +181,7 @@ class NativePairs:
 
     def _tables(self, name: str, i: int, j: int) -> Sequence[Tensor]:
         """Work memory for the table of rows i by columns j and, unless it is the same one, of columns j by rows i."""
-        size = _table_size(self._count, self._blocks[i].size, self._blocks[j].size)
+        size = _table_size(self._num_modalities, self._blocks[i].size, self._blocks[j].size)
         number = 1 if i == j else 2
         units = self._blocks[j].units
         return scratch(name, (number, size), units.dtype, units.device).unbind()
@@ -186,7 +191,7 @@ class NativePairs:
         if self._kept is None:
             tables = self._tables("products", i, j)
         else:
-            tables = [self._kept[-_table_size(self._count, rows.size, columns.size) :]]
+            tables = [self._kept[-_table_size(self._num_modalities, rows.size, columns.size) :]]
         if new:
             for table, (left, right) in zip(tables, ((rows, columns), (columns, rows)), strict=False):
                 for part, of_left, later in zip(
@@ -196,7 +201,7 @@ class NativePairs:
         return tables
 
     def _call(self, name: str, *arguments: Tensor | float | None) -> None:
-        call(SOURCE, name, self._count, self._threads, *arguments)
+        call(SOURCE, name, self._num_modalities, self._threads, *arguments)
 
 
 class _Block:
@@ -226,23 +231,27 @@ _SUMS = {m: 1 if m <= 3 else (m - 1) * m // 2 for m in range(2, 9)}
 _TOTALS = 4  # numbers of its `Totals`
 
 
-def _block_sizes(count: int, size: int, width: int) -> list[int]:
+def _block_sizes(num_modalities: int, size: int, dim: int) -> list[int]:
     """First what must lie at the beginning of vectors."""
-    return [count * _MEMBERS[count] * _whole(size), count * size * width, count * size]
+    return [
+        num_modalities * _MEMBERS[num_modalities] * _whole(size),
+        num_modalities * size * dim,
+        num_modalities * size,
+    ]
 
 
 def _whole(size: int) -> int:
     return -(-size // _VECTOR) * _VECTOR
 
 
-def _edge(count: int, batch: int) -> int:
+def _edge(num_modalities: int, batch: int) -> int:
     """Of blocks as equal as can be."""
-    most = max(_VECTOR, math.isqrt(_MOST_IN_TILE // _table_size(count, 1, 1)))
+    most = max(_VECTOR, math.isqrt(_MOST_IN_TILE // _table_size(num_modalities, 1, 1)))
     return _whole(math.ceil(batch / math.ceil(batch / most)))
 
 
-def _table_size(count: int, rows: int, columns: int) -> int:
-    return count * (count - 1) // 2 * rows * columns
+def _table_size(num_modalities: int, rows: int, columns: int) -> int:
+    return num_modalities * (num_modalities - 1) // 2 * rows * columns
 
 
 def _parts(table: Tensor, rows: "_Block", columns: "_Block") -> list[Tensor]:

@@ -21,28 +21,28 @@ class Saved:
     other_weights: Tensor  # [B], of all triples but the own one, summed over the sample's anchors
 
     @classmethod
-    def of(cls, flat: Tensor, batch: int, width: int) -> "Saved":
+    def of(cls, flat: Tensor, batch: int, dim: int) -> "Saved":
         ld = _padded(batch)
-        units, grams, inverse_norms, other_weights = flat.split(_sizes(batch, width))
-        return cls(units.view(5, ld, width), grams.view(3, ld, ld), inverse_norms.view(3, batch), other_weights)
+        units, grams, inverse_norms, other_weights = flat.split(_sizes(batch, dim))
+        return cls(units.view(5, ld, dim), grams.view(3, ld, ld), inverse_norms.view(3, batch), other_weights)
 
 
-def saved_size(batch: int, width: int) -> int:
-    return sum(_sizes(batch, width))
+def saved_size(batch: int, dim: int) -> int:
+    return sum(_sizes(batch, dim))
 
 
 def forward(embeddings: list[Tensor], scale: float, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Every anchor's normaliser [3, B], of exponentials about the middle of the scores' range, the loss of every sample
     summed over its anchors [B], and what `backward` takes over, [saved_size]. scale: log2(e) over the temperature."""
     rows = [single(embedding) for embedding in embeddings]
-    batch, width = rows[0].shape
-    flat = rows[0].new_empty(saved_size(batch, width))
-    saved = Saved.of(flat, batch, width)
+    batch, dim = rows[0].shape
+    flat = rows[0].new_empty(saved_size(batch, dim))
+    saved = Saved.of(flat, batch, dim)
     norms: Tensor | None = saved.inverse_norms
     if not normalize:
         saved.inverse_norms.zero_()  # an output must be the same every time
         norms = None
-    call(SOURCE, "triple_units", *rows, batch, _padded(batch), width, saved.units, norms)
+    call(SOURCE, "triple_units", *rows, batch, _padded(batch), dim, saved.units, norms)
     torch.bmm(saved.units[:3], saved.units[2:].mT, out=saved.grams)
     sums, sample_loss = flat.new_empty(3, batch), flat.new_empty(batch)
     sizes = batch, _padded(batch), scale, torch.get_num_threads()
@@ -57,17 +57,17 @@ def backward(
 
     d_score [B]: what the softmax weights of a sample's anchors are multiplied with.
     """
-    batch, width = embeddings[0].shape
+    batch, dim = embeddings[0].shape
     ld = _padded(batch)
-    saved = Saved.of(flat, batch, width)
+    saved = Saved.of(flat, batch, dim)
     d_grams = torch.zeros_like(saved.grams)
     d_scores = flat.new_empty((), dtype=torch.float64)
     sizes = batch, ld, scale, torch.get_num_threads()
     call(SOURCE, "triple_gradients", saved.grams, *sizes, sums, saved.other_weights, d_score, d_grams, d_scores)
     left, right = torch.bmm(d_grams, saved.units[2:]), torch.bmm(d_grams.mT, saved.units[:3])
-    gradients = [flat.new_empty(batch, width) for _ in embeddings]
+    gradients = [flat.new_empty(batch, dim) for _ in embeddings]
     norms = saved.inverse_norms if normalize else None
-    call(SOURCE, "triple_rows_gradient", saved.units, norms, left, right, batch, ld, width, *gradients)
+    call(SOURCE, "triple_rows_gradient", saved.units, norms, left, right, batch, ld, dim, *gradients)
     return gradients, d_scores
 
 
@@ -75,6 +75,6 @@ def _padded(batch: int) -> int:
     return -(-batch // _VECTOR) * _VECTOR
 
 
-def _sizes(batch: int, width: int) -> list[int]:
+def _sizes(batch: int, dim: int) -> list[int]:
     ld = _padded(batch)
-    return [5 * ld * width, 3 * ld * ld, 3 * batch, batch]
+    return [5 * ld * dim, 3 * ld * ld, 3 * batch, batch]

@@ -142,7 +142,7 @@ class _TripleLoss:
         self.units = self._rows_of_pairs[1:4]
         self._grams = parts[1].view(3, size, size)  # x.y, x.z, y.z, as `Operand.value`
         self.inverse_norms = parts[2].view(3, size)  # for the caller
-        self._slab = TripleSlab(self._grams, 0, scale, parts[3])
+        self._shard = TripleShard(self._grams, 0, scale, parts[3])
 
     @classmethod
     def saved_size(cls, size: int, width: int) -> int:
@@ -150,7 +150,7 @@ class _TripleLoss:
 
     @staticmethod
     def _sizes(size: int, width: int) -> list[int]:
-        return [5 * size * width, 3 * size**2, 3 * size, TripleSlab.saved_size(size, size)]
+        return [5 * size * width, 3 * size**2, 3 * size, TripleShard.saved_size(size, size)]
 
     def keep_norms(self, inverse_norms: Tensor | None) -> None:
         if inverse_norms is None:
@@ -164,7 +164,7 @@ class _TripleLoss:
         torch.stack([x, x, y, z, z], out=self._rows_of_pairs)
         lefts, rights = self._rows_of_pairs[:3], self._rows_of_pairs[2:].mT
         torch.baddbmm(self._grams, lefts, rights, beta=0, alpha=SCALE, out=self._grams)
-        return self._slab.finish(*self._slab.sums(with_scores=learns_temperature))
+        return self._shard.finish(*self._shard.sums(with_scores=learns_temperature))
 
     def backward(self, normalisers: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the unit rows [3, b, D] and the sum of scores times their gradient.
@@ -172,13 +172,13 @@ class _TripleLoss:
         d_score [b]: what the softmax weights of a sample's anchors are multiplied with.
         """
         d_grams = torch.zeros_like(self._grams)
-        of_i, of_j, of_k = self._slab.factors(normalisers, d_score)
-        self._slab.add_gradients((of_i, of_j, of_k), d_score, d_grams)
+        of_i, of_j, of_k = self._shard.factors(normalisers, d_score)
+        self._shard.add_gradients((of_i, of_j, of_k), d_score, d_grams)
         (x_y, x_z, y_z), (y_x, z_x, z_y) = d_grams @ self._rows_of_pairs[2:], d_grams.mT @ self._rows_of_pairs[:3]
-        return torch.stack([x_y.add_(x_z), y_x.add_(y_z), z_x.add_(z_y)]), torch.dot(d_score, self._slab.excess)
+        return torch.stack([x_y.add_(x_z), y_x.add_(y_z), z_x.add_(z_y)]), torch.dot(d_score, self._shard.excess)
 
 
-class TripleSlab:
+class TripleShard:
     """Tuples (i, j, k) of consecutive samples i of a dense batch with all of its j and k.
 
     Letters: a samples i, b samples j and k.

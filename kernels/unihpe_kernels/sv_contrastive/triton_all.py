@@ -1,8 +1,8 @@
 """negatives="all" of three modalities by the kernels of `kernels_all`: buffers, grids, launches.
 
 Up to some 700 samples four launches forward and five backward, beside those of `triton_backend`. Beyond, the backward
-pass takes i in several turns, so that the pieces of its Gram gradients stay within twice the size of a Gram matrix or
-64 MiB, whichever is more. No atomics: equal bits every time.
+pass takes i in several chunks, so that the partial sums of its Gram gradients stay within twice the size of a Gram
+matrix or 64 MiB, whichever is more. No atomics: equal bits every time.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from unihpe_kernels.sv_contrastive import kernels_all, kernels_rows
 from unihpe_kernels.tuned import settings
 
 _LEAST_ROWS = 8  # of i for one program: fewer would not pay for reading its tile
-_PIECES = 2**24  # float32 numbers, 64 MiB
+_CHUNK_NUMBERS = 2**24  # float32 numbers, 64 MiB
 _ROWS, _COLUMNS = 4, 256  # block of the kernels over rows
 
 
@@ -90,59 +90,59 @@ def sums(
     temperature: Tensor,
     n: int,
     ld: int,
-    slab: int | None,
+    shard: int | None,
     first_own: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pieces of the sums of exponentials over the triples of every i [.., n or slab], j [.., ld] and k [.., ld] but
+    """Partial sums of exponentials over the triples of every i [.., n or shard], j [.., ld] and k [.., ld] but
     the own ones.
 
-    grams: x.y, x.z and y.z one after the other, [ld, ld] each; with a slab, the first two have `slab` rows, and n
-    samples are j and k, those of the slab from `first_own` on.
+    grams: x.y, x.z and y.z one after the other, [ld, ld] each; with a shard, the first two have `shard` rows, and n
+    samples are j and k, those of the shard from `first_own` on.
     """
     options = settings("sv_all_forward", n, grams.device)
     tile_j, tile_k = options["tile_j"], options["tile_k"]
     tiles_j, tiles_k = _tiles(ld, tile_j), _tiles(ld, tile_k)
-    end = n if slab is None else slab
+    end = n if shard is None else shard
     rows, splits = _split(end, tiles_j * tiles_k, options["programs"])
     sums_i = grams.new_empty((tiles_j * tiles_k, end))
     sums_j = grams.new_empty((tiles_k * splits, ld))
     sums_k = grams.new_empty((tiles_j * splits, ld))
     kernels_all.sv_all_forward[(tiles_j, tiles_k, splits)](
-        grams, complete, temperature, sums_i, sums_j, sums_k, slab, first_own, n, ld, rows,
+        grams, complete, temperature, sums_i, sums_j, sums_k, shard, first_own, n, ld, rows,
         MASKED=complete is not None, TILE_J=tile_j, TILE_K=tile_k,
         num_warps=options["num_warps"], enable_fp_fusion=True,
     )  # fmt: skip
     return sums_i, sums_j, sums_k
 
 
-class _Turns:
-    """The backward kernel's work over i, several times for large batches, and the pieces that it leaves."""
+class _BackwardChunks:
+    """The backward kernel's work over i, several times for large batches, and the partial sums that it leaves."""
 
-    def __init__(self, grams: Tensor, n: int, ld: int, slab: int | None, first_own: int | None) -> None:
+    def __init__(self, grams: Tensor, n: int, ld: int, shard: int | None, first_own: int | None) -> None:
         self._options = settings("sv_all_backward", n, grams.device)
         tile_j, tile_k = self._options["tile_j"], self._options["tile_k"]
         self._tiles_j, self._tiles_k = _tiles(ld, tile_j), _tiles(ld, tile_k)
-        self._grams, self._n, self._ld, self._slab, self._first_own = grams, n, ld, slab, first_own
-        self._end = n if slab is None else slab
-        pieces = max(_PIECES, 2 * ld * ld) // ((self._tiles_j + self._tiles_k) * ld)
-        self._turn = turn = min(self._end, max(16, pieces // 16 * 16))
-        self._rows, self._splits = _split(turn, self._tiles_j * self._tiles_k, self._options["programs"])
+        self._grams, self._n, self._ld, self._shard, self._first_own = grams, n, ld, shard, first_own
+        self._end = n if shard is None else shard
+        rows = max(_CHUNK_NUMBERS, 2 * ld * ld) // ((self._tiles_j + self._tiles_k) * ld)
+        self._chunk = chunk = min(self._end, max(16, rows // 16 * 16))
+        self._rows, self._splits = _split(chunk, self._tiles_j * self._tiles_k, self._options["programs"])
         new = grams.new_empty
-        self.parts_a, self.parts_b = new((self._tiles_k, turn, ld)), new((self._tiles_j, turn, ld))
+        self.parts_a, self.parts_b = new((self._tiles_k, chunk, ld)), new((self._tiles_j, chunk, ld))
         self.parts_c = new((self._splits, ld, ld))
         self._programs = self._tiles_j * self._tiles_k * self._splits
-        self.programs = triton.cdiv(self._end, turn) * self._programs
+        self.programs = triton.cdiv(self._end, chunk) * self._programs
 
     def __call__(
         self, complete: Tensor | None, temperature: Tensor, factors: Tensor, d_scale: Tensor
     ) -> Iterator[tuple[int, int]]:
-        """Yields the i of each turn, whose pieces of A and B are complete, and of C at the end. d_scale: [programs]."""
-        for begin in range(0, self._end, self._turn):
-            end = min(begin + self._turn, self._end)
+        """Yields the i of each chunk, whose sums of A and B are complete, and of C at the end. d_scale: [programs]."""
+        for begin in range(0, self._end, self._chunk):
+            end = min(begin + self._chunk, self._end)
             kernels_all.sv_all_backward[(self._tiles_j, self._tiles_k, self._splits)](
                 self._grams, complete, temperature, factors, self.parts_a, self.parts_b, self.parts_c,
-                d_scale[begin // self._turn * self._programs :], self._slab, self._first_own, self._n, self._ld, begin,
-                end, self._rows,
+                d_scale[begin // self._chunk * self._programs :], self._shard, self._first_own, self._n, self._ld,
+                begin, end, self._rows,
                 MASKED=complete is not None, FIRST=begin == 0,
                 TILE_J=self._options["tile_j"], TILE_K=self._options["tile_k"],
                 num_warps=self._options["num_warps"], enable_fp_fusion=True,
@@ -150,22 +150,22 @@ class _Turns:
             yield begin, end
 
 
-def slab_gradients(
-    grams: Tensor, temperature: Tensor, factors: Tensor, n: int, ld: int, slab: int, first_own: int
+def shard_gradients(
+    grams: Tensor, temperature: Tensor, factors: Tensor, n: int, ld: int, shard: int, first_own: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the Gram matrices of a slab, as `sums` takes them, and the sum of scores times their gradient [].
+    """Gradients of the Gram matrices of a shard, as `sums` takes them, and the sum of scores times their gradient [].
 
     Without that of the positives. factors [3, ld]: what the exponentials of anchors' tuples are multiplied with.
     """
-    turns = _Turns(grams, n, ld, slab, first_own)
-    d_scale = grams.new_empty(turns.programs)
+    chunks = _BackwardChunks(grams, n, ld, shard, first_own)
+    d_scale = grams.new_empty(chunks.programs)
     d_grams = torch.empty_like(grams)
-    d_a, d_b, d_c = d_grams.split([slab, slab, ld])
-    for begin, end in turns(None, temperature, factors, d_scale):
-        for parts, d_gram in ((turns.parts_a, d_a), (turns.parts_b, d_b)):
+    d_a, d_b, d_c = d_grams.split([shard, shard, ld])
+    for begin, end in chunks(None, temperature, factors, d_scale):
+        for parts, d_gram in ((chunks.parts_a, d_a), (chunks.parts_b, d_b)):
             written = parts.view(-1)[: len(parts) * (end - begin) * ld]
             torch.sum(written.view(-1, end - begin, ld), 0, out=d_gram[begin:end])
-    torch.sum(turns.parts_c, 0, out=d_c)
+    torch.sum(chunks.parts_c, 0, out=d_c)
     return d_grams, d_scale.sum(dtype=torch.float64)
 
 
@@ -180,16 +180,16 @@ def backward(
 ) -> Tensor:
     """Write the gradients of the embeddings into `outs`.
 
-    Returns pieces of the sum of scores times their gradient, which still lack the mean over anchors.
+    Returns partial sums of scores times their gradient, which still lack the mean over anchors.
     """
     n, dim = outs[0].shape
     ld = saved.grams.shape[1]
     new = saved.grams.new_empty
-    turns = _Turns(saved.grams, n, ld, None, None)
-    d_scale = new(turns.programs + ld)
+    chunks = _BackwardChunks(saved.grams, n, ld, None, None)
+    d_scale = new(chunks.programs + ld)
     d_grams = new((3, ld, ld))
-    parts = (turns.parts_a, turns.parts_b, turns.parts_c)
-    for begin, end in turns(complete, temperature, saved.factors, d_scale[ld:]):
+    parts = (chunks.parts_a, chunks.parts_b, chunks.parts_c)
+    for begin, end in chunks(complete, temperature, saved.factors, d_scale[ld:]):
         rows = ld if end == n else end - begin
         kernels_all.sv_all_reduce[(rows, triton.cdiv(ld, _COLUMNS))](
             saved.grams, grad, inverse_total, saved.factors, *parts, d_grams, d_scale,

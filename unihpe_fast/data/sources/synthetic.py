@@ -124,7 +124,7 @@ class People(NamedTuple):
     """N people. joints_3d: [N, 17, 3] camera-space mm; keypoints_2d: [N, 17, 2] px of an IMAGE_SIZE image.
 
     camera: [N, 9] of data/camera.py; bbox: [N, 3] px; action: [N] int64, index into ACTIONS; lens: [N] int64, which of
-    the LENSES cameras.
+    the LENSES cameras; up: [N, 3] unit vector to the sky in camera space.
     """
 
     joints_3d: Tensor
@@ -133,6 +133,7 @@ class People(NamedTuple):
     bbox: Tensor
     action: Tensor
     lens: Tensor
+    up: Tensor
 
 
 def synthetic_people(count: int, generator: torch.Generator) -> People:
@@ -166,7 +167,7 @@ def synthetic_people(count: int, generator: torch.Generator) -> People:
     lens = torch.randint(LENSES, (count,), generator=generator, device=device)
     camera = lenses().to(device)[lens]
     keypoints_2d = project(joints, camera)
-    return People(joints, keypoints_2d, camera, square_bbox(keypoints_2d), action, lens)
+    return People(joints, keypoints_2d, camera, square_bbox(keypoints_2d), action, lens, rotation[:, :, 2])
 
 
 @cache

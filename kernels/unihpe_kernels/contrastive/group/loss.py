@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unihpe_kernels.collectives import Wire
+from unihpe_kernels.collectives import Collectives
 from unihpe_kernels.contrastive.group.headers import agree, checked
 from unihpe_kernels.contrastive.loss import WIDE, add_part, add_result, backend_of, find_route, make_options
 from unihpe_kernels.contrastive.options import Arguments
@@ -38,15 +38,15 @@ def loss_over_group(group: "ProcessGroup", check: Callable[[], Arguments]) -> Te
 def loss_of(group: "ProcessGroup", given: Arguments) -> Tensor:
     """The same of arguments that were checked."""
     sizes, masked = agree(group, given)
-    wire = Wire(group, sizes)
-    spec = given.spec._replace(backend=given.resolve_backend(wire.total))
+    collectives = Collectives(group, sizes)
+    spec = given.spec._replace(backend=given.resolve_backend(collectives.total))
     tau, bias = given.tau, given.bias_tensor
-    return _GroupLoss.apply(Call(wire, spec, masked), tau, bias, given.weights, given.present, *given.embeddings)
+    return _GroupLoss.apply(Call(collectives, spec, masked), tau, bias, given.weights, given.present, *given.embeddings)
 
 
 @dataclass(frozen=True)
 class Call:
-    wire: Wire
+    collectives: Collectives
     spec: Spec
     masked: bool  # whether samples of some rank lack modalities
 
@@ -65,12 +65,12 @@ class Sweep:
         sets: Sequence[int] | None = None,
     ) -> None:
         """own: [a, M, D]; codes: of all ranks' samples; sets: as for `make_parts`."""
-        self._call, self._codes, spec, wire = call, codes, call.spec, call.wire
+        self._call, self._codes, spec, collectives = call, codes, call.spec, call.collectives
         self.count = own.shape[1]
-        route = find_route(temperature, spec, self.count, wire.total)
+        route = find_route(temperature, spec, self.count, collectives.total)
         self.backend = backend_of(spec.backend, route)
         self.units, self._inverse_norms = self._units(own)
-        self.own_codes = None if codes is None else codes[wire.begin : wire.begin + len(own)]
+        self.own_codes = None if codes is None else codes[collectives.begin : collectives.begin + len(own)]
         if spec.both and codes is not None:
             sets = codes.unique().tolist()
         present = None
@@ -81,12 +81,12 @@ class Sweep:
         for part in make_parts(spec, present, self.count, False, sets):
             if not part.size(len(own)) and not spec.both:
                 continue
-            options = make_options(spec, part, wire.total, temperature, bias, route == WIDE, learns)
+            options = make_options(spec, part, collectives.total, temperature, bias, route == WIDE, learns)
             self.parts.append((part, Pairs(self.backend, options, part.of(self.units, part.index))))
 
     def forward(self, blocks: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """blocks: the samples of other ranks [b, M, D], with their codes."""
-        wire, of_tuples = self._call.wire, []
+        collectives, of_tuples = self._call.collectives, []
         for part, pairs in self.parts:
             pairs.forward()
             for others in part.others:
@@ -105,10 +105,13 @@ class Sweep:
         if self._call.spec.both and of_tuples:  # other ranks' anchors against this rank's tuples
             for place, (part, pairs) in enumerate(self.parts):
                 elsewhere = of_tuples[place]
-                whole = elsewhere.new_zeros(*elsewhere.shape[:2], wire.total)
-                end = wire.begin + self.units.shape[1]
-                whole[..., : wire.begin], whole[..., end:] = elsewhere[..., : wire.begin], elsewhere[..., wire.begin :]
-                mine = wire.sum(whole)[..., wire.begin : end]
+                whole = elsewhere.new_zeros(*elsewhere.shape[:2], collectives.total)
+                end = collectives.begin + self.units.shape[1]
+                whole[..., : collectives.begin], whole[..., end:] = (
+                    elsewhere[..., : collectives.begin],
+                    elsewhere[..., collectives.begin :],
+                )
+                mine = collectives.sum(whole)[..., collectives.begin : end]
                 pairs.by_tuple.add_(mine if part.index is None else mine[..., part.index])
 
     def finish(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
@@ -176,7 +179,7 @@ class Sweep:
 
     def _candidates(self, part: Part) -> float:
         if self._codes is None:
-            return float(self._call.wire.total)
+            return float(self._call.collectives.total)
         code = sum(1 << m for m in part.modalities)
         return float(((self._codes & code) == code).sum())
 
@@ -192,11 +195,11 @@ class Sweep:
         """[anchors, total - a], of other ranks' tuples."""
         if factors is None:
             return None
-        wire, length = self._call.wire, self.units.shape[1]
+        collectives, length = self._call.collectives, self.units.shape[1]
         whole = factors.new_zeros(length, len(factors))
         whole[slice(None) if part.index is None else part.index] = factors.T
-        every = wire.gather(whole)
-        return torch.cat([every[: wire.begin], every[wire.begin + length :]]).T.contiguous()
+        every = collectives.gather(whole)
+        return torch.cat([every[: collectives.begin], every[collectives.begin + length :]]).T.contiguous()
 
 
 class _GroupLoss(torch.autograd.Function):
@@ -210,12 +213,12 @@ class _GroupLoss(torch.autograd.Function):
         present: Tensor | None,
         *embeddings: Tensor,
     ) -> Tensor:
-        wire, spec = call.wire, call.spec
+        collectives, spec = call.collectives, call.spec
         own = samples_of(embeddings, present, spec)
         count = own.shape[1]
-        codes = codes_of_ranks(wire, own, present) if call.masked else None
+        codes = codes_of_ranks(collectives, own, present) if call.masked else None
         weighted = weights_of(weights, own)
-        gathered = wire.gather(own) if spec.both or gathers_in(wire, own, GATHERED_BYTES) else None
+        gathered = collectives.gather(own) if spec.both or gathers_in(collectives, own, GATHERED_BYTES) else None
         learns = temperature.requires_grad or (bias is not None and bias.requires_grad)
         sweep = Sweep(call, own, codes, temperature, bias, learns)
         sweep.forward(others(call, own, gathered, codes))
@@ -225,7 +228,7 @@ class _GroupLoss(torch.autograd.Function):
             torch.full_like(weighted, spec.num_anchors(count)) if counts is None else counts.to(weighted.dtype)
         )
         sums = torch.stack([(weighted * samples[0]).sum(), (weighted * anchor_counts).sum()])
-        loss_sum, weight_sum = wire.sum_of_few(sums.double())
+        loss_sum, weight_sum = collectives.sum_of_few(sums.double())
         inverse_total = weight_sum.reciprocal().masked_fill_(weight_sum == 0, 0)
         loss = (loss_sum * inverse_total).to(weighted.dtype)
         ctx.call, ctx.num_shares = call, len(shares)
@@ -249,7 +252,7 @@ class _GroupLoss(torch.autograd.Function):
             inverse_total, loss,
         ) = saved_tensors  # fmt: skip
         call: Call = ctx.call
-        wire, spec = call.wire, call.spec
+        collectives, spec = call.collectives, call.spec
         own = samples_of(embeddings, present, spec)
         over_tau = inverse_total / temperature.to(inverse_total.dtype)
         d_loss = weights_of(weights, own) * inverse_total
@@ -259,35 +262,35 @@ class _GroupLoss(torch.autograd.Function):
         d_scores = torch.dot(d_loss, samples[1]).double() / temperature.double()
         d_bias = torch.dot(d_loss, samples[2]).double()
         if gathered is None:
-            places = slices_of_ranks(wire)
+            places = slices_of_ranks(collectives)
             none = torch.zeros(own.shape, dtype=d_loss.dtype, device=own.device)
-            d_own = wire.circulate_gradients(
+            d_own = collectives.circulate_gradients(
                 own,
                 lambda owner, block: (
                     none
-                    if owner == wire.rank
+                    if owner == collectives.rank
                     else sweep.gradients_of(block, None if codes is None else codes[places[owner]])
                 ),
             )
         else:
-            begin, end = wire.begin, wire.begin + len(own)
+            begin, end = collectives.begin, collectives.begin + len(own)
             d_columns = torch.zeros(gathered.shape, dtype=d_loss.dtype, device=own.device)
             for block, its_codes in others(call, own, gathered, codes):
                 d_block = sweep.gradients_of(block, its_codes)
                 d_columns[:begin], d_columns[end:] = d_block[:begin], d_block[begin:]
-            d_own = wire.scatter_sum(d_columns)
+            d_own = collectives.scatter_sum(d_columns)
         d_own = d_own + sweep.gradients()
 
         # Each rank's result is the one loss, so what is differentiated is the sum of all of them.
-        grads, d_scores, d_bias = wire.sum_of_few(torch.stack([grad.double(), d_scores, d_bias]))
-        d_temperature = -d_scores / temperature.double() * (grads / wire.ranks)
+        grads, d_scores, d_bias = collectives.sum_of_few(torch.stack([grad.double(), d_scores, d_bias]))
+        d_temperature = -d_scores / temperature.double() * (grads / collectives.ranks)
         d_own *= grads.to(d_own.dtype)
         d_weights = None
         if weights is not None:
             d_weights = (samples[0] - anchor_counts * loss) * (inverse_total * grads.to(loss.dtype))
             d_weights = d_weights.to(weights.dtype)
         d_embeddings = [d.to(own.dtype) for d in d_own.unbind(1)]
-        of_bias = None if bias is None else (d_bias * (grads / wire.ranks)).to(bias.dtype)
+        of_bias = None if bias is None else (d_bias * (grads / collectives.ranks)).to(bias.dtype)
         return None, d_temperature.to(temperature.dtype), of_bias, d_weights, None, *d_embeddings
 
 
@@ -301,16 +304,16 @@ def others(
     call: Call, own: Tensor, gathered: Tensor | None, codes: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The samples of other ranks, with their codes."""
-    wire = call.wire
+    collectives = call.collectives
     if gathered is not None:
-        end = wire.begin + len(own)
+        end = collectives.begin + len(own)
 
         def without_own(every: Tensor) -> Tensor:
-            return torch.cat([every[: wire.begin], every[end:]])
+            return torch.cat([every[: collectives.begin], every[end:]])
 
         yield without_own(gathered), None if codes is None else without_own(codes)
         return
-    places = slices_of_ranks(wire)
-    for owner, block in wire.circulate(own):
-        if owner != wire.rank:
+    places = slices_of_ranks(collectives)
+    for owner, block in collectives.circulate(own):
+        if owner != collectives.rank:
             yield block, None if codes is None else codes[places[owner]]

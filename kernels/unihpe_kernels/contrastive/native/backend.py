@@ -42,11 +42,11 @@ class NativeBackend(TorchBackend):
         return [d_row.to(other.dtype) for d_row, other in zip(d_rows, like, strict=True)]
 
     def inner(self, units: Tensor) -> Tensor:
-        count, samples, width = units.shape
-        if units.stride(1) != width or units.stride(2) != 1:
+        num_modalities, samples, dim = units.shape
+        if units.stride(1) != dim or units.stride(2) != 1:
             units = units.contiguous()
-        inner = units.new_empty(count * (count - 1) // 2, samples)
-        sizes = count, torch.get_num_threads(), samples, width, units.stride(0)
+        inner = units.new_empty(num_modalities * (num_modalities - 1) // 2, samples)
+        sizes = num_modalities, torch.get_num_threads(), samples, dim, units.stride(0)
         call(_ROWS, "block_inner", *sizes, units, inner)
         return inner
 
@@ -113,12 +113,12 @@ class NativeBackend(TorchBackend):
         call(options.score.native, name, options.num_modalities, torch.get_num_threads(), *arguments)
 
     def _call_rows(
-        self, name: str, count: int, samples: int, width: int, *arguments: Tensor | list[Tensor] | None
+        self, name: str, num_modalities: int, samples: int, dim: int, *arguments: Tensor | list[Tensor] | None
     ) -> None:
         *given, rows = arguments
         assert isinstance(rows, list)
         padded = [*rows, *[None] * (_MOST - len(rows))]
-        call(_ROWS, name, count, torch.get_num_threads(), samples, width, *given, *padded)  # type: ignore[arg-type]
+        call(_ROWS, name, num_modalities, torch.get_num_threads(), samples, dim, *given, *padded)  # type: ignore[arg-type]
 
 
 @functools.cache

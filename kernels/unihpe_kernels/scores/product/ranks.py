@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unihpe_kernels.collectives import Wire
+from unihpe_kernels.collectives import Collectives
 from unihpe_kernels.contrastive.group.headers import agree
 from unihpe_kernels.contrastive.options import Arguments
 
@@ -41,7 +41,7 @@ class Ranks:
     """The ranks of a group, which agree on the loss."""
 
     def __init__(self, group: "ProcessGroup", given: Arguments, negatives: str) -> None:
-        self._wire = Wire(group, agree(group, given, negatives)[0])
+        self._wire = Collectives(group, agree(group, given, negatives)[0])
         self.begin = self._wire.begin
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -71,21 +71,21 @@ class Ranks:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, wire: Wire) -> Tensor:
-        ctx.wire = wire
-        return wire.gather(rows)
+    def forward(ctx: Any, rows: Tensor, collectives: Collectives) -> Tensor:
+        ctx.collectives = collectives
+        return collectives.gather(rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.wire.scatter_sum(gradient), None
+        return ctx.collectives.scatter_sum(gradient), None
 
 
 class _Shared(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, number: Tensor, wire: Wire) -> Tensor:
-        ctx.wire = wire
+    def forward(ctx: Any, number: Tensor, collectives: Collectives) -> Tensor:
+        ctx.collectives = collectives
         return number.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.wire.sum_of_few(gradient[None])[0] / ctx.wire.ranks, None
+        return ctx.collectives.sum_of_few(gradient[None])[0] / ctx.collectives.ranks, None

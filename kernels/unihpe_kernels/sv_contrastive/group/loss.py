@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unihpe_kernels.collectives import Wire
+from unihpe_kernels.collectives import Collectives
 from unihpe_kernels.contrastive.group.headers import agree, checked
 from unihpe_kernels.contrastive.group.loss import Call, Sweep, loss_of, others, samples_of
 from unihpe_kernels.contrastive.options import Arguments as TupleArguments
@@ -33,11 +33,11 @@ def loss_over_group(group: "ProcessGroup", check: Callable[[], Arguments]) -> Te
     if not given.has_triples:
         return loss_of(group, of_tuples)
     sizes, masked = agree(group, of_tuples, negatives="all")
-    wire = Wire(group, sizes)
+    collectives = Collectives(group, sizes)
     if given.backend == "native":
         raise ValueError('backend="native" has no triples over a group; use backend="torch" or "auto"')
-    warn_of_many_triples(len(given.embeddings[0]), wire.total)
-    call = Call(wire, given.spec._replace(backend=given.resolve_backend(wire.total)), masked)
+    warn_of_many_triples(len(given.embeddings[0]), collectives.total)
+    call = Call(collectives, given.spec._replace(backend=given.resolve_backend(collectives.total)), masked)
     with torch.autocast(given.embeddings[0].device.type, enabled=False):
         return _GroupLoss.apply(call, given.tau, given.weights, given.present, *given.embeddings)
 
@@ -60,11 +60,11 @@ class _GroupLoss(torch.autograd.Function):
         present: Tensor | None,
         *embeddings: Tensor,
     ) -> Tensor:
-        wire = call.wire
+        collectives = call.collectives
         own = samples_of(embeddings, present, call.spec)
-        codes = codes_of_ranks(wire, own, present) if call.masked else None
-        weighted, gathered = weights_of(weights, own), wire.gather(own)
-        every_weight = wire.gather(weighted)
+        codes = codes_of_ranks(collectives, own, present) if call.masked else None
+        weighted, gathered = weights_of(weights, own), collectives.gather(own)
+        every_weight = collectives.gather(weighted)
         sample_loss, slopes = weighted.new_zeros(2, len(own)).unbind()
         shares: list[Tensor] = []
         log_sums = weighted.new_zeros(3, len(own))
@@ -74,7 +74,7 @@ class _GroupLoss(torch.autograd.Function):
             (losses, slopes, _), shares = sweep.finish(weighted.dtype)
             sample_loss += losses
 
-        complete, mine, first = _complete(wire, gathered, codes)
+        complete, mine, first = _complete(collectives, gathered, codes)
         chosen, kinds = gathered[complete], _triples(call.spec.backend).num_sums
         by_jk = torch.zeros(2, kinds, len(chosen), dtype=torch.float64, device=own.device)
         saved = None
@@ -82,7 +82,7 @@ class _GroupLoss(torch.autograd.Function):
             triples = _triples(call.spec.backend)(temperature, call.spec.normalize, chosen, first, mine_count, None)
             by_i, own_jk = triples.sums()
             by_jk += own_jk
-        wire.sum(by_jk)
+        collectives.sum(by_jk)
         if mine_count:
             log_sums[:, mine], sample_loss[mine] = triples.finish(by_i, by_jk)
             saved = triples.saved
@@ -90,7 +90,7 @@ class _GroupLoss(torch.autograd.Function):
         anchor_counts = torch.full_like(weighted, 3) if counts is None else counts.to(weighted.dtype)
 
         sums = torch.stack([(weighted * sample_loss).sum(), (weighted * anchor_counts).sum()])
-        loss_sum, weight_sum = wire.sum_of_few(sums.double())
+        loss_sum, weight_sum = collectives.sum_of_few(sums.double())
         inverse_total = weight_sum.reciprocal().masked_fill_(weight_sum == 0, 0)
         loss = (loss_sum * inverse_total).to(weighted.dtype)
         ctx.call, ctx.num_shares = call, len(shares)
@@ -114,7 +114,7 @@ class _GroupLoss(torch.autograd.Function):
             inverse_total, loss, sums_jk, every_weight, saved,
         ) = saved_tensors  # fmt: skip
         call: Call = ctx.call
-        wire = call.wire
+        collectives = call.collectives
         own = samples_of(embeddings, present, call.spec)
         over_tau = inverse_total / temperature.to(inverse_total.dtype)
         d_score = weights_of(weights, own) * over_tau
@@ -126,22 +126,22 @@ class _GroupLoss(torch.autograd.Function):
             sweep.backward(d_score, shares)
             for block, its_codes in others(call, own, gathered, codes):
                 d_block = sweep.gradients_of(block, its_codes)
-                d_columns[: wire.begin] = d_block[: wire.begin]
-                d_columns[wire.begin + len(own) :] = d_block[wire.begin :]
+                d_columns[: collectives.begin] = d_block[: collectives.begin]
+                d_columns[collectives.begin + len(own) :] = d_block[collectives.begin :]
             d_own += sweep.gradients()
         if saved is not None:
-            complete, mine, first = _complete(wire, gathered, codes)
+            complete, mine, first = _complete(collectives, gathered, codes)
             triples = _triples(call.spec.backend)(
                 temperature, call.spec.normalize, gathered[complete], first, _length(mine, len(own)), saved
             )
             d_triples, d_part = triples.gradients(log_sums[:, mine], sums_jk, (every_weight * over_tau)[complete])
             d_columns[complete] += d_triples
             d_scores += d_part
-        d_own += wire.scatter_sum(d_columns)
+        d_own += collectives.scatter_sum(d_columns)
 
         # Each rank's result is the one loss, so what is differentiated is the sum of all of them.
-        grads, d_scores = wire.sum_of_few(torch.stack([grad.double(), d_scores]))
-        d_temperature = -d_scores / temperature.double() * (grads / wire.ranks)
+        grads, d_scores = collectives.sum_of_few(torch.stack([grad.double(), d_scores]))
+        d_temperature = -d_scores / temperature.double() * (grads / collectives.ranks)
         d_own *= grads.to(d_own.dtype)
         d_weights = None
         if weights is not None:
@@ -156,14 +156,16 @@ def _sweep(call: Call, own: Tensor, codes: Tensor, temperature: Tensor) -> Sweep
     return Sweep(call, own, codes, temperature, None, temperature.requires_grad, SETS_OF_TWO)
 
 
-def _complete(wire: Wire, gathered: Tensor, codes: Tensor | None) -> tuple[Tensor | slice, Tensor | slice, int]:
+def _complete(
+    collectives: Collectives, gathered: Tensor, codes: Tensor | None
+) -> tuple[Tensor | slice, Tensor | slice, int]:
     """Samples with all modalities, among all; those of this rank, among its own; and the place of the first of these
     among the complete."""
     if codes is None:
-        return slice(None), slice(None), wire.begin
+        return slice(None), slice(None), collectives.begin
     complete = codes == 0b111
-    mine = complete[wire.begin : wire.begin + wire.sizes[wire.rank]]
-    before = int(complete[: wire.begin].sum())
+    mine = complete[collectives.begin : collectives.begin + collectives.sizes[collectives.rank]]
+    before = int(complete[: collectives.begin].sum())
     return complete.nonzero()[:, 0], mine.nonzero()[:, 0], before
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from unihpe_kernels.contrastive.torch_blocks import BACKEND as TORCH
 from unihpe_kernels.sv_contrastive import torch_backend
 from unihpe_kernels.sv_contrastive.closed_form import SCALE
-from unihpe_kernels.sv_contrastive.torch_backend import TripleSlab
+from unihpe_kernels.sv_contrastive.torch_backend import TripleShard
 
 
 class TorchTriples:
@@ -30,21 +30,21 @@ class TorchTriples:
 
     def _prepare(self, count: int, saved: Tensor | None) -> None:
         x, y, z = self._units
-        self.saved = x.new_zeros(TripleSlab.saved_size(count, len(x))) if saved is None else saved
+        self.saved = x.new_zeros(TripleShard.saved_size(count, len(x))) if saved is None else saved
         x = x[self._own]
         self._grams = [(left @ right.T).mul_(SCALE) for left, right in ((x, y), (x, z), (y, z))]
-        self._slab = TripleSlab(self._grams, self._own.start, self._scale, self.saved)
+        self._shard = TripleShard(self._grams, self._own.start, self._scale, self.saved)
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """By i [kinds, own], and by j and k [2, kinds, samples], of `num_sums` kinds."""
-        by_i, by_j, by_k, self._positives = self._slab.sums()
+        by_i, by_j, by_k, self._positives = self._shard.sums()
         return by_i, torch.stack([by_j, by_k])
 
     def finish(self, by_i: Tensor, by_jk: Tensor) -> tuple[Tensor, Tensor]:
         """From `sums`, those by j and k complete: log2 of the sum over every own anchor's tuples [3, own], and the
         losses of the own samples [own]."""
         by_j, by_k = by_jk[:, :, self._own].to(by_i.dtype)
-        return self._slab.finish(by_i, by_j, by_k, self._positives)
+        return self._shard.finish(by_i, by_j, by_k, self._positives)
 
     def gradients(self, log_sums: Tensor, sums_jk: Tensor, d_score: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the samples, and the sum of scores times their gradient []; added up over all i, both are whole.
@@ -52,12 +52,12 @@ class TorchTriples:
         log_sums: of `finish`; sums_jk [2, samples]: sums of exponentials by j and k, complete; d_score [samples].
         """
         own_d_score = d_score[self._own]
-        of_i = self._slab.factors(log_sums[0], own_d_score)
-        sums_jk = sums_jk + self._slab.own_exponentials(torch_backend.positives(self._units))
-        of_j, of_k = self._slab.factors(self._slab.log_sums(sums_jk), d_score)
+        of_i = self._shard.factors(log_sums[0], own_d_score)
+        sums_jk = sums_jk + self._shard.own_exponentials(torch_backend.positives(self._units))
+        of_j, of_k = self._shard.factors(self._shard.log_sums(sums_jk), d_score)
         d_grams = [torch.zeros_like(gram) for gram in self._grams]
-        self._slab.add_gradients((of_i, of_j, of_k), own_d_score, d_grams)
-        return self._rows(self._of_products(d_grams)), torch.dot(own_d_score, self._slab.excess)
+        self._shard.add_gradients((of_i, of_j, of_k), own_d_score, d_grams)
+        return self._rows(self._of_products(d_grams)), torch.dot(own_d_score, self._shard.excess)
 
     def _of_products(self, d_grams: Sequence[Tensor]) -> Tensor:
         """Gradients of x, y and z [3, samples, D] from those of x.y, x.z and y.z, where x are its own rows alone."""

@@ -57,7 +57,7 @@ class TritonTriples(TorchTriples):
         own_exponentials = torch.exp2(positives.double() * LOG2_E / self._temperature - self._shift())
         factors[1:, : self._size] = d_score / (sums_jk + own_exponentials)
         with on_device(self._padded_grams):
-            d_grams, d_scores = triton_all.slab_gradients(
+            d_grams, d_scores = triton_all.shard_gradients(
                 self._padded_grams,
                 self._temperature,
                 factors,
