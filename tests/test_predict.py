@@ -250,6 +250,15 @@ def test_photographs(tmp_path: Path, told: Found, capsys: pytest.CaptureFixture[
     saved = read_keypoints(tmp_path / "out/photos_keypoints.json")
     assert (len(saved), saved.names) == (6, told.keypoint_names)
     np.testing.assert_allclose(saved.keypoints_2d[0, :, :2], walkers(1, 2).joints_2d[0], atol=1e-3)
+    # which are photographs of a known size to whoever reads them
+    assert main([str(tmp_path / "out/photos_keypoints.json"), "--out", str(tmp_path / "anew"), *FAST]) == 0
+    assert "note:" not in capsys.readouterr().out
+    anew = npz.read(tmp_path / "anew/photos.npz")
+    assert (anew.fps, anew.size.tolist()) == (None, got.size.tolist())
+    np.testing.assert_array_equal(anew.source, got.source)
+    np.testing.assert_array_equal(anew.frame, got.frame)
+    # keypoints are kept to a thousandth of a px, which bfloat16 may round up here and down there
+    np.testing.assert_allclose(anew.joints_3d, got.joints_3d, rtol=0, atol=5.0)
 
 
 def test_a_video(tmp_path: Path, told: Found, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,11 +267,20 @@ def test_a_video(tmp_path: Path, told: Found, capsys: pytest.CaptureFixture[str]
     for number in range(6):
         writer.write(np.full((SIZE[1], SIZE[0], 3), 20 * number, np.uint8))
     writer.release()
-    assert main([str(path), "--out", str(tmp_path / "out"), "--write", "npz", "trc", "--device", "cpu"]) == 0
+    arguments = ["--write", "npz", "trc", "--device", "cpu"]
+    assert main([str(path), "--out", str(tmp_path / "out"), "--save-keypoints", *arguments]) == 0
     assert "12 poses of 2 people in 6 frames" in capsys.readouterr().out
     got = npz.read(tmp_path / "out/walk.npz")
     assert got.fps == 25
     assert sorted(p.name for p in (tmp_path / "out").glob("*.trc")) == ["walk_person0.trc", "walk_person1.trc"]
+    # the keypoints that were kept give the same, without the video
+    assert main([str(tmp_path / "out/walk_keypoints.json"), "--out", str(tmp_path / "anew"), *arguments]) == 0
+    assert "note:" not in capsys.readouterr().out
+    anew = npz.read(tmp_path / "anew/walk.npz")
+    assert (anew.fps, anew.size.tolist()) == (25, got.size.tolist())
+    for name in ("person", "frame", "time"):
+        np.testing.assert_array_equal(getattr(anew, name), getattr(got, name))
+    np.testing.assert_allclose(anew.joints_3d, got.joints_3d, rtol=0, atol=5.0)
 
 
 def test_a_webcam(

@@ -74,6 +74,7 @@ def people_of(joints: np.ndarray, camera: np.ndarray, size: np.ndarray, usable: 
 
     The joints of people who are not `usable` [N] bool (see `liftable`) are taken away.
     """
+    bbox = boxes(joints, usable)
     joints = joints.astype(np.float64)
     np.copyto(joints, 0, where=~usable[:, None, None])
     return People(
@@ -82,7 +83,7 @@ def people_of(joints: np.ndarray, camera: np.ndarray, size: np.ndarray, usable: 
         camera=camera,
         size=np.asarray(size, np.float64),
         up=np.tile([0.0, -1.0, 0.0], (len(joints), 1)),
-        bbox=boxes(joints, usable),
+        bbox=bbox,
         affine=np.tile(np.eye(2, 3), (len(joints), 1, 1)),
         free=np.zeros(len(joints), bool),
     )
@@ -90,6 +91,8 @@ def people_of(joints: np.ndarray, camera: np.ndarray, size: np.ndarray, usable: 
 
 def boxes(joints: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """[N, 3], the box of each person [N, 17, 3] that is usable [N]; others have one of 1 px."""
+    if usable.all():
+        return square_bbox(joints).astype(np.float64)
     bbox = np.tile([0.0, 0.0, 1.0], (len(joints), 1))
     if usable.any():
         bbox[usable] = square_bbox(joints[usable])

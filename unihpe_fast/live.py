@@ -39,7 +39,7 @@ def live(
                 found = predictor.detect(frame.image)
                 people = tracker.update(found, frame.index)
                 if keep:
-                    keep(frame.index, found, people, predictor.detector.keypoint_names)
+                    keep(frame.index, found, people, video.size, "")
                 posed = predictor.placed(frame, found, people, camera=camera)
                 for row in np.flatnonzero(np.isfinite(posed.joints_3d).all((1, 2))).tolist() if smooth else ():
                     steady = filters.setdefault(int(people[row]), OneEuro())

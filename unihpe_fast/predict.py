@@ -189,7 +189,8 @@ class Job:
             name: partial(write, found, stem, name, pictures) for name in self.arguments.write
         }
         if saved is not None:
-            tasks = {"keypoints": lambda: saved.write(stem.with_name(stem.name + KEYPOINTS_SUFFIX)), **tasks}
+            path, names = stem.with_name(stem.name + KEYPOINTS_SUFFIX), self.predictor.detector.keypoint_names
+            tasks = {"keypoints": lambda: saved.write(path, names, found.fps), **tasks}
         try:
             for name, task in tasks.items():
                 try:
@@ -204,7 +205,7 @@ class Job:
                     f"{item.name}: left out: {count} {reason}" if count > 1 else f"{item.name}: left out: {reason}"
                 )
             seconds = time.perf_counter() - start
-            files = ", ".join(map(str, written)) or "nothing"
+            files = ", ".join(listed(written)) or "nothing"
             self.say(f"{item.name}: written in {seconds:.1f} s: {files}")
         if failed:
             raise OSError("; ".join(failed))
@@ -329,6 +330,18 @@ class Job:
 def _drawn(image: np.ndarray, posed: Prediction) -> np.ndarray:
     size = (image.shape[1], image.shape[0])
     return draw_overlay(image, posed.joints_2d, posed.confidence, posed.joints_3d, size=size)
+
+
+def listed(files: list[Path]) -> list[str]:
+    """Their names; of many of one kind, as the drawings of a hundred photographs, the first and the last."""
+    kinds: dict[str, list[Path]] = {}
+    for file in files:
+        kinds.setdefault(file.suffix, []).append(file)
+    return [
+        name
+        for of_kind in kinds.values()
+        for name in (map(str, of_kind) if len(of_kind) < 6 else [f"{of_kind[0]} .. {of_kind[-1]} ({len(of_kind)})"])
+    ]
 
 
 def number(count: int, one: str, many: str = "") -> str:

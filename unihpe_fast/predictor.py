@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,9 +45,11 @@ from unihpe_fast.video import Tracker
 DEFAULT_MODEL = "lifting"
 # of keypoint files that do not say theirs
 ASSUMED_FPS = 30.0
+# names are matched once for all the calls with the same ones
+_map_of = lru_cache(maxsize=64)(joint_map)
 Array = np.ndarray | Tensor
-# is told frame, detections, numbers of the people [P], and names of the keypoints
-Keep = Callable[[int, Detections, np.ndarray, tuple[str, ...]], None]
+# is told frame, detections, numbers of the people [P], width and height of the picture, and its path, "" in a video
+Keep = Callable[[int, Detections, np.ndarray, tuple[int, int], str], None]
 
 
 class Predictor:
@@ -57,7 +60,7 @@ class Predictor:
     when a picture first needs it. device: "auto", "cpu", "cuda".. min_confidence: keypoints less sure than that are
     absent. confidence: whether the model knows 0 and 1 only ("binary") or a detector's own ("graded"); None: what its
     file says, else "binary". batch_size: people that go through the model at once. dtype: of the model's products;
-    "auto": bfloat16 where the device multiplies it in hardware, which moves joints by half a millimetre in the mean.
+    "auto": bfloat16 where the device multiplies it in hardware, which moves joints by 0.7 mm in the mean.
     axes: of the model's poses (see Prediction); None: what its run or file says, "camera" for a UniHPE. The weights are
     those that the model has now.
 
@@ -264,7 +267,7 @@ class Predictor:
                 found = self.detect(image)
                 predicted = self.detected(image, found, camera=camera, level=level)
                 if keep:
-                    keep(frame, found, np.arange(len(found)), self.detector.keypoint_names)
+                    keep(frame, found, np.arange(len(found)), (image.shape[1], image.shape[0]), str(path))
             except (OSError, PictureError) as error:
                 left_out[str(error)] += 1
                 predicted = None
@@ -312,7 +315,7 @@ class Predictor:
             found = self.detect(frame.image)
             people = tracker.update(found, frame.index)
             if keep:
-                keep(frame.index, found, people, self.detector.keypoint_names)
+                keep(frame.index, found, people, size, "")
             if not len(found):
                 left_out["frames without a person"] += 1
             elif self.looks_at_pictures:
@@ -383,7 +386,7 @@ class Predictor:
         # NaN and what is beyond the bounds of data/bounds.py are not known
         known = (np.abs(joints) < LARGEST_PX).all(-1) & (joints[..., 2] >= max(self.min_confidence, 1e-12))
         np.copyto(joints, 0, where=~known[..., None])
-        return to_h36m17(joints, joint_map(names)), lead, layout if isinstance(layout, str) else ""
+        return to_h36m17(joints, _map_of(names)), lead, layout if isinstance(layout, str) else ""
 
     def _predict(
         self,

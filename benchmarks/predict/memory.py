@@ -1,12 +1,14 @@
 """How much memory an hour of video takes from its frames to its files.
 
-    python -m benchmarks.predict.memory [--minutes 60]
+    python -m benchmarks.predict.memory [--minutes 60] --json benchmarks/results/predict-memory.json
 
 One person walks through frames of 320 x 240 px at 30 a second, each made anew; a stand-in for the detector knows where.
 What is kept grows by the poses alone, and the frames are gone when they have been looked at.
 """
 
 import argparse
+import json
+import os
 import resource
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.record import provenance
 from unihpe_fast.data.skeleton import JOINT_NAMES
 from unihpe_fast.detector import Detections
+from unihpe_fast.fileio import write_text
 from unihpe_fast.outputs import write
 from unihpe_fast.predictor import Predictor
 
@@ -58,17 +62,24 @@ def peak() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
-    count = round(parser.parse_args().minutes * 60 * FPS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    count = round(options.minutes * 60 * FPS)
+    record = {**provenance(), "load_before": os.getloadavg()[0], "frames": count, "size": SIZE}
     predictor = Predictor(device="cpu", detector=Walker())
     # what libraries and the model take is there before the measurement
     predictor.video(frames(100), fps=FPS, smooth=6.0, max_gap=10)
-    before = peak()
+    peaks = {"before": peak()}
     found = predictor.video(frames(count), fps=FPS, smooth=6.0, max_gap=10)
-    print(f"{count} frames: {before:.0f} MiB before, {peak():.0f} MiB with all poses", flush=True)
+    peaks["all poses"] = peak()
     with tempfile.TemporaryDirectory() as folder:
         for name in FORMATS:
             write(found, Path(folder) / "clip", name)
-            print(f"{name}: {peak():.0f} MiB", flush=True)
+            peaks[name] = peak()
+    record["peak_mib"] = peaks
+    print(json.dumps(record, indent=1))
+    if options.json:
+        write_text(options.json, json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

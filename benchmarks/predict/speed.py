@@ -1,4 +1,4 @@
-"""How fast people in pictures become 3D: the lifter alone on one core, with the detector on two.
+"""How fast people in pictures become 3D: the lifter alone on one core and on two, with the detector on two.
 
     python -m benchmarks.predict.speed --json benchmarks/results/predict.json
 
@@ -37,7 +37,7 @@ def seconds(call: Callable[[], object], rounds: int) -> dict[str, float]:
 
 
 def lifting(predictor: Predictor, count: int, rounds: int) -> dict[str, float]:
-    """2D keypoints in px to a Prediction, `count` people at once, on one thread."""
+    """2D keypoints in px to a Prediction, `count` people at once."""
     rng = np.random.default_rng(0)
     keypoints = rng.uniform(100, 900, (count, 17, 2)).astype(np.float32)
     confidence = rng.uniform(0.3, 1, (count, 17)).astype(np.float32)
@@ -60,12 +60,13 @@ def pictures(name: str, model: str, rounds: int) -> dict[str, Any]:
 
 def measure(model: str) -> dict[str, Any]:
     cores = min(2, os.cpu_count() or 1)
-    torch.set_num_threads(1)
-    lifter = {}
-    for dtype in ("float32", "bfloat16"):
-        predictor = Predictor(model, device="cpu", dtype=dtype)
-        lifter[dtype] = {"one": lifting(predictor, 1, 100), "batch": lifting(predictor, BATCH, 12)}
-    torch.set_num_threads(cores)
+    lifter = []
+    for threads in range(1, cores + 1):
+        torch.set_num_threads(threads)
+        for dtype in ("float32", "bfloat16"):
+            predictor = Predictor(model, device="cpu", dtype=dtype)
+            one, batch = lifting(predictor, 1, 300), lifting(predictor, BATCH, 20)
+            lifter.append({"cores": threads, "dtype": dtype, "one": one, "batch": batch})
     return {"lifting": lifter, "cores": cores, "pictures": {name: pictures(name, model, 6) for name in DETECTORS}}
 
 

@@ -6,6 +6,7 @@ python -m benchmarks.report --check   say (exit status 1) when they are not what
 
 import argparse
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -92,18 +93,19 @@ def pose2sim_table(record: dict[str, Any]) -> str:
 
 
 def predict_table(record: dict[str, Any]) -> str:
-    """Poses a second of the lifter on one core; pictures a second with each detector."""
+    """Poses a second of the lifter; pictures a second with each detector."""
     rows = []
-    for dtype, found in record["lifting"].items():
+    for found in record["lifting"]:
         one, batch = found["one"], found["batch"]
+        what = f"{found['dtype']}, {['one core', 'two cores'][found['cores'] - 1]}"
         rows += [
             [
-                f"lifting one person, {dtype}, ms, one core",
+                f"lifting one person, ms, {what}",
                 f"{one['median_s'] * 1e3:.2f}",
                 f"{one['least_s'] * 1e3:.2f}",
             ],
             [
-                f"lifting 4,096 at once, {dtype}, poses a second, one core",
+                f"lifting 4,096 at once, poses a second, {what}",
                 f"{4096 / batch['median_s']:,.0f}",
                 f"{4096 / batch['least_s']:,.0f}",
             ],
@@ -112,6 +114,18 @@ def predict_table(record: dict[str, Any]) -> str:
         label = f"{name} and lifting, pictures of 1280 x 720 a second, {record['cores']} cores"
         rows.append([label, f"{1 / found['median_s']:.1f}", f"{1 / found['least_s']:.1f}"])
     return f"{table(['what', 'median', 'best'], rows)}\n\nLifter: `{record['model']}`. {_load(record)} {origin(record)}"
+
+
+def memory_table(record: dict[str, Any]) -> str:
+    """Memory of the process at each step from a video's frames to its files."""
+    rows = [[name, f"{mib:,.0f}"] for name, mib in record["peak_mib"].items()]
+    grown = (record["peak_mib"]["all poses"] - record["peak_mib"]["before"]) * 2**20 / record["frames"]
+    frame = math.prod((*record["size"], 3))
+    return (
+        f"{table(['up to', 'most memory of the process, MiB'], rows)}\n\n{record['frames']:,} frames of one person: "
+        f"{grown:,.0f} bytes a pose until all poses are there, where a frame has {frame:,} bytes; files in this order. "
+        f"{_load(record)} {origin(record)}"
+    )
 
 
 def export_table(record: dict[str, Any]) -> str:
@@ -249,6 +263,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "soak": ("soak", soak_line),
     "pose2sim": ("pose2sim", pose2sim_table),
     "predict": ("predict", predict_table),
+    "predict-memory": ("predict-memory", memory_table),
     "export": ("export", export_table),
     "cpu": ("cpu", readme_table),
     "cpu-summary": ("cpu", summary_table),

@@ -98,9 +98,13 @@ def _float(array: np.ndarray) -> Tensor:
 
 def crop_units(people: People) -> np.ndarray:
     """[N, 17, 3], the 2D keypoints in half bbox sides about its centre, and confidence; a missing joint is all 0."""
-    points, confidence = people.keypoints_2d[..., :2], people.keypoints_2d[..., 2:]
-    points = (points - people.bbox[:, None, :2]) / (people.bbox[:, None, 2:] / 2)
-    return np.where(confidence > 0, np.concatenate([points, confidence], axis=-1), 0)
+    # in the memory order of the keypoints
+    keypoints = people.keypoints_2d.copy(order="K")
+    points = keypoints[..., :2]
+    points -= people.bbox[:, None, :2]
+    points /= people.bbox[:, None, 2:] / 2
+    np.copyto(keypoints, 0, where=~(keypoints[..., 2:] > 0))
+    return keypoints
 
 
 def box_context(people: People) -> np.ndarray:

@@ -26,9 +26,9 @@ class FoldedLifter:
     """`model.decode(model.encode_pose2d(keypoints_2d, box), "pose2d")` of a UniHPE whose 2D encoder is an MLP.
 
     What no activation separates is one product: LayerNorm's gain and bias with the layer after them, the encoder's head
-    with the source token and the decoder's input, the decoder's output with the mean pose and the unit. Products are
-    made in `dtype`, of weights that are cast once; the first and the last, which meet coordinates, LayerNorm, and the
-    sums of the residual blocks stay float32. The weights are those at the time of folding. In float32 it agrees with
+    with the source token and the decoder's input, the decoder's output with the mean pose and the unit. Weights are
+    cast to `dtype` once, and what runs through the blocks is kept in it; the first and the last product, which meet
+    coordinates, stay float32. The weights are those at the time of folding. In float32 it agrees with
     the model to rounding.
     """
 
@@ -59,14 +59,15 @@ class FoldedLifter:
         """[B, 17, 3] crop units and confidence, and [B, 3] of `Batch` -> [B, 17, 3] float32 mm, the root exactly 0."""
         seen = keypoints_2d[..., 2:] > 0
         x = torch.cat([torch.where(seen, keypoints_2d, self.missing).flatten(1), box], dim=1)
-        x = self._residual(self.input(x), self.encoder)
-        x = self._residual(self.between(_normed(x).to(self.dtype)).float(), self.decoder)
-        return F.pad(self.output(_normed(x)).unflatten(-1, (-1, 3)), (0, 0, 1, 0))
+        x = _residual(self.input(x).to(self.dtype), self.encoder)
+        x = _residual(self.between(_normed(x)), self.decoder)
+        return F.pad(self.output(_normed(x.float())).unflatten(-1, (-1, 3)), (0, 0, 1, 0))
 
-    def _residual(self, x: Tensor, blocks: list[tuple[_Linear, _Linear]]) -> Tensor:
-        for first, second in blocks:
-            x += second(F.gelu(first(_normed(x).to(self.dtype))))
-        return x
+
+def _residual(x: Tensor, blocks: list[tuple[_Linear, _Linear]]) -> Tensor:
+    for first, second in blocks:
+        x += second(F.gelu(first(_normed(x))))
+    return x
 
 
 def _normed(x: Tensor) -> Tensor:

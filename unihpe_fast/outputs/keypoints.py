@@ -1,9 +1,15 @@
-"""What a detector found, as JSON in the layout of mmpose's demos, which `predict` and `prepare keypoints` read."""
+"""What a detector found, as JSON in the layout of mmpose's demos, which `predict` and `prepare keypoints` read.
+
+Beyond that layout it says what theirs leaves open, so that reading it gives what the pictures gave: `fps` in
+`meta_info`, and of each frame `image_size` and, where it is a photograph, `image_name`.
+"""
 
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +23,9 @@ class SavedKeypoints:
     def __init__(self) -> None:
         self._frames = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115, it lives as long as this
         self._count = 0
-        self._names: tuple[str, ...] = ()
 
-    def add(self, frame: int, found: Detections, people: np.ndarray, names: tuple[str, ...]) -> None:
-        """people: [P] the number of each person found. names: of the K keypoints."""
-        self._names = names
+    def add(self, frame: int, found: Detections, people: np.ndarray, size: tuple[int, int], picture: str) -> None:
+        """people: [P] the number of each person found. size: width, height in px. picture: its path, "" in a video."""
         instances = [
             {
                 "track_id": int(people[row]),
@@ -33,12 +37,15 @@ class SavedKeypoints:
             for row in range(len(found))
         ]
         self._frames.write(",\n" if self._count else "\n")
-        json.dump({"frame_id": frame, "instances": instances}, self._frames, allow_nan=False)
+        record = {"frame_id": frame, **({"image_name": picture} if picture else {}), "image_size": size}
+        json.dump({**record, "instances": instances}, self._frames, allow_nan=False)
         self._count += 1
 
-    def write(self, path: Path) -> list[Path]:
-        """The file, whole or not at all."""
-        meta = {"keypoint_id2name": {str(number): name for number, name in enumerate(self._names)}}
+    def write(self, path: Path, names: Sequence[str], fps: float | None) -> list[Path]:
+        """The file, whole or not at all. names: of the K keypoints. fps: frames a second, None of photographs."""
+        meta: dict[str, Any] = {"keypoint_id2name": {str(number): name for number, name in enumerate(names)}}
+        if fps:
+            meta["fps"] = fps
         self._frames.seek(0)
         with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(f'{{"meta_info": {json.dumps(meta)}, "instance_info": [')

@@ -129,5 +129,6 @@ def open_video(source: str | Path | int) -> Video:
     # by FFmpeg alone: OpenCV's other readers take a file name with digits for a series of pictures
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
-        raise VideoError(f"{path}: file must be a video that FFmpeg reads, got {path.stat().st_size} bytes of others")
+        size = path.stat().st_size
+        raise VideoError(f"{path}: file must be a video that FFmpeg reads, got {size} bytes that are none or cut short")
     return Video(capture, str(path))

@@ -138,6 +138,23 @@ def test_mmpose_demo_names_its_keypoints(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole.h36m17(), to_h36m17(person(133).astype(np.float32)[None, :17], COCO17))
 
 
+@pytest.mark.parametrize(
+    ("meta", "frame", "word"),
+    [({"fps": "25"}, {}, "fps must be"), ({}, {"image_size": [640]}, "image_size must be"),
+     ({}, {"image_size": [640, -1]}, "image_size must be")],
+)  # fmt: skip
+def test_sizes_and_rates_that_are_none_are_named(
+    tmp_path: Path, meta: dict[str, object], frame: dict[str, object], word: str
+) -> None:
+    path = files.mmpose_demo(tmp_path / "d.json", [[person(17)]], tuple(KEYPOINT_NAMES["coco17"]))
+    content = json.loads(path.read_text())
+    content["meta_info"] |= meta
+    content["instance_info"][0] |= frame
+    path.write_text(json.dumps(content))
+    with pytest.raises(SourceError, match=word):
+        read(path, "mmpose")
+
+
 def test_mmpose_folder_of_photographs(tmp_path: Path) -> None:
     a, b = person(17), person(17, seed=1)
     files.mmpose_picture(tmp_path / "one.json", [a])

@@ -24,9 +24,11 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
     """A file; or a folder with one a picture, which are not a video."""
     people = People(found.path)
     names: list[str] | None = None
+    fps: float | None = None
     frames, sequence = 0, False
     for file in found.files[".json"]:
-        listed, names = _instances(file, names)
+        listed, meta = _instances(file)
+        names, fps = _names(meta) or names, _fps(meta, file) or fps
         start = frames
         of_video = [entry for entry in listed if isinstance(entry[1], dict) and "instances" in entry[1]]
         if not of_video:
@@ -34,40 +36,65 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
                 _add(people, instance, start, where, "" if not found.folder else file.stem)
             frames += 1
             continue
-        sequence = not found.folder
+        # what `predict --save-keypoints` adds: names of pictures, which are no video then, and their sizes
+        sequence = not found.folder and not any("image_name" in entry for _, entry in of_video)
         for where, entry in of_video:
             frame = entry.get("frame_id")
             if not isinstance(frame, int) or isinstance(frame, bool) or not 0 <= frame < 1 << 53:
                 raise SourceError(f"{found.path}: {where}: frame_id must be 0 or more, got {frame!r:.40}")
             if not isinstance(entry["instances"], list):
                 raise SourceError(f"{found.path}: {where}: instances must be a list, got {entry['instances']!r:.40}")
+            picture, size = str(entry.get("image_name", "")), _size(entry, f"{found.path}: {where}")
             for index, instance in enumerate(entry["instances"]):
-                _add(people, instance, start + frame, f"{where}: instances[{index}]", "")
+                _add(people, instance, start + frame, f"{where}: instances[{index}]", picture, size)
             frames += 1
         # the demos count from 1, the inferencer from 0
         first = min(entry["frame_id"] for _, entry in of_video)
-        if first == 1:
+        if first == 1 and sequence:
             people.frame = [frame - 1 if frame >= start else frame for frame in people.frame]
-    return people.finished(options, frames=frames, names=names, sequence=sequence)
+    return people.finished(options, frames=frames, names=names, fps=fps if sequence else None, sequence=sequence)
 
 
-def _instances(file: Any, names: list[str] | None) -> tuple[list[tuple[str, Any]], list[str] | None]:
+def _instances(file: Any) -> tuple[list[tuple[str, Any]], dict[str, Any]]:
+    """The records of a file, each with where it stands; and what a demo's file says of them all."""
     with file.open("rb") as opened:
         array = opened.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
     if array:
-        return [(f"[{index}]", record) for name, index, record in records(file, constants=True) if not name], names
+        return [(f"[{index}]", record) for name, index, record in records(file, constants=True) if not name], {}
     content = document(file, LARGEST_FILE, "mmpose")
     info = content.get("instance_info") if isinstance(content, dict) else None
     if not isinstance(info, list):
         raise SourceError(f"{file}: instance_info must be a list, got {type(info).__name__}")
     meta = content.get("meta_info")
-    by_number = meta.get("keypoint_id2name") if isinstance(meta, dict) else None
-    if isinstance(by_number, dict):
-        names = [str(by_number[key]) for key in sorted(by_number, key=lambda k: int(k) if str(k).isdecimal() else 0)]
-    return [(f"instance_info[{index}]", entry) for index, entry in enumerate(info)], names
+    return [(f"instance_info[{i}]", entry) for i, entry in enumerate(info)], meta if isinstance(meta, dict) else {}
 
 
-def _add(people: People, instance: Any, frame: int, where: str, picture: str) -> None:
+def _names(meta: dict[str, Any]) -> list[str] | None:
+    by_number = meta.get("keypoint_id2name")
+    if not isinstance(by_number, dict):
+        return None
+    return [str(by_number[key]) for key in sorted(by_number, key=lambda k: int(k) if str(k).isdecimal() else 0)]
+
+
+def _fps(meta: dict[str, Any], file: Any) -> float | None:
+    fps = meta.get("fps")
+    if fps is None:
+        return None
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1e5:
+        raise SourceError(f"{file}: meta_info: fps must be frames a second above 0, got {fps!r:.40}")
+    return float(fps)
+
+
+def _size(entry: dict[str, Any], where: str) -> tuple[int, int]:
+    """Width and height of a frame, 0 where it does not say them."""
+    size = entry.get("image_size", (0, 0))
+    whole = isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int for side in size)
+    if not whole or not all(0 <= side < 1 << 20 for side in size):
+        raise SourceError(f"{where}: image_size must be width and height in px, got {size!r:.40}")
+    return size[0], size[1]
+
+
+def _add(people: People, instance: Any, frame: int, where: str, picture: str, size: tuple[int, int] = (0, 0)) -> None:
     if not isinstance(instance, dict) or "keypoints" not in instance:
         raise SourceError(f"{people.path}: {where}: must be an object with keypoints, got {instance!r:.60}")
     points = numbers(instance["keypoints"], f"{people.path}: {where}: keypoints")
@@ -83,4 +110,4 @@ def _add(people: People, instance: Any, frame: int, where: str, picture: str) ->
         )
     person = identity(instance.get("track_id", instance.get("instance_id")))
     joints = np.concatenate([points[:, :2], scores[:, None]], axis=1)
-    people.add(joints, frame, where, person=person, picture=picture)
+    people.add(joints, frame, where, person=person, picture=picture, size=size)
