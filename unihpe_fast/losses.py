@@ -105,7 +105,7 @@ class Criterion(SharesGroup, nn.Module):
                 terms[name] = getattr(self, name)(*given, **masked)
         means = {name: term(self, outputs, target) for name, term in _MEANS.items() if self.weights[name]}
         terms |= zip(means, global_means(list(means.values()), self.group), strict=True)
-        weighted = [_times(value, self.weights[name]) for name, value in terms.items()]
+        weighted = [value * self.weights[name] for name, value in terms.items()]
         zero = outputs.embeddings.new_zeros
         total = functools.reduce(torch.add, weighted) if weighted else zero((), dtype=torch.float32)
         return total, {name: value.detach() for name, value in terms.items()}
@@ -159,10 +159,6 @@ _MEANS: dict[str, Callable[[Any, Any, dict[str, Tensor]], _Sums]] = {
     "heatmaps": Criterion._heatmaps,
     "pa_mpjpe": Criterion._pa_mpjpe,
 }
-
-
-def _times(value: Tensor, weight: float) -> Tensor:
-    return value if weight == 1 else value * weight
 
 
 def _complete(embeddings: Tensor, weights: Tensor, present: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

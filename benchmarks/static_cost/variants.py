@@ -54,7 +54,7 @@ def _sv_all(
         unit="triple",
         per_iteration=tile_j * tile_k,
         max_registers=max_registers,
-        # the Gram matrices once, and as much again for the pieces of the results
+        # the Gram matrices once, and as much again for the partial sums of the results
         workloads={} if masked or shard else {f"B = {batch}": Workload(batch**3, 4 * 3 * batch**2 * 2)},
         num_warps=options["num_warps"],
         divisible=(*pointers, "n", "ld"),

@@ -8,7 +8,9 @@ from tests.kernels.sv_cases import random_embeddings, value_and_gradients
 from tests.kernels.test_public_losses import CASES, needs_published, tangent
 from tests.kernels.triton_device import DEVICE, needs_triton
 from unihpe_kernels import pairwise_contrastive_loss, tuple_contrastive_loss
+from unihpe_kernels.contrastive import loss as engine
 from unihpe_kernels.contrastive import reference
+from unihpe_kernels.contrastive.spec import Spec
 
 pytestmark = needs_triton
 
@@ -80,3 +82,15 @@ def test_published_numbers(number: int, name: str) -> None:
     for m, gradient in enumerate(torch.autograd.grad(value, z)[:2]):
         error = (gradient.cpu().double() - tangent(wanted[f"grad_z{m}"], case["z"][m])).abs().max()
         assert error <= tolerance
+
+
+@pytest.mark.parametrize(("direction", "tau"), [("anchor", 0.002), ("both", 0.003)])
+def test_a_temperature_too_small_is_nan_and_not_a_wrong_number(direction: str, tau: float) -> None:
+    """Rows all but orthogonal: exponentials of the lowest scores are no float32 numbers. The loss was 0 for 26.8."""
+    embeddings = [e.detach().to(DEVICE) for e in random_embeddings(3, 8, 64, torch.float32)]
+    temperature = torch.tensor(tau, device=DEVICE)
+    spec = Spec("singular_value", (), direction == "both", 0.0, False, False, True, "triton")
+    outputs = engine.forward(embeddings, temperature, None, None, None, spec)
+    assert outputs.loss.isnan()
+    spec = spec._replace(backend="torch")
+    assert engine.forward(embeddings, temperature, None, None, None, spec).loss > 10

@@ -61,6 +61,8 @@ class Options:
     with_totals: bool = False  # `Statistics` have `totals`: for label smoothing
     sought: bool = False  # with codes: a tuple is a candidate where it has what is sought, the members' modalities
     wide: bool = False  # exponentials and sums in float64
+    # whether float32 lacks exponentials of the lowest scores, so that sums may vanish: a bool, or a tensor [] on a GPU
+    beyond: Any = False
 
 
 @dataclass

@@ -237,6 +237,7 @@ def make_options(
     """batch: the most tuples that an anchor has."""
     score, count = SCORES[spec.score], len(part.modalities)
     scale, shift = logit(spec, count, batch, temperature, bias, wide)
+    beyond = False if wide or spec.sigmoid else scale * score.half_range(count) > score.room(batch)
     return Options(
         score=score,
         num_modalities=count,
@@ -250,6 +251,7 @@ def make_options(
         with_totals=spec.smoothing > 0 or spec.sigmoid,
         sought=spec.pairwise,
         wide=wide,
+        beyond=beyond,
     )
 
 

@@ -84,13 +84,11 @@ class Pairs:
             self._add(self._by_anchor, j, found.of_columns)
             self._add(self._by_tuple, i, found.of_columns_by_tuple)
 
-    def forward_columns(
-        self, columns: Tensor, codes: Tensor | None = None, anchors: tuple[int, ...] | None = None
-    ) -> Tensor | None:
+    def forward_columns(self, columns: Tensor, anchors: tuple[int, ...] | None = None) -> Tensor | None:
         """Against other samples [M, b, D] as tuples. anchors: the modalities that have them as candidates, of
         `Options.anchors`; None: all. Returns the sums by tuple [3, A, b] where both directions are asked for."""
         options, places = self._for(anchors)
-        cut = _Cut(self._backend, options, columns, codes, self._own.edge)
+        cut = _Cut(self._backend, options, columns, None, self._own.edge)
         by_tuple = self._zeros(columns.shape[1]) if options.both else None
         positives = self._backend.positives(cut.inner, options) if options.both else torch.zeros_like(cut.inner[0])
         for column, j in zip(cut.samples, cut.slices, strict=True):
@@ -124,6 +122,9 @@ class Pairs:
         shares: list[Tensor] = []
         kinds = (self._by_anchor, self._by_tuple) if options.both else (self._by_anchor,)
         for sums, moments, totals in kinds:
+            if options.beyond is not False:  # NaN, not a wrong number
+                vanished = (sums < torch.finfo(sums.dtype).tiny) & (torch.as_tensor(candidates > 1) & options.beyond)
+                sums = sums.masked_fill(vanished, math.nan)
             loss, inverse = losses_of(sums, logits).sum(0), (sums + own).reciprocal()
             slope = (moments * inverse).sum(0)
             if smoothing:
@@ -145,13 +146,12 @@ class Pairs:
     def backward_columns(
         self,
         columns: Tensor,
-        codes: Tensor | None = None,
         anchors: tuple[int, ...] | None = None,
         factors: "_Factors | None" = None,
     ) -> Tensor:
         """After `backward`: the gradients [M, b, D] of other samples. factors: of those, by tuple."""
         options, places = self._for(anchors)
-        cut = _Cut(self._backend, options, columns, codes, self._own.edge)
+        cut = _Cut(self._backend, options, columns, None, self._own.edge)
         d_columns = cut.begin()
         rows = self.factors if anchors is None else self.factors.of(places)
         for column, j in zip(cut.samples, cut.slices, strict=True):

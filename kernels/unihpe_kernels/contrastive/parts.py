@@ -1,5 +1,6 @@
 """A batch with missing modalities as dense losses of some of its samples."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -44,7 +45,7 @@ class Part:
         """Of [M, B, ..], the part's modalities of these samples."""
         if len(self.modalities) == len(rows):
             return rows if index is None else rows[:, index]
-        modalities = torch.tensor(self.modalities, device=rows.device)
+        modalities = _indices(self.modalities, rows.device)
         return rows[modalities] if index is None else rows[modalities[:, None], index]
 
     def codes(self, present: Tensor | None) -> Tensor | None:
@@ -52,6 +53,12 @@ class Part:
         if present is None:
             return None
         return modality_codes(present[list(self.modalities)], torch.int32)
+
+
+@functools.lru_cache
+def _indices(modalities: tuple[int, ...], device: torch.device) -> Tensor:
+    """Made once: a GPU would be waited for."""
+    return torch.tensor(modalities, device=device)
 
 
 def make_parts(
@@ -69,7 +76,7 @@ def make_parts(
         return
     every = tuple(range(count))
     anchors = spec.anchors_of(count)
-    if present is None or masks:
+    if present is None or (masks and sets is None):
         yield Part(every, anchors, tuple(range(len(anchors))))
         return
     codes = modality_codes(present)

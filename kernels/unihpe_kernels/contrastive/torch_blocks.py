@@ -1,5 +1,6 @@
 """Block functions of "paired" in plain torch: any device, float32 and float64."""
 
+import functools
 import math
 from itertools import combinations
 from typing import Any
@@ -94,17 +95,17 @@ class TorchBackend:
     def backward(
         self, block: Block, options: Options, of_rows: Factors, of_columns: Factors | None, out: Tensor
     ) -> None:
-        gradients = torch.zeros_like(block.products)
+        gradients, of_table = torch.zeros_like(block.products), (options.num_modalities, options.anchors)
         scores, gradient = self._scores(block, options, of_rows=True)
         d_products, sums = gradient(_weights(scores, options, of_rows, 1, block.diagonal))
         _add(block.columns.sums, [part.sum(1) for part in sums])
-        for place, d_product in zip(_places(options, of_rows=True), d_products, strict=True):
+        for place, d_product in zip(_places(*of_table, True, out.device), d_products, strict=True):
             gradients[place] += d_product
         if of_columns is not None:
             scores, gradient = self._scores(block, options, of_rows=False)
             d_products, sums = gradient(_weights(scores, options, of_columns, 2, False))
             _add(block.rows.sums, [part.sum(2) for part in sums])
-            for place, d_product in zip(_places(options, of_rows=False), d_products, strict=True):
+            for place, d_product in zip(_places(*of_table, False, out.device), d_products, strict=True):
                 gradients[place] += d_product
         out.copy_(gradients)
 
@@ -133,7 +134,10 @@ class TorchBackend:
 
     def _scores(self, block: Block, options: Options, *, of_rows: bool) -> tuple[Tensor, Pullback]:
         """[A, a, b]"""
-        products = [block.products[place] for place in _places(options, of_rows)]
+        products = [
+            block.products[place]
+            for place in _places(options.num_modalities, options.anchors, of_rows, block.products.device)
+        ]
         if of_rows:
             members = [x[:, None, :] for x in block.columns.members]
         else:
@@ -141,14 +145,21 @@ class TorchBackend:
         return options.score.torch.score(products, members)
 
 
-def _places(options: Options, of_rows: bool) -> list[tuple[Any, Any]]:
-    """Of every member of a tuple in turn, where the products of all anchors' modalities with it are in a table."""
-    anchors, slots = options.anchors, range(options.num_modalities - 1)
+@functools.lru_cache
+def _places(
+    num_modalities: int, anchors: tuple[int, ...], of_rows: bool, device: torch.device
+) -> list[tuple[Any, Any]]:
+    """Of every member of a tuple in turn, where the products of all anchors' modalities with it are in a table: indices
+    made once, as a GPU would be waited for."""
+    slots = range(num_modalities - 1)
+    if of_rows and len(anchors) == num_modalities:
+        return [(slice(None), slot) for slot in slots]
     if of_rows:
-        every = len(anchors) == options.num_modalities
-        return [(slice(None) if every else list(anchors), slot) for slot in slots]
+        chosen = torch.tensor(anchors, device=device)
+        return [(chosen, slot) for slot in slots]
     members = [[slot + (slot >= m) for m in anchors] for slot in slots]
-    return [(of, [m - (m > row) for m, row in zip(anchors, of, strict=True)]) for of in members]
+    pairs = [(of, [m - (m > row) for m, row in zip(anchors, of, strict=True)]) for of in members]
+    return [(torch.tensor(rows, device=device), torch.tensor(at, device=device)) for rows, at in pairs]
 
 
 def _logits(scores: Tensor, options: Options) -> Tensor:

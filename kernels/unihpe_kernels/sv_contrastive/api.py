@@ -64,7 +64,7 @@ def singular_value_contrastive_loss(
             gradient and whose range is not checked. "all" of three modalities sums in float32 where that cannot
             underflow (tau >= 0.0062 at B = 4096). Below, the torch backend sums in float64, and does so for the native
             one, too. The Triton backend cannot: "auto" leaves a float that small to torch, and a tensor that small
-            gives NaN, not a wrong number.
+            gives NaN, not a wrong number. So it is with "paired" over a group (from 0.0055 up, M = 3).
         negatives: "paired": i_m = i and the other M - 1 members all from one sample j; B tuples, 2 <= M <= 8, O(B D)
             memory. "all": every tuple with i_m = i; B^(M-1) tuples, M = 2 or 3, O(B^2) memory; warns where one process
             visits more than 2^35 of them in a step.
@@ -76,11 +76,10 @@ def singular_value_contrastive_loss(
             (beyond 1e-3, in half types rounding, from 1) raise on a CPU and give NaN where weights do.
         group: a torch.distributed process group; None or of one rank: this process alone. M, D, dtype, negatives,
             normalize, temperature and backend must be the same on every rank, else each raises. The graph of
-            torch.compile breaks at the loss. A GPU is synchronised with present=, with four modalities or more, and by
-            a group that has no CPU backend (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are
-            sent as they are.
+            torch.compile breaks at the loss. A GPU is synchronised with present= and by a group that has no CPU
+            backend (make it with "cpu:gloo,cuda:nccl"). float16 and bfloat16 embeddings are sent as they are.
         backend: "auto", "triton", "native" or "torch". "native" has plain torch do what has no C++, "all" with
-            `present`; "all" over a group has none: "auto" takes torch on a CPU.
+            `present`; "all" over a group has none: "auto" takes torch on a CPU. On a GPU "torch" sums in float64.
             A graph that torch.export is to make for any batch size takes "torch" and "paired".
 
     Returns:

@@ -27,6 +27,10 @@ def _sv_contrastive(
     autograd sets it."""
     options: Any = negatives, normalize, backend
     given = Arguments(embeddings, temperature, weights, present, *options)
+    if not given.is_fused:
+        raise ValueError(
+            f"{TITLE}: these arguments are for the operator contrastive, which has no kernels of this loss"
+        )
     return list(_backend(backend).forward(given, learns_temperature))
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+_AT_ONCE = 4096  # gathered samples: some blocks of a GPU
+
+
 @torch.compiler.disable
 def loss_over_group(group: "ProcessGroup", check: Callable[[], Arguments]) -> Tensor:
     """The loss with a group; `check` gives the arguments or raises."""
@@ -70,13 +73,13 @@ class Sweep:
         route = find_route(temperature, spec, self.count, collectives.total)
         self.backend = backend_of(spec.backend, route)
         self.units, self._inverse_norms = self._units(own)
-        self.own_codes = None if codes is None else codes[collectives.begin : collectives.begin + len(own)]
+        own_codes = None if codes is None else codes[collectives.begin : collectives.begin + len(own)]
         if spec.both and codes is not None:
             sets = codes.unique().tolist()
         present = None
-        if self.own_codes is not None:
+        if own_codes is not None:
             bits = 1 << torch.arange(self.count, device=own.device)
-            present = (self.own_codes & bits[:, None]) > 0
+            present = (own_codes & bits[:, None]) > 0
         self.parts: list[tuple[Part, Pairs]] = []
         for part in make_parts(spec, present, self.count, False, sets):
             if not part.size(len(own)) and not spec.both:
@@ -273,12 +276,7 @@ class _GroupLoss(torch.autograd.Function):
                 ),
             )
         else:
-            begin, end = collectives.begin, collectives.begin + len(own)
-            d_columns = torch.zeros(gathered.shape, dtype=d_loss.dtype, device=own.device)
-            for block, its_codes in others(call, own, gathered, codes):
-                d_block = sweep.gradients_of(block, its_codes)
-                d_columns[:begin], d_columns[end:] = d_block[:begin], d_block[begin:]
-            d_own = collectives.scatter_sum(d_columns)
+            d_own = collectives.scatter_sum(gradients_of_others(call, sweep, gathered, codes))
         d_own = d_own + sweep.gradients()
 
         # Each rank's result is the one loss, so what is differentiated is the sum of all of them.
@@ -306,14 +304,31 @@ def others(
     """The samples of other ranks, with their codes."""
     collectives = call.collectives
     if gathered is not None:
-        end = collectives.begin + len(own)
-
-        def without_own(every: Tensor) -> Tensor:
-            return torch.cat([every[: collectives.begin], every[end:]])
-
-        yield without_own(gathered), None if codes is None else without_own(codes)
+        for index in _indices_of_others(call):
+            yield gathered[index], None if codes is None else codes[index]
         return
     places = slices_of_ranks(collectives)
     for owner, block in collectives.circulate(own):
         if owner != collectives.rank:
             yield block, None if codes is None else codes[places[owner]]
+
+
+def gradients_of_others(call: Call, sweep: Sweep, gathered: Tensor, codes: Tensor | None) -> Tensor:
+    """This rank's part of the gradient of all samples [total, M, D], without its own."""
+    gradients = torch.zeros(
+        gathered.shape, dtype=torch.promote_types(gathered.dtype, torch.float32), device=gathered.device
+    )
+    for index in _indices_of_others(call):
+        gradients[index] = sweep.gradients_of(gathered[index], None if codes is None else codes[index])
+    return gradients
+
+
+def _indices_of_others(call: Call) -> list[Any]:
+    """Of the samples of other ranks among all: some at a time, since half a dozen copies of those being worked on are
+    alive; all at once for both directions, whose sums by tuple are one collective."""
+    collectives = call.collectives
+    begin, end = collectives.begin, collectives.begin + collectives.sizes[collectives.rank]
+    if call.spec.both:
+        return [torch.cat([torch.arange(begin), torch.arange(end, collectives.total)])]
+    ranges = (0, begin), (end, collectives.total)
+    return [slice(i, min(i + _AT_ONCE, last)) for first, last in ranges for i in range(first, last, _AT_ONCE)]

@@ -41,31 +41,31 @@ class Ranks:
     """The ranks of a group, which agree on the loss."""
 
     def __init__(self, group: "ProcessGroup", given: Arguments, negatives: str) -> None:
-        self._wire = Collectives(group, agree(group, given, negatives)[0])
-        self.begin = self._wire.begin
+        self._collectives = Collectives(group, agree(group, given, negatives)[0])
+        self.begin = self._collectives.begin
 
     def gather(self, rows: Tensor) -> Tensor:
         """[a, ..] of every rank: [b, ..]. Backward adds up the gradients of a row on all ranks."""
-        return _Gather.apply(rows, self._wire)
+        return _Gather.apply(rows, self._collectives)
 
     def shared(self, number: Tensor) -> Tensor:
         """A number that all ranks share gets the mean over ranks of its gradients, the same on each."""
-        return _Shared.apply(number, self._wire)
+        return _Shared.apply(number, self._collectives)
 
     def logsumexp(self, partial: Tensor) -> Tensor:
         """Over ranks, of a number each [b]; this rank's gradient is that of its own."""
-        every = partial.new_empty(self._wire.ranks, len(partial))
-        dist.all_gather_into_tensor(every, partial.detach()[None], group=self._wire.group)
+        every = partial.new_empty(self._collectives.ranks, len(partial))
+        dist.all_gather_into_tensor(every, partial.detach()[None], group=self._collectives.group)
         total = every.logsumexp(0)
         share = torch.exp(partial.detach() - total)
         return total + share * (partial - partial.detach())
 
     def mean(self, total: Tensor, weight: Tensor) -> Tensor:
         """Of the sums and weights of all ranks, 0 without any weight."""
-        both = self._wire.sum_of_few(torch.stack([total.detach(), weight.detach()]))
+        both = self._collectives.sum_of_few(torch.stack([total.detach(), weight.detach()]))
         everyone = torch.where(both[1] > 0, both[1], 1)
         value = both[0] / everyone
-        own = self._wire.ranks * (total - value * weight) / everyone
+        own = self._collectives.ranks * (total - value * weight) / everyone
         return own - own.detach() + value
 
 

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from unihpe_kernels.collectives import Collectives
 from unihpe_kernels.contrastive.group.headers import agree, checked
-from unihpe_kernels.contrastive.group.loss import Call, Sweep, loss_of, others, samples_of
+from unihpe_kernels.contrastive.group.loss import Call, Sweep, gradients_of_others, loss_of, others, samples_of
 from unihpe_kernels.contrastive.options import Arguments as TupleArguments
 from unihpe_kernels.group_samples import codes_of_ranks, weights_of
 from unihpe_kernels.sv_contrastive.arguments import Arguments, warn_of_many_triples
@@ -38,8 +38,7 @@ def loss_over_group(group: "ProcessGroup", check: Callable[[], Arguments]) -> Te
         raise ValueError('backend="native" has no triples over a group; use backend="torch" or "auto"')
     warn_of_many_triples(len(given.embeddings[0]), collectives.total)
     call = Call(collectives, given.spec._replace(backend=given.resolve_backend(collectives.total)), masked)
-    with torch.autocast(given.embeddings[0].device.type, enabled=False):
-        return _GroupLoss.apply(call, given.tau, given.weights, given.present, *given.embeddings)
+    return _GroupLoss.apply(call, given.tau, given.weights, given.present, *given.embeddings)
 
 
 def _triples(backend: str) -> type[TorchTriples]:
@@ -74,7 +73,7 @@ class _GroupLoss(torch.autograd.Function):
             (losses, slopes, _), shares = sweep.finish(weighted.dtype)
             sample_loss += losses
 
-        complete, mine, first = _complete(collectives, gathered, codes)
+        complete, mine, first = _complete(collectives, codes)
         chosen, kinds = gathered[complete], _triples(call.spec.backend).num_sums
         by_jk = torch.zeros(2, kinds, len(chosen), dtype=torch.float64, device=own.device)
         saved = None
@@ -124,13 +123,10 @@ class _GroupLoss(torch.autograd.Function):
         if codes is not None:
             sweep = _sweep(call, own, codes, temperature)
             sweep.backward(d_score, shares)
-            for block, its_codes in others(call, own, gathered, codes):
-                d_block = sweep.gradients_of(block, its_codes)
-                d_columns[: collectives.begin] = d_block[: collectives.begin]
-                d_columns[collectives.begin + len(own) :] = d_block[collectives.begin :]
+            d_columns += gradients_of_others(call, sweep, gathered, codes)
             d_own += sweep.gradients()
         if saved is not None:
-            complete, mine, first = _complete(collectives, gathered, codes)
+            complete, mine, first = _complete(collectives, codes)
             triples = _triples(call.spec.backend)(
                 temperature, call.spec.normalize, gathered[complete], first, _length(mine, len(own)), saved
             )
@@ -156,9 +152,7 @@ def _sweep(call: Call, own: Tensor, codes: Tensor, temperature: Tensor) -> Sweep
     return Sweep(call, own, codes, temperature, None, temperature.requires_grad, SETS_OF_TWO)
 
 
-def _complete(
-    collectives: Collectives, gathered: Tensor, codes: Tensor | None
-) -> tuple[Tensor | slice, Tensor | slice, int]:
+def _complete(collectives: Collectives, codes: Tensor | None) -> tuple[Tensor | slice, Tensor | slice, int]:
     """Samples with all modalities, among all; those of this rank, among its own; and the place of the first of these
     among the complete."""
     if codes is None:
