@@ -255,6 +255,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "real-motion-images": ("real-motion-images", run_table),
     "photographs": ("photographs", run_table),
     "lifting": ("lifting", lifting_table),
+    "lifting-v2": ("lifting-v2", lifting_table),
     "real-motion": ("real-motion", real_motion_table),
     "alignment": ("alignment", alignment_table),
     "static_cost": ("static_cost", static_cost_table),
