@@ -25,7 +25,7 @@ class SavedKeypoints:
         self._count = 0
 
     def add(self, frame: int, found: Detections, people: np.ndarray, size: tuple[int, int], picture: str) -> None:
-        """people: [P] the number of each person found. size: width, height, px. picture: its file name, "" of a video."""
+        """people: [P] the number of each person found. size: width, height, px. picture: its file name, or ""."""
         instances = [
             {
                 "track_id": int(people[row]),
