@@ -148,7 +148,8 @@ def main() -> None:
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, train=(options.train,), val=tuple(options.val)),
-        optim=dataclasses.replace(config.optim, steps=options.steps or config.optim.steps),
+        # without averages of weights, which the other network has none of
+        optim=dataclasses.replace(config.optim, steps=options.steps or config.optim.steps, ema=0.0),
         run=dataclasses.replace(config.run, seed=options.seed, dtype="float32", device="cpu"),
     )
     results = run(config, 5 if options.real_motion else 0)
@@ -163,6 +164,7 @@ def main() -> None:
             "preset": options.preset,
             "steps": config.optim.steps,
             "batch_size": config.data.batch_size,
+            "clock": "process_time",
             "results": results,
         }
         write_text(options.json, json.dumps(record, indent=1) + "\n")

@@ -5,13 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 
 from tests.data.keypoints import files
 from tests.support.walkers import SIZE, walkers
 from tests.test_predictor import Found, coco
-from unihpe_fast import predict
+from unihpe_fast import predict, prepare
 from unihpe_fast.data.errors import SourceError
 from unihpe_fast.data.formats.keypoints import read_keypoints
 from unihpe_fast.data.joint_sets import KEYPOINT_NAMES
@@ -255,8 +256,13 @@ def test_photographs(tmp_path: Path, told: Found, capsys: pytest.CaptureFixture[
     assert "note:" not in capsys.readouterr().out
     anew = npz.read(tmp_path / "anew/photos.npz")
     assert (anew.fps, anew.size.tolist()) == (None, got.size.tolist())
-    np.testing.assert_array_equal(anew.source, got.source)
+    assert anew.source.tolist() == [Path(name).name for name in got.source]
     np.testing.assert_array_equal(anew.frame, got.frame)
+    # and photographs with their pictures to training
+    kept = [str(tmp_path / "out/photos_keypoints.json"), str(tmp_path / "photos.h5")]
+    assert prepare.main(["keypoints", *kept, "--images", str(folder)]) == 0
+    with h5py.File(kept[1]) as file:
+        assert file["present"][:, 0].tolist() == [True] * 6
     # keypoints are kept to a thousandth of a px, which bfloat16 may round up here and down there
     np.testing.assert_allclose(anew.joints_3d, got.joints_3d, rtol=0, atol=5.0)
 

@@ -245,7 +245,7 @@ def _draw_crop(axes: Axes, batch: Batch, row: int, *, photo: bool) -> None:
 
 
 def draw_views(panels: Sequence[Axes], poses: Sequence[tuple[np.ndarray, np.ndarray, bool]]) -> None:
-    """The camera's view, and that along its x axis, with a scale; poses: ([17, 3] mm, [17] valid, predicted)."""
+    """The views along the z and the x axis, with a scale; poses: ([17, 3] mm, [17] valid, predicted)."""
     shown = np.concatenate([pose[valid] for pose, valid, _ in poses])
     centre = (shown.min(0) + shown.max(0)) / 2
     # one scale for both views: a limb keeps its length

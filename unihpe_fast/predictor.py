@@ -267,7 +267,7 @@ class Predictor:
                 found = self.detect(image)
                 predicted = self.detected(image, found, camera=camera, level=level)
                 if keep:
-                    keep(frame, found, np.arange(len(found)), (image.shape[1], image.shape[0]), str(path))
+                    keep(frame, found, np.arange(len(found)), (image.shape[1], image.shape[0]), path.name)
             except (OSError, PictureError) as error:
                 left_out[str(error)] += 1
                 predicted = None

@@ -1,6 +1,6 @@
-"""How much memory an hour of video takes from its frames to its files.
+"""How much memory a long video takes from its frames to its files.
 
-    python -m benchmarks.predict.memory [--minutes 60] --json benchmarks/results/predict-memory.json
+    python -m benchmarks.predict.memory [--minutes 5] --json benchmarks/results/predict-memory.json
 
 One person walks through frames of 320 x 240 px at 30 a second, each made anew; a stand-in for the detector knows where.
 What is kept grows by the poses alone, and the frames are gone when they have been looked at.
@@ -61,7 +61,7 @@ def peak() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     count = round(options.minutes * 60 * FPS)

@@ -64,7 +64,8 @@ def lifting_table(record: dict[str, Any]) -> str:
         inputs = list(by_input)
         errors = [f"{scores['mpjpe']:.1f} / {scores['pa']:.1f}" for scores in by_input.values()]
         rows.append([name, *errors, f"{found['step_seconds'] / 60:.1f}"])
-    head = ["trained on the same batches", *(TITLES[name] for name in inputs), "minutes in steps"]
+    clock = "CPU minutes" if record.get("clock") == "process_time" else "minutes"
+    head = ["trained on the same batches", *(TITLES[name] for name in inputs), f"{clock} in steps"]
     note = f"MPJPE / PA-MPJPE, mm; {record['steps']} steps of {record['batch_size']}"
     return f"{table(head, rows)}\n\n{note}. {origin(record)}"
 

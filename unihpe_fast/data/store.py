@@ -100,7 +100,7 @@ class Store:
     @property
     def up(self) -> np.ndarray:
         """[N, 3] float64 unit vectors to the sky in camera space, whose world has Z up; NaN where unknown."""
-        table = self._loaded()
+        table = self._loaded()  # whose last camera, -1, is that of samples without one
         return table.cameras["rotation"][:, :, 2][table.rows["camera"]]
 
     @property

@@ -28,8 +28,8 @@ class FoldedLifter:
     What no activation separates is one product: LayerNorm's gain and bias with the layer after them, the encoder's head
     with the source token and the decoder's input, the decoder's output with the mean pose and the unit. Weights are
     cast to `dtype` once, and what runs through the blocks is kept in it; the first and the last product, which meet
-    coordinates, stay float32. The weights are those at the time of folding. In float32 it agrees with
-    the model to rounding.
+    coordinates, stay float32. The weights are those at the time of folding. In float32 it agrees with the model to
+    rounding.
     """
 
     def __init__(self, model: UniHPE, dtype: torch.dtype) -> None:

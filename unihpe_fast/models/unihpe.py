@@ -20,7 +20,8 @@ from unihpe_fast.units import MM_PER_METRE
 class Outputs(NamedTuple):
     """What the model says of B samples; rows of M follow the model's modalities.
 
-    embeddings: [M, B, D], not normalised. pred_joints_3d: [M, B, 17, 3] root-relative camera-space mm, the root
+    embeddings: [M, B, D], not normalised. pred_joints_3d: [M, B, 17, 3] root-relative mm in camera axes, or in
+    levelled ones where it was trained so, the root
     exactly 0. pred_keypoints_2d: [B, 17, 2] of the image's 2D head in crop units (it spans [-1, 1]); None without
     such a head. log_heatmaps: [B, 17, H, W] of that head, logarithms of probabilities; None likewise.
     Entries of a modality that a sample lacks are finite and mean nothing.

@@ -1,7 +1,7 @@
 """What a detector found, as JSON in the layout of mmpose's demos, which `predict` and `prepare keypoints` read.
 
-Beyond that layout it says what theirs leaves open, so that reading it gives what the pictures gave: `fps` in
-`meta_info`, and of each frame `image_size` and, where it is a photograph, `image_name`.
+Beyond that layout it says what theirs leaves open: the mean `fps` in `meta_info`, and of each frame `image_size` and,
+where it is a photograph, `image_name`. Frames of a varying rate are read back evenly spaced.
 """
 
 import json
@@ -25,7 +25,7 @@ class SavedKeypoints:
         self._count = 0
 
     def add(self, frame: int, found: Detections, people: np.ndarray, size: tuple[int, int], picture: str) -> None:
-        """people: [P] the number of each person found. size: width, height in px. picture: its path, "" in a video."""
+        """people: [P] the number of each person found. size: width, height, px. picture: its file name, or ""."""
         instances = [
             {
                 "track_id": int(people[row]),

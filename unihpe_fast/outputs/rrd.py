@@ -11,7 +11,7 @@ from unihpe_fast.prediction import Prediction
 
 
 def write(prediction: Prediction, path: Path) -> list[Path]:
-    """One file. People stand where their root is, in camera axes and m; without a root, in the origin."""
+    """One file. People stand where their root is, in its axes and m; without a root, in the origin."""
     try:
         import rerun as rr
     except ImportError as error:

@@ -141,7 +141,8 @@ def test_mmpose_demo_names_its_keypoints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("meta", "frame", "word"),
     [({"fps": "25"}, {}, "fps must be"), ({}, {"image_size": [640]}, "image_size must be"),
-     ({}, {"image_size": [640, -1]}, "image_size must be")],
+     ({}, {"image_size": [640, -1]}, "image_size must be"), ({}, {"image_size": [0, 480]}, "image_size must be"),
+     ({}, {"image_name": None}, "image_name must be")],
 )  # fmt: skip
 def test_sizes_and_rates_that_are_none_are_named(
     tmp_path: Path, meta: dict[str, object], frame: dict[str, object], word: str

@@ -44,13 +44,16 @@ def read(found: Found, options: ReadOptions) -> Keypoints:
                 raise SourceError(f"{found.path}: {where}: frame_id must be 0 or more, got {frame!r:.40}")
             if not isinstance(entry["instances"], list):
                 raise SourceError(f"{found.path}: {where}: instances must be a list, got {entry['instances']!r:.40}")
-            picture, size = str(entry.get("image_name", "")), _size(entry, f"{found.path}: {where}")
+            picture, size = entry.get("image_name", ""), _size(entry, f"{found.path}: {where}")
+            if not isinstance(picture, str):
+                raise SourceError(f"{found.path}: {where}: image_name must be a file name, got {picture!r:.40}")
             for index, instance in enumerate(entry["instances"]):
                 _add(people, instance, start + frame, f"{where}: instances[{index}]", picture, size)
             frames += 1
         # the demos count from 1, the inferencer from 0
         first = min(entry["frame_id"] for _, entry in of_video)
-        if first == 1 and sequence:
+        ours = any("image_size" in entry for _, entry in of_video)  # counted from 0, though the first may be lost
+        if first == 1 and sequence and not ours:
             people.frame = [frame - 1 if frame >= start else frame for frame in people.frame]
     return people.finished(options, frames=frames, names=names, fps=fps if sequence else None, sequence=sequence)
 
@@ -89,7 +92,7 @@ def _size(entry: dict[str, Any], where: str) -> tuple[int, int]:
     """Width and height of a frame, 0 where it does not say them."""
     size = entry.get("image_size", (0, 0))
     whole = isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int for side in size)
-    if not whole or not all(0 <= side < 1 << 20 for side in size):
+    if not whole or not all(0 <= side < 1 << 20 for side in size) or (size[0] > 0) != (size[1] > 0):
         raise SourceError(f"{where}: image_size must be width and height in px, got {size!r:.40}")
     return size[0], size[1]
 
