@@ -76,17 +76,14 @@ class Peer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
-    # what of a UniHPE real_motion.py looks at: the embedding is the pose itself
+    # what of a UniHPE real_motion.py looks at
 
     @property
     def mean_pose(self) -> Tensor:
         return self.net.mean
 
-    def encode_pose2d(self, keypoints_2d: Tensor, box: Tensor) -> Tensor:
+    def lift(self, keypoints_2d: Tensor, box: Tensor) -> Tensor:
         return self.net(keypoints_2d, box)
-
-    def decode(self, embedding: Tensor, source: str) -> Tensor:
-        return embedding
 
 
 def _scores(model: Lifter, config: Config, step: int) -> dict[str, Any]:
@@ -102,7 +99,7 @@ def _scores(model: Lifter, config: Config, step: int) -> dict[str, Any]:
     with torch.inference_mode():
         for batch in val_batches(config.data, limit=0):
             target, weights = batch.joints_3d[..., :3], batch.joints_3d[..., 3]
-            prediction = model.decode(model.encode_pose2d(batch.keypoints_2d, batch.box), "pose2d")
+            prediction = model.lift(batch.keypoints_2d, batch.box)
             errors.append(mpjpe(prediction, target, weights=weights))
             aligned.append(pa_mpjpe(prediction, target, weights=weights))
     return {"mpjpe": torch.cat(errors).mean().item(), "pa_mpjpe": torch.cat(aligned).mean().item()}

@@ -146,6 +146,8 @@ class ModelConfig:
     pose2d: PoseEncoderConfig = field(default_factory=PoseEncoderConfig)
     pose3d: PoseEncoderConfig = field(default_factory=lambda: PoseEncoderConfig(width=256, depth=2))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    rays: bool = False
+    """joints decoded from 2D keypoints are moved towards those keypoints' lines of sight, as far as is learned"""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,8 @@ class OptimConfig:
     steps: int = 1000
     lr: float = 1e-3
     weight_decay: float = 0.05
+    muon: bool = False
+    """the matrices between hidden layers by Muon (Jordan et al. 2024), the rest by AdamW as everything is without"""
     warmup: int = 50
     """steps of linear warm-up; a half cosine to `final_lr` of the peak follows"""
     final_lr: float = 0.01
@@ -392,6 +396,10 @@ def check(config: Config) -> Config:
         if name not in config.data.train:
             raise ConfigError(f"--data.augment-for {name}: wanted one of the training sources {config.data.train}")
         augment_of(config.data, name)
+    if config.optim.muon and config.run.shard == "fsdp":
+        raise ConfigError("--optim.muon takes whole matrices, which --run.shard fsdp divides: wanted one of the two")
+    if config.model.rays and config.data.level:
+        raise ConfigError("--model.rays takes camera axes, from which --data.level turns poses: wanted one of the two")
     if not 0 <= config.optim.ema < 1:
         raise ConfigError(f"--optim.ema {config.optim.ema}: wanted 0 <= decay < 1")
     return config

@@ -456,6 +456,8 @@ class Predictor:
             if not embeddings:
                 raise ValueError("lift: model must read 2D poses, got one that reads images only: give it pictures")
             pose = model.decode(model.fuse(**embeddings), tuple(embeddings))
+            if "pose2d" in embeddings:
+                pose = model.to_rays(pose, keypoints_2d, box)
         return pose.float().cpu().numpy()
 
     def _crops(self, bbox: np.ndarray, image: np.ndarray) -> Tensor:

@@ -57,9 +57,7 @@ class Lifter(Protocol):
 
     mean_pose: Tensor
 
-    def encode_pose2d(self, keypoints_2d: Tensor, box: Tensor) -> Tensor: ...
-
-    def decode(self, embedding: Tensor, source: str) -> Tensor: ...
+    def lift(self, keypoints_2d: Tensor, box: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def errors(
             batch = batch_of(store.read(block, images=False), config, rng, level=level)
             with torch.inference_mode():
                 there = batch.to(device)
-                pred = model.decode(model.encode_pose2d(there.keypoints_2d, there.box), "pose2d").float().cpu()
+                pred = model.lift(there.keypoints_2d, there.box).float().cpu()
             target: Tensor = batch.joints_3d[..., :3]
             mean = model.mean_pose.cpu().expand_as(target)
             for name, values in (

@@ -46,12 +46,9 @@ class Standing:
     def __init__(self) -> None:
         self.given: list[torch.Tensor] = []
 
-    def encode_pose2d(self, keypoints: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    def lift(self, keypoints: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
         self.given.append(keypoints)
-        return keypoints
-
-    def decode(self, embedding: torch.Tensor, source: str) -> torch.Tensor:
-        pose = torch.from_numpy(standing_person()).float().expand(len(embedding), 17, 3)
+        pose = torch.from_numpy(standing_person()).float().expand(len(keypoints), 17, 3)
         # one of 17 joints is off
         return pose + 170 * torch.nn.functional.one_hot(torch.tensor(13), 17)[:, None] * torch.tensor([1.0, 0, 0])
 

@@ -124,7 +124,7 @@ STATE = "optimizer.state[0]"
         (lambda s: s["model"].update(mean_pose="x"), "model.mean_pose must be torch.float32 [17, 3], got 'x'"),
         (lambda s: s["ema"].pop("n_averaged"), "ema.n_averaged must be there"),
         (lambda s: s["criterion"].clear(), "criterion."),
-        (lambda s: s.update(optimizer=None), "optimizer must be a state of AdamW"),
+        (lambda s: s.update(optimizer=None), "optimizer must be an optimiser's state"),
         (lambda s: s["optimizer"]["param_groups"].pop(), "optimizer.param_groups must be"),
         (lambda s: s["optimizer"]["state"].update({10**6: {}}), "optimizer.state[1000000]: must be one of"),
         (lambda s: s["optimizer"]["state"][0].pop("exp_avg"), f"{STATE}.exp_avg must be there"),

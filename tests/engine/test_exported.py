@@ -27,7 +27,7 @@ MIXED = torch.tensor([[1, 1, 0, 0, 1, 0, 1], [1, 0, 1, 0, 1, 1, 0], [1, 1, 1, 1,
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, UniHPE, Config]:
     """The folder of a run of all three modalities, its model in evaluation mode and its options."""
     torch.manual_seed(0)
-    model_config = tiny_config(source_tokens=True)
+    model_config = tiny_config(source_tokens=True, rays=True)
     config = Config(**{**vars(tiny(data={"image_size": SIZE})), "model": model_config})
     model = UniHPE(model_config, image_size=SIZE)
     assert model.source_tokens is not None
@@ -45,7 +45,8 @@ def eager(model: UniHPE, name: str, inputs: dict[str, Tensor]) -> tuple[Tensor, 
     """What the model says through its public calls, in the order of the part's outputs."""
     with torch.no_grad():
         if name == "lifting":
-            return (model.decode(model.encode_pose2d(inputs["keypoints_2d"], inputs["box"]), "pose2d"),)
+            pose = model.decode(model.encode_pose2d(inputs["keypoints_2d"], inputs["box"]), "pose2d")
+            return (model.to_rays(pose, inputs["keypoints_2d"], inputs["box"]),)
         if name == "image":
             embedding = model.encode_image(inputs["image"], inputs["box"])
             return model.decode(embedding, "image"), model.image_encoder(inputs["image"], inputs["box"]).keypoints_2d

@@ -20,7 +20,8 @@ def people(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("tokens", [False, True])
 def test_in_float32_it_says_what_the_model_says(tokens: bool) -> None:
     torch.manual_seed(1)
-    model = UniHPE(ModelConfig(modalities=("pose3d", "pose2d"), width=24, source_tokens=tokens), image_size=64)
+    config = ModelConfig(modalities=("pose3d", "pose2d"), width=24, source_tokens=tokens, rays=tokens)
+    model = UniHPE(config, image_size=64)
     # every parameter has something to say, the zeros and ones of a fresh model too
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,7 +31,7 @@ def test_in_float32_it_says_what_the_model_says(tokens: bool) -> None:
     lifter = FoldedLifter(model, torch.float32)
     model = model.double().eval()
     with torch.no_grad():
-        want = model.decode(model.encode_pose2d(keypoints.double(), box.double()), "pose2d")
+        want = model.lift(keypoints.double(), box.double())
     got = lifter(keypoints, box)
     # float32 of about a metre, in mm
     np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=0, atol=2e-2)

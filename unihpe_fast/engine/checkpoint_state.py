@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from unihpe_fast.engine.trainer import Trainer
 
 _COUNTS = ("step", "metrics_offset", "broken", "seen")
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def fault_of(state: Any, trainer: "Trainer") -> str:
@@ -46,7 +45,7 @@ def _optimizer_faults(found: Any, trainer: "Trainer") -> Iterator[str]:
     state = found.get("state") if isinstance(found, dict) else None
     groups = found.get("param_groups") if isinstance(found, dict) else None
     if not isinstance(state, dict) or not isinstance(groups, list) or not all(isinstance(x, dict) for x in groups):
-        yield f"optimizer must be a state of AdamW, with state and param_groups, got {_short(found)}"
+        yield f"optimizer must be an optimiser's state, with state and param_groups, got {_short(found)}"
         return
     # numbers of parameters: what is compared may be anything, a tensor too
     listed = [group.get("params") for group in groups]
@@ -58,7 +57,10 @@ def _optimizer_faults(found: Any, trainer: "Trainer") -> Iterator[str]:
             yield f"{where}: must be one of {len(trainer.parameters)} parameters"
             continue
         parameter = trainer.parameters[number]
-        like = dict.fromkeys(_MOMENTS, parameter) | {"step": torch.zeros(())}
+        if trainer.config.optim.muon and number in own[0]:
+            yield from _tensor_faults(where, values, {"momentum_buffer": parameter})
+            continue
+        like = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter) | {"step": torch.zeros(())}
         yield from _tensor_faults(where, values, like)
         if bool((values["exp_avg_sq"] < 0).any()) or values["step"] < 0:
             yield f"{where}: exp_avg_sq and step must be 0 or more"

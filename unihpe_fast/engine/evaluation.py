@@ -95,10 +95,11 @@ def predict(
             for batch in batches:
                 there = batch.to(device)
                 outputs = _outputs(model, there)
-                fused = _fused(model, outputs)
+                fused = _fused(model, outputs, there)
                 if flip_test:
-                    of_mirrored = _outputs(model, mirrored(there))
-                    fused = fused and averaged(fused, _fused(model, of_mirrored) or fused)
+                    mirror = mirrored(there)
+                    of_mirrored = _outputs(model, mirror)
+                    fused = fused and averaged(fused, _fused(model, of_mirrored, mirror) or fused)
                     outputs = averaged(outputs, of_mirrored)
                 collected = {
                     "embeddings": outputs.embeddings.transpose(0, 1),
@@ -157,13 +158,14 @@ def _outputs(model: UniHPE, batch: Batch) -> Outputs:
     return model(batch.image, batch.keypoints_2d, batch.joints_3d, batch.box, batch.present)
 
 
-def _fused(model: UniHPE, outputs: Outputs) -> Outputs | None:
+def _fused(model: UniHPE, outputs: Outputs, batch: Batch) -> Outputs | None:
     """[1, B, ..] of image and 2D pose together; None where the model lacks one of them."""
     parts = FUSED.split("+")
     if not set(parts) <= set(model.modalities):
         return None
     embedding = model.fuse(**{m: outputs.embeddings[model.modalities.index(m)] for m in parts})
-    return Outputs(embedding[None], model.decode(embedding, parts)[None], None)
+    pose = model.to_rays(model.decode(embedding, parts), batch.keypoints_2d, batch.box)
+    return Outputs(embedding[None], pose[None], None)
 
 
 def concatenate(parts: Sequence[Predictions]) -> Predictions:

@@ -48,7 +48,7 @@ class _Lifting(nn.Module):
         self.model = model
 
     def forward(self, keypoints_2d: Tensor, box: Tensor) -> tuple[Tensor, ...]:
-        return (self.model.decode(self.model.encode_pose2d(keypoints_2d, box), "pose2d"),)
+        return (self.model.lift(keypoints_2d, box),)
 
 
 class _Image(nn.Module):

@@ -1,20 +1,27 @@
-"""Which parameters the optimiser decays."""
+"""Which parameters the optimiser decays, and which are Muon's."""
 
 from typing import Any
 
 from torch import nn
 
 
-def parameter_groups(model: nn.Module, criterion: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, criterion: nn.Module, weight_decay: float, *, muon: bool = False
+) -> list[dict[str, Any]]:
     """Optimiser groups: the weights of linear layers and convolutions decay; norms, biases, learned tokens and
-    temperatures do not. Parameters that need no gradient are left out."""
-    decayed = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and module.weight is not None
-    }
+    temperatures do not. Parameters that need no gradient are left out.
+
+    With `muon` a group of the matrices between hidden layers comes first, which decay too. Linear layers in full
+    precision meet coordinates and embeddings and are none of them, nor are convolutions.
+    """
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd) and m.weight is not None]
+    decayed = {id(m.weight) for m in linear}
+    hidden = {id(m.weight) for m in linear if type(m) is nn.Linear} if muon else set()
     trained = [p for p in (*model.parameters(), *criterion.parameters()) if p.requires_grad]
-    return [
-        {"params": [p for p in trained if id(p) in decayed], "weight_decay": weight_decay},
+    groups = [
+        {"params": [p for p in trained if id(p) in decayed - hidden], "weight_decay": weight_decay},
         {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
     ]
+    if muon:
+        groups.insert(0, {"params": [p for p in trained if id(p) in hidden], "weight_decay": weight_decay})
+    return groups

@@ -20,6 +20,7 @@ from unihpe_fast.config import Config, OptimConfig
 from unihpe_fast.data.records import Batch
 from unihpe_fast.engine.distributed import Ranks
 from unihpe_fast.engine.nonfinite import BadSteps, StepRecord
+from unihpe_fast.engine.optimizer import make_optimizer
 from unihpe_fast.engine.parameters import parameter_groups
 from unihpe_fast.engine.runtime import Runtime
 from unihpe_fast.engine.sharded import divided, own_part, shard, whole
@@ -99,9 +100,9 @@ class Trainer:
             shard(self.model, runtime.device, self.ranks.size, compile_mode=runtime.compile_mode)
             if self.ema is not None:
                 shard(self.ema.module, runtime.device, self.ranks.size)
-        groups = parameter_groups(self.model, self.criterion, config.optim.weight_decay)
+        groups = parameter_groups(self.model, self.criterion, config.optim.weight_decay, muon=config.optim.muon)
         self.parameters = [p for part in groups for p in part["params"]]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
+        self.optimizer = make_optimizer(groups, config.optim)
         self.step = 0
         self.broken, self.seen = 0, 0
         """samples that could not be read, and all samples, up to now and of all ranks"""
@@ -168,7 +169,7 @@ class Trainer:
             # nn.utils.clip_grads_with_norm_, of this rank's part
             torch._foreach_mul_(self._gradients(), (config.clip / (norm + 1e-6)).clamp(max=1))
         # a fused optimiser reads it on the device and leaves everything as it is where it is 1
-        self.optimizer.found_inf = self.bad_steps.judge(terms["loss"], norm)  # type: ignore[attr-defined]
+        self.optimizer.found_inf = self.bad_steps.judge(terms["loss"], norm)  # type: ignore[union-attr]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:

@@ -1,5 +1,6 @@
 """From 2D keypoints to 3D joints in as few steps as the trained weights allow: for prediction, where they are fixed."""
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -23,13 +24,13 @@ class _Linear(NamedTuple):
 
 
 class FoldedLifter:
-    """`model.decode(model.encode_pose2d(keypoints_2d, box), "pose2d")` of a UniHPE whose 2D encoder is an MLP.
+    """`model.lift(keypoints_2d, box)` of a UniHPE whose 2D encoder is an MLP.
 
     What no activation separates is one product: LayerNorm's gain and bias with the layer after them, the encoder's head
     with the source token and the decoder's input, the decoder's output with the mean pose and the unit. Weights are
-    cast to `dtype` once, and what runs through the blocks is kept in it; the first and the last product, which meet
-    coordinates, stay float32. The weights are those at the time of folding. In float32 it agrees with the model to
-    rounding.
+    cast to `dtype` once, and what runs through the blocks is kept in it; the first product, the last one and the rays
+    meet coordinates and stay float32. The weights are those at the time of folding. In float32 it agrees with the model
+    to rounding.
     """
 
     def __init__(self, model: UniHPE, dtype: torch.dtype) -> None:
@@ -37,6 +38,7 @@ class FoldedLifter:
         trunk: Any = encoder.trunk.mlp
         self.dtype = dtype
         self.missing = encoder.trunk.missing.detach()
+        self.rays = copy.deepcopy(model.rays)
         self.encoder = _blocks(trunk, dtype)
         self.decoder = _blocks(decoder.mlp, dtype)
         self.input = _linear(trunk.input).to(torch.float32)
@@ -61,7 +63,10 @@ class FoldedLifter:
         x = torch.cat([torch.where(seen, keypoints_2d, self.missing).flatten(1), box], dim=1)
         x = _residual(self.input(x).to(self.dtype), self.encoder)
         x = _residual(self.between(_normed(x)), self.decoder)
-        return F.pad(self.output(_normed(x.float())).unflatten(-1, (-1, 3)), (0, 0, 1, 0))
+        pose = F.pad(self.output(_normed(x.float())).unflatten(-1, (-1, 3)), (0, 0, 1, 0))
+        if self.rays is None:
+            return pose
+        return self.rays(pose / MM_PER_METRE, keypoints_2d, box) * MM_PER_METRE
 
 
 def _residual(x: Tensor, blocks: list[tuple[_Linear, _Linear]]) -> Tensor:

@@ -14,6 +14,7 @@ from unihpe_fast.models.decoder import PoseDecoder
 from unihpe_fast.models.hub import OnHub
 from unihpe_fast.models.image_encoder import ImageEncoder, ImageFeatures
 from unihpe_fast.models.pose_encoder import PoseEncoder
+from unihpe_fast.models.rays import RayCorrection
 from unihpe_fast.units import MM_PER_METRE
 
 
@@ -61,6 +62,7 @@ class UniHPE(nn.Module, OnHub):
             self.pose3d_encoder = PoseEncoder(config.pose3d, coordinates=3, context=0, width=width)
         self.source_tokens = nn.Parameter(torch.zeros(len(self.modalities), width)) if config.source_tokens else None
         self.decoder = PoseDecoder(config.decoder, width)
+        self.rays = RayCorrection() if config.rays and "pose2d" in self.modalities else None
         self.register_buffer("mean_pose", torch.zeros(NUM_JOINTS, 3))
 
     def set_mean_pose(self, pose: Tensor) -> None:
@@ -127,6 +129,18 @@ class UniHPE(nn.Module, OnHub):
             embedding = embedding + self.source_tokens[rows].mean(0)
         return self._pose(embedding)
 
+    def lift(self, keypoints_2d: Tensor, box: Tensor) -> Tensor:
+        """2D to 3D: keypoints_2d, box as `encode_pose2d` takes them -> [B, 17, 3] root-relative mm, root exactly 0."""
+        pose = self.decode(self.encode_pose2d(keypoints_2d, box), "pose2d")
+        return self.to_rays(pose, keypoints_2d, box)
+
+    def to_rays(self, joints_3d: Tensor, keypoints_2d: Tensor, box: Tensor) -> Tensor:
+        """Poses [B, 17, 3] mm that were read from keypoints_2d, alone or with others, moved towards the lines of sight
+        of these, as a model with `config.rays` has learned to; of another they come back as they are."""
+        if self.rays is None:
+            return joints_3d
+        return self.rays(joints_3d / MM_PER_METRE, keypoints_2d, box) * MM_PER_METRE
+
     def forward(
         self,
         image: Tensor | None,
@@ -167,7 +181,12 @@ class UniHPE(nn.Module, OnHub):
             embeddings["pose3d"] = self.encode_pose3d(known)
         stacked = torch.stack([embeddings[modality] for modality in self.modalities])
         sourced = stacked if self.source_tokens is None else stacked + self.source_tokens[:, None]
-        return Outputs(stacked, self._pose(sourced), keypoints, log_heatmaps)
+        poses = self._pose(sourced)
+        if self.rays is not None:
+            row = self.modalities.index("pose2d")
+            lifted = self.to_rays(poses[row], seen, torch.where(has["pose2d"], box, 0))
+            poses = torch.cat([poses[:row], lifted[None], poses[row + 1 :]])
+        return Outputs(stacked, poses, keypoints, log_heatmaps)
 
     def _features(self, image: Tensor, box: Tensor) -> ImageFeatures:
         encoder = self._encoder("image")
