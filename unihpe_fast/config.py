@@ -147,7 +147,8 @@ class ModelConfig:
     pose3d: PoseEncoderConfig = field(default_factory=lambda: PoseEncoderConfig(width=256, depth=2))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     rays: bool = False
-    """joints decoded from 2D keypoints are moved towards those keypoints' lines of sight, as far as is learned"""
+    """joints decoded from 2D keypoints are moved towards those keypoints' lines of sight, as far as is learned; nothing
+    without pose2d"""
 
 
 @dataclass(frozen=True)

@@ -269,17 +269,18 @@ def test_predictions_that_are_not_finite_are_null_with_the_reason(caplog: pytest
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_image_and_2d_pose_are_fused_in_a_row_of_their_own(flip_test: bool) -> None:
     """Against the two embeddings, averaged by hand; mirrored inputs too where the flip test is on."""
-    model, batch = (
-        UniHPE(tiny(model={"modalities": ("image", "pose2d", "pose3d")}).model, image_size=32).eval(),
-        people(3, image_size=32),
-    )
+    config = tiny(model={"modalities": ("image", "pose2d", "pose3d"), "rays": True}).model
+    model, batch = UniHPE(config, image_size=32).eval(), people(3, image_size=32)
 
     def by_hand(given: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         a, b = model.encode_image(given.image, given.box), model.encode_pose2d(given.keypoints_2d, given.box)
         units = a / a.norm(dim=1, keepdim=True) + b / b.norm(dim=1, keepdim=True)
         length = (a.norm(dim=1, keepdim=True) + b.norm(dim=1, keepdim=True)) / 2
         fused = units / units.norm(dim=1, keepdim=True) * length
-        return fused, model.decode(fused)
+        pose = model.decode(fused)
+        on_rays = model.to_rays(pose, given.keypoints_2d, given.box)
+        assert (on_rays - pose).norm(dim=-1).mean() > 10
+        return fused, on_rays
 
     with torch.no_grad():
         embedding, pose = by_hand(batch)

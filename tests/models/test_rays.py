@@ -72,7 +72,7 @@ def test_half_the_way_is_half_of_it() -> None:
     torch.testing.assert_close(rays(0.5)(wrong, keypoints, box) - wrong, whole / 2, rtol=0, atol=1e-12)
 
 
-def test_a_joint_that_is_not_seen_is_not_read_and_does_not_move() -> None:
+def test_a_joint_that_is_not_seen_is_not_read_and_goes_where_the_root_goes() -> None:
     joints, keypoints, box = seen_people()
     wrong, gone = joints + off_by(0.05), [3, 16]
     keypoints[:, gone] = torch.tensor([torch.nan, torch.nan, 0.0], dtype=torch.float64)

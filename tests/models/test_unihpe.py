@@ -126,7 +126,7 @@ def test_what_stands_in_absent_entries_changes_nothing(pose) -> None:
         clean[name][~MIXED[row]] = 0
     results = []
     for batch in (clean, poisoned(clean)):
-        model = build(tiny_config(pose=pose, source_tokens=True))
+        model = build(tiny_config(pose=pose, source_tokens=True, rays=True))
         results.append((loss_and_gradients(model, batch), dict(model.named_buffers())))
     ((terms, gradients), buffers), ((terms_nan, gradients_nan), buffers_nan) = results
     assert terms["total"] > 0
@@ -209,7 +209,7 @@ def test_bfloat16_autocast_keeps_poses_in_full_precision(pose) -> None:
     ids=["aot_eager-mlp-paired", "aot_eager-transformer-all", "inductor-transformer-paired"],
 )
 def test_model_and_losses_are_one_graph_compiled_once(backend: str, pose, negatives: str) -> None:
-    model = build(tiny_config(pose=pose, source_tokens=True))
+    model = build(tiny_config(pose=pose, source_tokens=True, rays=True))
     config = LossConfig(0.3, negatives, 0.2, 1.0, 0.7, 0.5)
     criterion = Criterion(config, model.modalities)
     counter = CompileCounterWithBackend(backend)

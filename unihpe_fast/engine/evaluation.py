@@ -164,7 +164,9 @@ def _fused(model: UniHPE, outputs: Outputs, batch: Batch) -> Outputs | None:
     if not set(parts) <= set(model.modalities):
         return None
     embedding = model.fuse(**{m: outputs.embeddings[model.modalities.index(m)] for m in parts})
-    pose = model.to_rays(model.decode(embedding, parts), batch.keypoints_2d, batch.box)
+    # who has no keypoints here has no line of sight
+    seen = torch.where(batch.present[MODALITIES.index("pose2d")][:, None, None], batch.keypoints_2d, 0)
+    pose = model.to_rays(model.decode(embedding, parts), seen, batch.box)
     return Outputs(embedding[None], pose[None], None)
 
 

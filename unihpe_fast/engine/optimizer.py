@@ -53,6 +53,6 @@ class MuonAndAdamW:
         """state: as `state_dict` gave it."""
         of_muon = {number: s for number, s in state["state"].items() if number < self._matrices}
         of_adamw = {number - self._matrices: s for number, s in state["state"].items() if number >= self._matrices}
-        # how they work is this run's, not the state's: see Trainer.load_state
+        # of the groups none is said: they stay this run's
         self._muon.load_state_dict(self._muon.state_dict() | {"state": of_muon})
         self._adamw.load_state_dict(self._adamw.state_dict() | {"state": of_adamw})

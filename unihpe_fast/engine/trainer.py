@@ -168,7 +168,7 @@ class Trainer:
         if config.clip:
             # nn.utils.clip_grads_with_norm_, of this rank's part
             torch._foreach_mul_(self._gradients(), (config.clip / (norm + 1e-6)).clamp(max=1))
-        # a fused optimiser reads it on the device and leaves everything as it is where it is 1
+        # where it is 1 everything stays as it is: a fused optimiser reads it on the device, Muon waits for it
         self.optimizer.found_inf = self.bad_steps.judge(terms["loss"], norm)  # type: ignore[union-attr]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -38,7 +38,7 @@ class FoldedLifter:
         trunk: Any = encoder.trunk.mlp
         self.dtype = dtype
         self.missing = encoder.trunk.missing.detach()
-        self.rays = copy.deepcopy(model.rays)
+        self.rays = None if model.rays is None else copy.deepcopy(model.rays).float()
         self.encoder = _blocks(trunk, dtype)
         self.decoder = _blocks(decoder.mlp, dtype)
         self.input = _linear(trunk.input).to(torch.float32)
