@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
+# with it, each of the many processes that tests start would compile torch and all else that it imports anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train real-motion real-motion-images predict test test-plain test-interpreted test-compiled test-benchmarks test-slow compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
 install: $(STAMP)

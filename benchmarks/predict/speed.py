@@ -67,7 +67,8 @@ def measure(model: str) -> dict[str, Any]:
             predictor = Predictor(model, device="cpu", dtype=dtype)
             one, batch = lifting(predictor, 1, 300), lifting(predictor, BATCH, 20)
             lifter.append({"cores": threads, "dtype": dtype, "one": one, "batch": batch})
-    return {"lifting": lifter, "cores": cores, "pictures": {name: pictures(name, model, 6) for name in DETECTORS}}
+    by_detector = {name: pictures(name, model, 6) for name in DETECTORS}
+    return {"batch_size": BATCH, "lifting": lifter, "cores": cores, "pictures": by_detector}
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ def pose2sim_table(record: dict[str, Any]) -> str:
 
 def predict_table(record: dict[str, Any]) -> str:
     """Poses a second of the lifter; pictures a second with each detector."""
-    rows = []
+    rows, at_once = [], record["batch_size"]
     for found in record["lifting"]:
         one, batch = found["one"], found["batch"]
         what = f"{found['dtype']}, {['one core', 'two cores'][found['cores'] - 1]}"
@@ -106,9 +106,9 @@ def predict_table(record: dict[str, Any]) -> str:
                 f"{one['least_s'] * 1e3:.2f}",
             ],
             [
-                f"lifting 4,096 at once, poses a second, {what}",
-                f"{4096 / batch['median_s']:,.0f}",
-                f"{4096 / batch['least_s']:,.0f}",
+                f"lifting {at_once:,} at once, poses a second, {what}",
+                f"{at_once / batch['median_s']:,.0f}",
+                f"{at_once / batch['least_s']:,.0f}",
             ],
         ]
     for name, found in record["pictures"].items():

@@ -7,12 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.real_motion import retrieval
 from benchmarks.report import real_motion_table
-from tests.support.people import H36M_CAMERA, SIZE, pixels_of, sample, standing_person
+from tests.support.models import tiny_config
+from tests.support.people import H36M_CAMERA, SIZE, pixels_of, sample, samples, standing_person
 from unihpe_fast import real_motion
+from unihpe_fast.config import DataConfig
 from unihpe_fast.data.bbox import square_bbox
 from unihpe_fast.data.camera import Camera
+from unihpe_fast.data.loader import val_batches
 from unihpe_fast.data.store import write_store
+from unihpe_fast.models.unihpe import UniHPE
+from unihpe_fast.retrieval import retrieve
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +114,21 @@ def test_scores_are_means_over_samples_families_and_people(tmp_path: Path) -> No
     assert "10.0 (10 to 10)" in text
     assert "walking (40)" in text
     assert "no person is worse than the mean pose" in text
+
+
+def test_every_third_sample_of_each_file_is_looked_up(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in ("a.h5", "b.h5")]
+    for seed, (name, count) in enumerate(zip(names, (8, 4), strict=True)):
+        write_store(Path(name), samples(count, seed), dataset="toy", split="val")
+    torch.manual_seed(0)
+    model = UniHPE(tiny_config("pose2d", "pose3d"), image_size=0).eval()
+    data = DataConfig(val=tuple(names), image_size=0)
+    (batch,) = val_batches(data, limit=0)
+    rows = [0, 3, 6, 8, 11]
+    with torch.no_grad():
+        by_2d = model.encode_pose2d(batch.keypoints_2d[rows], batch.box[rows])
+        by_3d = model.encode_pose3d(batch.joints_3d[rows])
+    assert retrieval(model, data, 3) == retrieve(by_2d, by_3d, batch.joints_3d[rows, :, :3])
 
 
 def test_intervals_are_over_people_not_frames() -> None:

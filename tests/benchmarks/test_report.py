@@ -127,6 +127,23 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
         assert part in got, part
     assert report.render(got, tmp_path) == got
     of_input = {"exact": {"mpjpe": 40.0, "pa": 31.0}, "detector": {"mpjpe": 60.0, "pa": 45.0}}
+    timed = {"median_s": 0.5, "least_s": 0.25, "rounds": 3}
+    lifter = [{"cores": 2, "dtype": "bfloat16", "one": timed, "batch": timed}]
+    speed = {"batch_size": 2000, "model": "m", "load_before": 2.0, "lifting": lifter, "cores": 2}
+    of_predict = report.predict_table({**ORIGIN, **speed, "pictures": {"movenet": timed}})
+    for part in (
+        "| lifting one person, ms, bfloat16, two cores | 500.00 | 250.00 |",
+        "| lifting 2,000 at once, poses a second, bfloat16, two cores | 4,000 | 8,000 |",
+        "| movenet and lifting, pictures of 1280 x 720 a second, 2 cores | 2.0 | 4.0 |",
+        "Lifter: `m`. Load of the machine before: 2.0;",
+    ):
+        assert part in of_predict, part
+    peaks = {"before": 800.0, "all poses": 801.0, "npz": 1802.4}
+    held = {"frames": 1024, "size": [320, 240], "load_before": 0.0, "peak_mib": peaks}
+    of_memory = report.memory_table({**ORIGIN, **held})
+    assert "| npz | 1,802 |" in of_memory
+    assert "1,024 frames of one person: 1,024 bytes a pose until all poses are there" in of_memory
+    assert "a frame has 230,400 bytes" in of_memory
     by_input = {"b": {"mpjpe": 40.0, "pa_mpjpe": 31.0, "step_seconds": 120.0, "real_motion": of_input}}
     of_real_motion = report.lifting_table({**ORIGIN, "steps": 5, "batch_size": 2, "results": by_input})
     assert "| trained on the same batches | exact 2D | a detector's 2D | minutes in steps |" in of_real_motion

@@ -192,6 +192,7 @@ def test_what_torchrun_says_last_is_left_for_it_where_it_looks(tmp_path: Path) -
         assert "--optim.stepz" in message
 
 
+@pytest.mark.slow  # torch starts three times; that the words are where torchrun looks is tested above
 def test_torchrun_s_last_words_name_the_cause(tmp_path: Path) -> None:
     command = torchrun("-m", "unihpe_fast.train", "--data.batch-size", "1")
     done = subprocess.run(

@@ -1,6 +1,8 @@
 """What several files of these tests share."""
 
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,3 +21,24 @@ def cpu_backend(request: pytest.FixtureRequest) -> Iterator[str]:
         elif reason := native.obstacle(*{source for sources in checks.NATIVE_SOURCES.values() for source in sources}):
             pytest.skip(reason)
         yield request.param
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _language_patched_once() -> Iterator[None]:
+    """Triton's interpreter puts its own functions into triton.language at every call of a kernel, and again at every
+    call of a device function in it: half its time, for what is there already."""
+    interpreter = sys.modules.get("triton.runtime.interpreter")
+    if not hasattr(interpreter, "_LangPatchScope"):  # not imported, or a version that does it in another way
+        yield
+        return
+    patch_lang, language, core = interpreter._patch_lang, interpreter.tl, interpreter.tl.core
+
+    def once(fn: Any) -> Any:
+        modules = [value for value in fn.__globals__.values() if value is language or value is core]
+        if modules and not any(core.is_builtin(module.load) for module in modules):
+            return interpreter._LangPatchScope()
+        return patch_lang(fn)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", once)
+        yield

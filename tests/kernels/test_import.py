@@ -17,15 +17,20 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_imports_nothing_heavy():
+def test_imports_nothing_heavy_and_torchmetrics_for_those_who_ask_alone():
     done = run(
+        "sys.modules['torchmetrics'] = None\n"
         "import torch; before = set(sys.modules)\n"
         "import unihpe_kernels\n"
         "[getattr(unihpe_kernels, name) for name in unihpe_kernels.__all__]\n"
-        f"print(*sorted((set(sys.modules) - before) & set({HEAVY!r})))"
+        f"print(*sorted((set(sys.modules) - before) & set({HEAVY!r})))\n"
+        "try: unihpe_kernels.metrics\n"
+        "except ImportError as error: print(error)\n"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == ""
+    heavy, refusal = done.stdout.splitlines()
+    assert heavy == ""
+    assert refusal == "unihpe_kernels.metrics needs torchmetrics: pip install torchmetrics"
 
 
 def test_works_without_triton():

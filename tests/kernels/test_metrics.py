@@ -1,9 +1,6 @@
 """The pose errors as torchmetrics' metrics, beside what `evaluate` scores."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,15 +111,3 @@ def test_arguments_are_checked() -> None:
         MPJPE().update(pred, target, actions=ACTIONS)
     with pytest.raises(ValueError, match="target must have shape"):
         MPJPE().update(pred, target[:3])
-
-
-def test_torchmetrics_is_needed_by_those_who_ask_alone() -> None:
-    folder = Path(__file__).parents[2] / "kernels"
-    code = (
-        f"import sys; sys.path.insert(0, {str(folder)!r}); sys.modules['torchmetrics'] = None\n"
-        "import unihpe_kernels; unihpe_kernels.pa_mpjpe\n"
-        "try: unihpe_kernels.metrics\n"
-        "except ImportError as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "unihpe_kernels.metrics needs torchmetrics: pip install torchmetrics"

@@ -154,10 +154,10 @@ def test_larger_batch_against_plain_closed_form(negatives):
 @of_torch_alone
 @pytest.mark.parametrize(("negatives", "count"), [("all", 2), ("all", 3), ("paired", 3), ("paired", 5)])
 def test_gradcheck(negatives, count):
-    embeddings = random_embeddings(count, 5, 6, torch.float64)
+    embeddings = random_embeddings(count, 4, 5, torch.float64)
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    weights = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    present = torch.ones(count, 5, dtype=torch.bool)
+    weights = torch.rand(4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    present = torch.ones(count, 4, dtype=torch.bool)
     present[0, 1] = present[1, 2] = False
 
     def loss(temperature, weights, *embeddings):

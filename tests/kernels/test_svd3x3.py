@@ -274,6 +274,7 @@ def test_opcheck(dtype):
     torch.library.opcheck(_operator_backward, (*(torch.ones_like(part) for part in parts), *parts, dtype, backend))
 
 
+@of_torch_alone
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_into_one_graph(dynamic):
     compiled = torch.compile(invariants, fullgraph=True, dynamic=dynamic, backend="aot_eager")

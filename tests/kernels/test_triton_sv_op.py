@@ -24,21 +24,23 @@ def operator_arguments(options, dtype, grad):
     return embeddings, temperature, weights, to_device(options.get("present")), options["negatives"], True, "triton"
 
 
-# the last of three modalities has all that the others have
+# the last of each kind of negatives has all that those before it have
 @pytest.mark.parametrize(
     ("options", "dtype"),
     [
-        *((options, torch.float32) for options in OPTIONS),
+        *((options, torch.float32) for options in OPTIONS[2:]),
         (OPTIONS[-1], torch.bfloat16),
         ({"negatives": "paired", "count": 4}, torch.float32),
     ],
 )
 def test_opcheck(options, dtype):
-    torch.library.opcheck(sv_contrastive, operator_arguments(options, dtype, grad=True))
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor")  # aot_eager's is the compiled test below
+    torch.library.opcheck(sv_contrastive, operator_arguments(options, dtype, grad=True), test_utils=utils)
     arguments = operator_arguments(options, dtype, grad=False)
     outputs = sv_contrastive(*arguments)
     grad = torch.ones((), dtype=outputs[0].dtype, device=DEVICE).expand(())
-    torch.library.opcheck(sv_contrastive_backward, (grad, *arguments[:4], list(outputs), *arguments[4:]))
+    backward = (grad, *arguments[:4], list(outputs), *arguments[4:])
+    torch.library.opcheck(sv_contrastive_backward, backward, test_utils=utils[::2])
 
 
 def on_device(embeddings, **options):
@@ -83,7 +85,7 @@ def test_autocast_computes_in_float32(negatives):
 
 @pytest.mark.parametrize(
     ("negatives", "count", "masked"),
-    [("all", 3, False), ("all", 3, True), ("paired", 2, True), ("paired", 3, True), ("paired", 4, False)],
+    [("all", 3, True), ("paired", 2, True), ("paired", 3, True), ("paired", 4, False)],
 )
 def test_runs_repeat_bit_for_bit(negatives, count, masked):
     generator = torch.Generator().manual_seed(0)

@@ -135,7 +135,7 @@ class PartsOfBatch:
             pairs.forward()
             for others in part.others:
                 pairs.forward_columns(part.of(self._units, others.index), anchors=others.sought)
-            result = pairs.finish(self._candidates(part), self._spec.smoothing)
+            result = pairs.finish(candidates(part, self._present, self._batch), self._spec.smoothing)
             add_result(samples, part, result)
             where = slice(None) if part.index is None else part.index
             for row, of_part in zip(part.rows, result.shares.unbind(1), strict=True):
@@ -148,7 +148,8 @@ class PartsOfBatch:
         for part in self._parts:
             pairs, where = self._pairs(part), slice(None) if part.index is None else part.index
             of_part = d_score[where] if part.counted is None else d_score[where] * part.counted
-            given = of_part, shares[:, list(part.rows)][:, :, where], self._candidates(part), self._spec.smoothing
+            tuples = candidates(part, self._present, self._batch)
+            given = of_part, shares[:, list(part.rows)][:, :, where], tuples, self._spec.smoothing
             pairs.backward(*given)
             for others in part.others:
                 columns = part.of(self._units, others.index)
@@ -160,9 +161,6 @@ class PartsOfBatch:
         options = make_options(self._spec, part, self._batch, *self._given)
         units = part.of(self._units, part.index)
         return Pairs(self._backend, options, units, codes=_codes(part, self._present, self._backend), kept=self._kept)
-
-    def _candidates(self, part: Part) -> float | Tensor:
-        return candidates(part, self._present, self._batch)
 
 
 def _kept_shares(shares: Tensor, dtype: torch.dtype) -> Tensor:

@@ -68,7 +68,7 @@ class Pairs:
         self._backend, self._options, self._kept = backend, options, kept
         self._count, self._length = units.shape[:2]
         edge = self._length if kept is not None else block_edge(backend, products_size(self._count, 1), units)
-        self._own = _Cut(backend, options, units, codes, edge)
+        self._own = _Cut(backend, options, units, edge, codes)
         self._new = units.new_zeros
         self._dtype = torch.float64 if options.wide or units.dtype == torch.float64 else torch.float32
 
@@ -88,7 +88,7 @@ class Pairs:
         """Against other samples [M, b, D] as tuples. anchors: the modalities that have them as candidates, of
         `Options.anchors`; None: all. Returns the sums by tuple [3, A, b] where both directions are asked for."""
         options, places = self._for(anchors)
-        cut = _Cut(self._backend, options, columns, None, self._own.edge)
+        cut = _Cut(self._backend, options, columns, self._own.edge)
         by_tuple = self._zeros(columns.shape[1]) if options.both else None
         positives = self._backend.positives(cut.inner, options) if options.both else torch.zeros_like(cut.inner[0])
         for column, j in zip(cut.samples, cut.slices, strict=True):
@@ -151,7 +151,7 @@ class Pairs:
     ) -> Tensor:
         """After `backward`: the gradients [M, b, D] of other samples. factors: of those, by tuple."""
         options, places = self._for(anchors)
-        cut = _Cut(self._backend, options, columns, None, self._own.edge)
+        cut = _Cut(self._backend, options, columns, self._own.edge)
         d_columns = cut.begin()
         rows = self.factors if anchors is None else self.factors.of(places)
         for column, j in zip(cut.samples, cut.slices, strict=True):
@@ -342,7 +342,9 @@ class _Factors(NamedTuple):
 class _Cut:
     """Samples in blocks."""
 
-    def __init__(self, backend: Backend, options: Options, units: Tensor, codes: Tensor | None, edge: int) -> None:
+    def __init__(
+        self, backend: Backend, options: Options, units: Tensor, edge: int, codes: Tensor | None = None
+    ) -> None:
         self.units, self.edge, self._backend, self._options = units, edge, backend, options
         self.inner = backend.inner(units)
         length = units.shape[1]

@@ -97,12 +97,12 @@ def backward(grad: Tensor, given: Arguments, outputs: Sequence[Tensor]) -> list[
     embeddings, present = given.embeddings, given.present
     loss, logsumexp, sample_loss, saved = outputs
     batch, dim = embeddings[0].shape
-    scale, complete = logit_scale(given.tau, sample_loss), _complete(given)
+    complete = _complete(given)
     d_loss, d_weights = mean_gradients(grad, loss, sample_loss, given.weights, given.spec.anchor_counts(present), 3)
     d_score = d_loss / given.tau.to(d_loss.dtype)
     d_scores = torch.zeros((), dtype=torch.float64, device=grad.device)  # sum of scores times their gradient
     size = batch if complete is None else len(complete)
-    triples = _TripleLoss(saved, size, dim, scale) if size else None
+    triples = _TripleLoss(saved, size, dim, logit_scale(given.tau, sample_loss)) if size else None
     if triples is not None and complete is None:
         units, inverse_norms = triples.units, triples.inverse_norms if given.normalize else None
     else:

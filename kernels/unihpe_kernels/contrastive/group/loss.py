@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from unihpe_kernels.collectives import Collectives
 from unihpe_kernels.contrastive.group.headers import agree, checked
+from unihpe_kernels.contrastive.group.mean import Mean
 from unihpe_kernels.contrastive.loss import WIDE, add_part, add_result, backend_of, find_route, make_options
 from unihpe_kernels.contrastive.options import Arguments
 from unihpe_kernels.contrastive.paired import Pairs
@@ -226,20 +227,12 @@ class _GroupLoss(torch.autograd.Function):
         sweep = Sweep(call, own, codes, temperature, bias, learns)
         sweep.forward(others(call, own, gathered, codes))
         samples, shares = sweep.finish(weighted.dtype)
-        counts = spec.anchor_counts(present)
-        anchor_counts = (
-            torch.full_like(weighted, spec.num_anchors(count)) if counts is None else counts.to(weighted.dtype)
-        )
-        sums = torch.stack([(weighted * samples[0]).sum(), (weighted * anchor_counts).sum()])
-        loss_sum, weight_sum = collectives.sum_of_few(sums.double())
-        inverse_total = weight_sum.reciprocal().masked_fill_(weight_sum == 0, 0)
-        loss = (loss_sum * inverse_total).to(weighted.dtype)
+        mean = Mean.over(collectives, samples[0], weighted, spec.anchor_counts(present), spec.num_anchors(count))
         ctx.call, ctx.num_shares = call, len(shares)
         ctx.save_for_backward(
-            *shares, *embeddings, temperature, bias, weights, present, codes, gathered, samples, anchor_counts,
-            inverse_total.to(weighted.dtype), loss,
-        )  # fmt: skip
-        return loss
+            *shares, *embeddings, temperature, bias, weights, present, codes, gathered, samples, *mean
+        )
+        return mean.loss
 
     @staticmethod
     @once_differentiable
@@ -250,15 +243,13 @@ class _GroupLoss(torch.autograd.Function):
     @staticmethod
     def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         shares, saved_tensors = ctx.saved_tensors[: ctx.num_shares], ctx.saved_tensors[ctx.num_shares :]
-        (
-            *embeddings, temperature, bias, weights, present, codes, gathered, samples, anchor_counts,
-            inverse_total, loss,
-        ) = saved_tensors  # fmt: skip
+        *embeddings, temperature, bias, weights, present, codes, gathered, samples = saved_tensors[: -len(Mean._fields)]
+        mean = Mean(*saved_tensors[-len(Mean._fields) :])
         call: Call = ctx.call
         collectives, spec = call.collectives, call.spec
         own = samples_of(embeddings, present, spec)
-        over_tau = inverse_total / temperature.to(inverse_total.dtype)
-        d_loss = weights_of(weights, own) * inverse_total
+        over_tau = mean.inverse_total / temperature.to(mean.inverse_total.dtype)
+        d_loss = weights_of(weights, own) * mean.inverse_total
         sweep = Sweep(call, own, codes, temperature, bias, False)
         sweep.backward(weights_of(weights, own) * over_tau, shares)
         # the sums of scores times their gradient, and of the bias's
@@ -283,10 +274,7 @@ class _GroupLoss(torch.autograd.Function):
         grads, d_scores, d_bias = collectives.sum_of_few(torch.stack([grad.double(), d_scores, d_bias]))
         d_temperature = -d_scores / temperature.double() * (grads / collectives.ranks)
         d_own *= grads.to(d_own.dtype)
-        d_weights = None
-        if weights is not None:
-            d_weights = (samples[0] - anchor_counts * loss) * (inverse_total * grads.to(loss.dtype))
-            d_weights = d_weights.to(weights.dtype)
+        d_weights = mean.weight_gradients(weights, grads)
         d_embeddings = [d.to(own.dtype) for d in d_own.unbind(1)]
         of_bias = None if bias is None else (d_bias * (grads / collectives.ranks)).to(bias.dtype)
         return None, d_temperature.to(temperature.dtype), of_bias, d_weights, None, *d_embeddings

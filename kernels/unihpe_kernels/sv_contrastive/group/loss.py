@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from unihpe_kernels.collectives import Collectives
 from unihpe_kernels.contrastive.group.headers import agree, checked
 from unihpe_kernels.contrastive.group.loss import Call, Sweep, gradients_of_others, loss_of, others, samples_of
+from unihpe_kernels.contrastive.group.mean import Mean
 from unihpe_kernels.contrastive.options import Arguments as TupleArguments
 from unihpe_kernels.group_samples import codes_of_ranks, weights_of
 from unihpe_kernels.sv_contrastive.arguments import Arguments, warn_of_many_triples
@@ -85,19 +86,13 @@ class _GroupLoss(torch.autograd.Function):
         if mine_count:
             log_sums[:, mine], sample_loss[mine] = triples.finish(by_i, by_jk)
             saved = triples.saved
-        counts = call.spec.anchor_counts(present)
-        anchor_counts = torch.full_like(weighted, 3) if counts is None else counts.to(weighted.dtype)
-
-        sums = torch.stack([(weighted * sample_loss).sum(), (weighted * anchor_counts).sum()])
-        loss_sum, weight_sum = collectives.sum_of_few(sums.double())
-        inverse_total = weight_sum.reciprocal().masked_fill_(weight_sum == 0, 0)
-        loss = (loss_sum * inverse_total).to(weighted.dtype)
+        mean = Mean.over(collectives, sample_loss, weighted, call.spec.anchor_counts(present), 3)
         ctx.call, ctx.num_shares = call, len(shares)
         ctx.save_for_backward(
-            *shares, *embeddings, temperature, weights, present, codes, gathered, log_sums, sample_loss, slopes,
-            anchor_counts, inverse_total.to(weighted.dtype), loss, by_jk[:, 0], every_weight, saved,
+            *shares, *embeddings, temperature, weights, present, codes, gathered, log_sums, slopes, by_jk[:, 0],
+            every_weight, saved, *mean,
         )  # fmt: skip
-        return loss
+        return mean.loss
 
     @staticmethod
     @once_differentiable
@@ -109,22 +104,21 @@ class _GroupLoss(torch.autograd.Function):
     def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         shares, saved_tensors = ctx.saved_tensors[: ctx.num_shares], ctx.saved_tensors[ctx.num_shares :]
         (
-            *embeddings, temperature, weights, present, codes, gathered, log_sums, sample_loss, slopes, anchor_counts,
-            inverse_total, loss, sums_jk, every_weight, saved,
-        ) = saved_tensors  # fmt: skip
+            *embeddings, temperature, weights, present, codes, gathered, log_sums, slopes, sums_jk, every_weight, saved,
+        ) = saved_tensors[: -len(Mean._fields)]  # fmt: skip
+        mean = Mean(*saved_tensors[-len(Mean._fields) :])
         call: Call = ctx.call
         collectives = call.collectives
         own = samples_of(embeddings, present, call.spec)
-        over_tau = inverse_total / temperature.to(inverse_total.dtype)
+        over_tau = mean.inverse_total / temperature.to(mean.inverse_total.dtype)
         d_score = weights_of(weights, own) * over_tau
         d_scores = torch.dot(d_score, slopes).double()
-        d_columns = torch.zeros(gathered.shape, dtype=d_score.dtype, device=own.device)
-        d_own = torch.zeros(own.shape, dtype=d_score.dtype, device=own.device)
-        if codes is not None:
+        if codes is None:
+            d_columns = torch.zeros(gathered.shape, dtype=d_score.dtype, device=own.device)
+        else:
             sweep = _sweep(call, own, codes, temperature)
             sweep.backward(d_score, shares)
-            d_columns += gradients_of_others(call, sweep, gathered, codes)
-            d_own += sweep.gradients()
+            d_columns = gradients_of_others(call, sweep, gathered, codes)
         if saved is not None:
             complete, mine, first = _complete(collectives, codes)
             triples = _triples(call.spec.backend)(
@@ -133,16 +127,15 @@ class _GroupLoss(torch.autograd.Function):
             d_triples, d_part = triples.gradients(log_sums[:, mine], sums_jk, (every_weight * over_tau)[complete])
             d_columns[complete] += d_triples
             d_scores += d_part
-        d_own += collectives.scatter_sum(d_columns)
+        d_own = collectives.scatter_sum(d_columns)
+        if codes is not None:
+            d_own = d_own + sweep.gradients()
 
         # Each rank's result is the one loss, so what is differentiated is the sum of all of them.
         grads, d_scores = collectives.sum_of_few(torch.stack([grad.double(), d_scores]))
         d_temperature = -d_scores / temperature.double() * (grads / collectives.ranks)
         d_own *= grads.to(d_own.dtype)
-        d_weights = None
-        if weights is not None:
-            d_weights = (sample_loss - anchor_counts * loss) * (inverse_total * grads.to(loss.dtype))
-            d_weights = d_weights.to(weights.dtype)
+        d_weights = mean.weight_gradients(weights, grads)
         d_embeddings = [d.to(own.dtype) for d in d_own.unbind(1)]
         return None, d_temperature.to(temperature.dtype), d_weights, None, *d_embeddings
 
