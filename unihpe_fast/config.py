@@ -109,6 +109,9 @@ class ImageEncoderConfig:
     """channels of the fused map"""
     fuse_depth: int = 0
     """residual blocks of 3 x 3 convolutions on it"""
+    modulate: bool = False
+    """let what the embedding is made from scale and shift the channels that the 2D head reads (FiLM), so that it can
+    say which side a limb is on"""
     heatmap_stride: int = 4
     """input px a heatmap cell, for the 2D head"""
     head_width: int = 512

@@ -69,6 +69,22 @@ def test_blocks_on_the_fused_map_see_neighbouring_cells() -> None:
         build(replace(TINY_IMAGE, fuse_depth=-1))
 
 
+def test_what_the_embedding_is_made_from_modulates_the_2d_head() -> None:
+    # the same picture twice; the box is known to the embedding's layers alone
+    image = torch.randn(1, 3, SIZE, SIZE).expand(2, -1, -1, -1)
+    box = torch.tensor([[0.0, 0.0, 0.3], [1.0, -1.0, 0.2]])
+    moved = {}
+    for modulate in (False, True):
+        encoder = build(replace(TINY_IMAGE, modulate=modulate))
+        features = encoder(image, box)
+        moved[modulate] = (features.keypoints_2d[0] - features.keypoints_2d[1]).abs().max().item()
+        assert features.log_heatmaps.exp().sum((-2, -1)).allclose(torch.ones(2, 17))
+        features.keypoints_2d.square().sum().backward()
+        assert (encoder.mlp.input.weight.grad is not None) == modulate
+    assert moved[False] < 1e-6
+    assert moved[True] > 1e-4
+
+
 def test_only_the_last_map_without_fusion() -> None:
     encoder = build(replace(TINY_IMAGE, fuse=False))
     assert len(encoder.laterals) == 1

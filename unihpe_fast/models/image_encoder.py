@@ -40,7 +40,8 @@ class ImageEncoder(nn.Module):
     The maps of all scales are brought to one width and added up from the coarsest to the heatmap's stride (Lin et al.
     2017); residual blocks may follow. One softmax heatmap a joint gives the 2D keypoints (soft-argmax) and says where
     the fused map is read for that joint, so the embedding knows both where each joint is and what is seen there,
-    besides the pooled last map.
+    besides the pooled last map. With `modulate`, what the embedding is made from scales and shifts the channels of the
+    fused map (FiLM, Perez et al. 2018), and what is read there is added to the heatmaps of the 2D keypoints.
     """
 
     def __init__(self, config: ImageEncoderConfig, *, image_size: int, width: int) -> None:
@@ -72,6 +73,13 @@ class ImageEncoder(nn.Module):
         self.joint_features = nn.Linear(config.fuse_width, JOINT_FEATURES)
         pooled = channels[-1] + NUM_JOINTS * (JOINT_FEATURES + 2) + 3
         self.mlp = ResidualMLP(pooled, config.head_width, config.head_depth)
+        self.modulation: nn.Linear | None = None
+        if config.modulate:
+            self.modulation = nn.Linear(config.head_width, 2 * config.fuse_width)
+            # starts close to no change of the fused map
+            nn.init.normal_(self.modulation.weight, std=0.01)
+            nn.init.zeros_(self.modulation.bias)
+            self.modulated_heatmaps = nn.Conv2d(config.fuse_width, NUM_JOINTS, 1, bias=False)
         self.head = FullPrecisionLinear(config.head_width, width)
 
     def train(self, mode: bool = True) -> "ImageEncoder":
@@ -87,15 +95,17 @@ class ImageEncoder(nn.Module):
             maps = [x.permute(0, 3, 1, 2) for x in maps]
         fused = self._fuse(maps)
         logits = self.heatmaps(fused)
-        # fp32: thousands of small numbers are added up
-        log_heatmaps = logits.flatten(2).float().log_softmax(-1)
-        heatmaps = log_heatmaps.exp()
-        keypoints = soft_argmax(heatmaps.unflatten(-1, logits.shape[-2:]))
+        log_heatmaps, keypoints = _read(logits)
         # [B, 17, HW] x [B, HW, C]: the fused map read at each joint
-        joints = self.joint_features(heatmaps.to(fused.dtype) @ fused.flatten(2).transpose(1, 2))
+        heatmaps = log_heatmaps.exp().flatten(2).to(fused.dtype)
+        joints = self.joint_features(heatmaps @ fused.flatten(2).transpose(1, 2))
         pooled = maps[-1].mean((-2, -1))
-        x = torch.cat([pooled.float(), joints.flatten(1).float(), keypoints.flatten(1), box], dim=1)
-        return ImageFeatures(self.head(self.mlp(x)), keypoints, log_heatmaps.unflatten(-1, logits.shape[-2:]))
+        x = self.mlp(torch.cat([pooled.float(), joints.flatten(1).float(), keypoints.flatten(1), box], dim=1))
+        if self.modulation is not None:
+            # which way a person faces, and where on the picture there is a knee, say together which knee it is
+            scale, shift = self.modulation(x)[..., None, None].chunk(2, dim=1)
+            log_heatmaps, keypoints = _read(logits + self.modulated_heatmaps(F.relu(fused * (1 + scale) + shift)))
+        return ImageFeatures(self.head(x), keypoints, log_heatmaps)
 
     def _fuse(self, maps: list[Tensor]) -> Tensor:
         fused: Tensor | None = None
@@ -104,6 +114,13 @@ class ImageEncoder(nn.Module):
             fused = x if fused is None else x + _resize(fused, x.shape[-2:])
         assert fused is not None
         return self.refine(F.relu(self.norm(_resize(fused, (self.grid, self.grid)))))
+
+
+def _read(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the heatmaps, a softmax over the cells of [B, 17, H, W], and the keypoints that they stand for."""
+    # fp32: thousands of small numbers are added up
+    log_heatmaps = logits.flatten(2).float().log_softmax(-1).unflatten(-1, logits.shape[-2:])
+    return log_heatmaps, soft_argmax(log_heatmaps.exp())
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
