@@ -54,3 +54,17 @@ def test_env_lists_versions_devices_and_choices(capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     for word in ("python", torch.__version__.split("+")[0], "timm", "chosen device", "chosen kernels", "CUDA"):
         assert word in printed
+
+
+def test_loader_processes_keep_a_core_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: taken[-1] if taken else 8)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert runtime.leave_cores(3) == 8
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert runtime.leave_cores(0) == 8
+    assert not taken
+    assert runtime.leave_cores(3) == 5
+    assert runtime.leave_cores(20) == 1

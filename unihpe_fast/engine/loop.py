@@ -47,7 +47,7 @@ from unihpe_fast.engine.evaluation import concatenate, predict, predict_some, sc
 from unihpe_fast.engine.faults import RunError, Stopped, StopRequest, out_of_memory_says_what_to_do, requested
 from unihpe_fast.engine.log import RunLog
 from unihpe_fast.engine.report import draw_plots, write_summary
-from unihpe_fast.engine.runtime import choose_runtime
+from unihpe_fast.engine.runtime import choose_runtime, leave_cores
 from unihpe_fast.engine.trainer import Trainer, learning_rate
 from unihpe_fast.fileio import atomic_path, write_text
 from unihpe_fast.models.unihpe import UniHPE
@@ -84,6 +84,8 @@ def train(
     runtime = choose_runtime(config.run)
     for line in runtime.lines():
         say(line)
+    if runtime.device.type == "cpu":
+        say(f"threads: {leave_cores(config.data.workers)} ({config.data.workers} loader processes beside)")
     # all that can be refused is refused before the folder is touched
     _check_data(config, ranks)
     for line in data_lines(config.data):

@@ -99,6 +99,15 @@ def _backend(wanted: Backend, device: torch.device) -> tuple[Backend, str]:
     return "auto", "CPU tensors: C++ where there is some, compiled at its first use"
 
 
+def leave_cores(workers: int) -> int:
+    """Take as many threads as this process may use cores, less one for each loader process, but one at least; returns
+    how many. A thread that shares its core makes all the others wait for it. OMP_NUM_THREADS is obeyed where it is set.
+    """
+    if workers and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) - workers)))
+    return torch.get_num_threads()
+
+
 def choose_runtime(config: RunConfig) -> Runtime:
     """Resolve the "auto" options of a run. Raises ConfigError for what is not there."""
     device, why_device = _device(config.device)
