@@ -138,6 +138,7 @@ def main() -> None:
 
     from unihpe_fast.engine.loop import train
     from unihpe_fast.engine.report import print_report
+    from unihpe_fast.engine.run_folder import claimed
     from unihpe_fast.train import parse
 
     arguments = sys.argv[1:]
@@ -150,7 +151,8 @@ def main() -> None:
     record = {**provenance(), "command": ["unihpe_fast.train", *arguments]}
     job = parse(arguments)
     start = time.perf_counter()
-    scores = train(job.config, job.run_dir, resume=job.resume)
+    with claimed(job.run_dir, job.name, resume=job.resume) as run_dir:
+        scores = train(job.config, run_dir, resume=job.resume)
     record |= {"seconds": time.perf_counter() - start, "scores": scores}
     write_text(target, json.dumps(record, indent=1) + "\n")
     print_report(scores, console=Console())

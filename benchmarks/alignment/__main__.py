@@ -1,6 +1,6 @@
 """Which contrastive term, if any, helps image -> 3D to be learned from data of other kinds (docs/results.md says more).
 
-    python -m benchmarks.alignment --json benchmarks/results/alignment.json && python -m benchmarks.report
+    python -m benchmarks.alignment --clips real-motion/pose2sim.h5 --json benchmarks/results/alignment.json
 
 Every finished run is written at once, and a second call does only what is missing. Runs take one thread.
 """
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--rendered", default="real-motion/pictures-train.h5", help="a few rendered pictures of it")
     parser.add_argument("--photos", default="real-motion/lspet.h5", help="photographs with 2D alone")
     parser.add_argument("--val", default="real-motion/pictures-val.h5", help="rendered pictures of unseen people")
+    parser.add_argument("--clips", help="pictures of real people; without, the runs are not scored on any")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -32,7 +33,8 @@ def main() -> None:
     torch.set_num_threads(1)
     said: dict[str, Any] = {"steps": options.steps, "backbone": BACKBONE}
     said["batch"] = {"motion": MOTION, "rendered": RENDERED, "photos": PHOTOS}
-    said["files"] = [Path(path).name for path in (options.motion, options.rendered, options.photos, options.val)]
+    paths = (options.motion, options.rendered, options.photos, options.val, options.clips)
+    said["files"] = [Path(path).name for path in paths if path]
     record: dict[str, Any] = {**provenance(), **said, "runs": []}
     if options.json.exists():
         record = json.loads(options.json.read_text())
@@ -44,10 +46,11 @@ def main() -> None:
     data = None
     for name, seed in wanted:
         config = configure(ARMS[name], options.motion, options.steps, seed)
-        data = data or Data(config, options.rendered, options.photos, options.val)
+        data = data or Data(config, options.rendered, options.photos, options.val, options.clips)
         found = run(config, ARMS[name], data)
         record["runs"].append({"arm": name, "seed": seed, **found})
-        record["samples"] = {kind: len(getattr(data, kind)) for kind in ("rendered", "photos", "val")}
+        kinds = ("rendered", "photos", "val", *(["clips"] if options.clips else []))
+        record["samples"] = {kind: len(getattr(data, kind)) for kind in kinds}
         write_text(options.json, json.dumps(record, indent=1) + "\n")
         print(f"{name} seed {seed}: {found['image']['mpjpe']:.1f} / {found['image']['pa_mpjpe']:.1f} mm", flush=True)
 

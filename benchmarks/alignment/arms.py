@@ -1,4 +1,4 @@
-"""The arms, and a run of one: trained on three kinds of data, scored on rendered pictures of unseen people."""
+"""The arms, and a run of one: trained on three kinds of data, scored on unseen people, rendered and real."""
 
 import time
 from collections.abc import Iterator
@@ -97,15 +97,17 @@ def configure(arm: Arm, motion: str, steps: int, seed: int) -> Config:
 
 
 class Data:
-    """The pictures of all runs: rendered ones to train on, photographs, and rendered ones of unseen people."""
+    """The pictures of all runs: rendered ones to train on, photographs, rendered ones of unseen people, and, where
+    there is such a file, clips of real people."""
 
-    def __init__(self, config: Config, rendered: str, photos: str, val: str) -> None:
+    def __init__(self, config: Config, rendered: str, photos: str, val: str, clips: str | None = None) -> None:
         encoder = ImageEncoder(config.model.image, image_size=IMAGE_SIZE, width=1)
         found: list[Pictures] = []
-        for path in (rendered, photos, val):
+        for path in (rendered, photos, val, *([clips] if clips else [])):
             first = sum(map(len, found))
             found.append(Pictures(path, encoder.backbone, image_size=IMAGE_SIZE, scales=encoder.scales, first=first))
-        self.rendered, self.photos, self.val = found
+        self.rendered, self.photos, self.val = found[:3]
+        self.clips = found[3] if clips else None
         each = zip(*(pictures.maps for pictures in found), strict=True)
         self.remembered = Remembered([torch.cat(maps) for maps in each])
         for pictures in found:
@@ -117,12 +119,19 @@ def run(config: Config, arm: Arm, data: Data) -> dict[str, Any]:
     start = time.perf_counter()
     model, bad = _trained(config, arm, data)
     seconds = time.perf_counter() - start
-    rows = np.array_split(np.arange(len(data.val)), -(-len(data.val) // config.data.val_batch_size))
-    found = predict(model, (data.val.take(part) for part in rows), device="cpu")
+    found = _predicted(model, data.val, config)
     scores = score(found, model.mean_pose)
     kept = {name: scores[name] for name in ("mean_pose", "image", "pose2d", "keypoints2d")}
-    retrieval = scores["retrieval"]["image->pose3d"]
-    return {"seconds": seconds, "bad_steps": bad, "people": _people(found), "retrieval": retrieval, **kept}
+    kept["retrieval"] = scores["retrieval"]["image->pose3d"]
+    if data.clips is not None:
+        of_clips = score(_predicted(model, data.clips, config), model.mean_pose)
+        kept["clips"] = {name: of_clips[name] for name in ("mean_pose", "image", "keypoints2d")}
+    return {"seconds": seconds, "bad_steps": bad, "people": _people(found), **kept}
+
+
+def _predicted(model: UniHPE, pictures: Pictures, config: Config) -> Predictions:
+    rows = np.array_split(np.arange(len(pictures)), -(-len(pictures) // config.data.val_batch_size))
+    return predict(model, (pictures.take(part) for part in rows), device="cpu")
 
 
 def _trained(config: Config, arm: Arm, data: Data) -> tuple[UniHPE, int]:

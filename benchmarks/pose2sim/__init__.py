@@ -18,6 +18,7 @@ are scored by themselves too.
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -207,6 +208,17 @@ def match(truth: Truth, camera: Calibration, seen: Seen) -> int | None:
     return int(apart.argmin()) if len(apart) and apart.min() <= NEAR * height else None
 
 
+def counted_views(
+    found: list[Truth], movenet: list[list[Seen]], blazepose: list[list[Seen]], cameras: list[Calibration]
+) -> Iterator[tuple[Truth, int, int, int]]:
+    """The views that count: a person, the number of a camera, and which of MoveNet's and BlazePose's people it is."""
+    for truth in found:
+        for number, camera in enumerate(cameras):
+            a, b = (match(truth, camera, seen[number][truth.frame]) for seen in (movenet, blazepose))
+            if a is not None and b is not None:
+                yield truth, number, a, b
+
+
 class Lift(Protocol):
     """mean_pose: [17, 3] mm, of the data that the lifter was trained on."""
 
@@ -223,18 +235,14 @@ def score(
 ) -> dict[str, np.ndarray]:
     """Row of the table -> [samples, 2] PA-MPJPE mm over 17 joints and over those of the limbs."""
     target, two_d, sure, matrix, theirs = [], [], [], [], []
-    for truth in found:
-        for number, camera in enumerate(cameras):
-            ours, other = movenet[number][truth.frame], blazepose[number][truth.frame]
-            a, b = match(truth, camera, ours), match(truth, camera, other)
-            if a is None or b is None:
-                continue
-            target.append(truth.h36m)
-            two_d.append(ours.keypoints_2d[a])
-            sure.append(ours.confidence[a])
-            matrix.append(camera.matrix[[0, 1, 0, 1], [0, 1, 2, 2]])
-            joints = np.concatenate([other.joints_3d[b], np.ones((17, 1))], axis=1)
-            theirs.append(to_h36m17(joints, COCO17)[:, :3])
+    for truth, number, a, b in counted_views(found, movenet, blazepose, cameras):
+        ours, other = movenet[number][truth.frame], blazepose[number][truth.frame]
+        target.append(truth.h36m)
+        two_d.append(ours.keypoints_2d[a])
+        sure.append(ours.confidence[a])
+        matrix.append(cameras[number].matrix[[0, 1, 0, 1], [0, 1, 2, 2]])
+        joints = np.concatenate([other.joints_3d[b], np.ones((17, 1))], axis=1)
+        theirs.append(to_h36m17(joints, COCO17)[:, :3])
     if not target:
         return {}
     lifted = lift(np.stack(two_d), np.stack(sure), np.stack(matrix), (1088, 1920))
@@ -297,6 +305,13 @@ def see(folder: Path) -> dict[str, dict[str, list[list[Seen]]]]:
     return found
 
 
+def cameras_and_truth(calibration: Path, seen: list[list[Seen]]) -> tuple[list[Calibration], list[Truth]]:
+    """A clip's cameras, turned so that what a detector saw by camera and frame meets, and who counts by it."""
+    shipped = read_calibration(calibration)
+    cameras = aligned(shipped, associate(seen, shipped))
+    return cameras, truths(associate(seen, cameras), cameras)
+
+
 def measure(lift: Lift, folder: Path = BUILD) -> list[dict[str, Any]]:
     """Records of the table: truth by, clip ("both" too), row, samples, people in frames, and the two means, mm."""
     seen = see(folder)
@@ -304,12 +319,10 @@ def measure(lift: Lift, folder: Path = BUILD) -> list[dict[str, Any]]:
     for source in ("blazepose", "movenet"):
         of_clips: dict[str, list[np.ndarray]] = {}
         total = 0
-        for clip, views in seen.items():
-            cameras = read_calibration(folder / clip / "calibration.xml")
-            cameras = aligned(cameras, associate(views[source], cameras))
-            found = truths(associate(views[source], cameras), cameras)
+        for clip, by in seen.items():
+            cameras, found = cameras_and_truth(folder / clip / "calibration.xml", by[source])
             total += len(found)
-            for name, errors in score(found, views["movenet"], views["blazepose"], cameras, lift).items():
+            for name, errors in score(found, by["movenet"], by["blazepose"], cameras, lift).items():
                 of_clips.setdefault(name, []).append(errors)
                 records.append(_record(source, clip, name, len(found), errors))
         for name, several in of_clips.items():

@@ -51,7 +51,9 @@ def run_table(record: dict[str, Any]) -> str:
             notes.append(f"PCK@0.2 of the torso {torso:.1f} %")
     found = {name: scores["retrieval"].get(name) for name in ("pose2d->pose3d", "image->pose3d", "image->pose2d")}
     notes += [f"{name} R@1 {values['r1']:.2f}" for name, values in found.items() if values]
-    notes.append(f"{record['seconds'] / 60:.1f} minutes from start to scores")
+    # how long the steps before took is not known
+    since = "going on" if "--resume" in record["command"] else "start"
+    notes.append(f"{record['seconds'] / 60:.1f} minutes from {since} to scores")
     notes += [f"caveat: {caveat}" for caveat in scores.get("caveats", ())]
     return f"{table(head, rows)}\n\n{'; '.join(notes)}. {origin(record)}"
 

@@ -44,6 +44,7 @@ def alignment_table(record: dict[str, Any]) -> str:
     for run in record["runs"]:
         by_arm.setdefault(run["arm"], {})[run["seed"]] = run
     rows, apart = [], []
+    clips = record["samples"].get("clips")
     for arm, runs in by_arm.items():
         seeds = sorted(runs)
         cells = ["{:.1f} ({:.0f} to {:.0f})".format(*_interval(*_errors(runs, seeds, key))) for key in ("mpjpe", "pa")]
@@ -60,6 +61,8 @@ def alignment_table(record: dict[str, Any]) -> str:
         cells.append(_range([runs[seed]["retrieval"]["r1"] for seed in seeds], 3))
         cells.append(_range([runs[seed]["retrieval"]["mpjpe"] for seed in seeds], 0))
         cells.append(_range([runs[seed]["pose2d"]["mpjpe"] for seed in seeds], 1))
+        if clips:
+            cells.append(_range([runs[seed]["clips"]["image"]["pa_mpjpe"] for seed in seeds], 1))
         rows.append([arm, str(len(seeds)), *cells])
     head = ["contrastive terms", "seeds", "image MPJPE, mm", "image PA-MPJPE, mm", f"MPJPE less that of {REFERENCE}"]
     head += [
@@ -67,6 +70,7 @@ def alignment_table(record: dict[str, Any]) -> str:
         "image->pose3d R@1",
         "MPJPE of the first found, mm",
         "lifting MPJPE, mm",
+        *(["real clips, image PA-MPJPE, mm"] if clips else []),
     ]
     first, batch, samples = record["runs"][0], record["batch"], record["samples"]
     notes = [
@@ -77,4 +81,10 @@ def alignment_table(record: dict[str, Any]) -> str:
         f"{samples['val']:,} pictures of {len(first['people'])} unseen people, whom the mean pose misses by "
         f"{first['mean_pose']['mpjpe']:.1f} / {first['mean_pose']['pa_mpjpe']:.1f} mm",
     ]
+    if clips:
+        missed = first["clips"]["mean_pose"]
+        notes.append(
+            f"{clips:,} pictures of the real clips, whose people the mean pose misses by {missed['mpjpe']:.1f} / "
+            f"{missed['pa_mpjpe']:.1f} mm"
+        )
     return f"{table(head, rows)}\n\n{'; '.join(notes)}. {origin(record)}"

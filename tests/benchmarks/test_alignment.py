@@ -44,6 +44,7 @@ def test_the_command_does_what_is_missing(
 
     def call(*more: str) -> list[dict]:
         inputs = [word for name, path in files.items() for word in (f"--{name}", path)]
+        inputs += ["--clips", files["val"]]
         monkeypatch.setattr("sys.argv", ["alignment", *inputs, "--seeds", "0", "--json", str(out), *more])
         command.main()
         return json.loads(out.read_text())["runs"]
@@ -58,9 +59,14 @@ def test_the_command_does_what_is_missing(
         assert run["bad_steps"] == 0
         weighted = sum(who["samples"] * who["mpjpe"] for who in run["people"].values()) / 5
         assert weighted == pytest.approx(run["image"]["mpjpe"], rel=1e-5)
+        # the same file, whose pictures are looked up elsewhere
+        for name, found in run["clips"].items():
+            assert found == pytest.approx(run[name])
     assert more[0]["image"]["mpjpe"] != more[2]["image"]["mpjpe"]
     with pytest.raises(SystemExit, match=r"alignment\.json: steps must be that of its runs, 2, got 3"):
         call("--steps", "3")
+    with pytest.raises(SystemExit, match=r"alignment\.json: files must be that of its runs"):
+        call("--steps", "2", "--clips", files["photos"])
 
 
 def test_the_decoder_alone_learns_in_the_second_step(
@@ -129,3 +135,11 @@ def test_the_table_says_which_arms_differ() -> None:
     assert "| +0.0 (-8.0 to +8.0) |" in got
     assert "exclude 0: both, better in MPJPE; both, better in PA-MPJPE; 5 steps" in got
     assert "exclude 0: of no arm;" in alignment_table({**record, "runs": runs[:2]})
+    assert "clips" not in got
+    for run in runs:
+        mean = {"mpjpe": 260.0, "pa_mpjpe": 210.0}
+        run["clips"] = {"mean_pose": mean, "image": {"mpjpe": 180.0, "pa_mpjpe": 120.0 + run["seed"]}}
+    got = alignment_table({**record, "samples": {**record["samples"], "clips": 40}})
+    assert "| lifting MPJPE, mm | real clips, image PA-MPJPE, mm |" in got
+    assert "| 50.0 (50.0 to 50.0) | 120.5 (120.0 to 121.0) |" in got
+    assert "40 pictures of the real clips, whose people the mean pose misses by 260.0 / 210.0 mm" in got

@@ -5,11 +5,13 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.pose2sim import LIMBS, aligned, associate, match, score, triangulate, truths
 from benchmarks.pose2sim.clips import Calibration, Seen, read_calibration, watch
+from benchmarks.pose2sim.pictures import cut
 from tests.support.fakes import STANDING
-from unihpe_fast.data.camera import look_at
+from unihpe_fast.data.camera import look_at, project
 from unihpe_fast.data.joint_sets import COCO17, to_h36m17
 
 QCA = """<?xml version='1.0'?><calibration><cameras>
@@ -21,8 +23,6 @@ QCA = """<?xml version='1.0'?><calibration><cameras>
 
 
 def camera(angle: float) -> Calibration:
-    import torch
-
     eye = 4000 * np.array([np.cos(angle), np.sin(angle), 0.3])
     rotation, translation = look_at(torch.from_numpy(eye), torch.zeros(3, dtype=torch.float64))
     matrix = np.array([[1600.0, 0, 544], [0, 1600, 960], [0, 0, 1]])
@@ -163,6 +163,26 @@ def test_every_row_is_scored_on_the_same_samples():
     assert 5 < limbs <= 170 / 12**0.5
     # the mean pose is the truth but for the head and the spine, which COCO has otherwise
     assert scores["mean pose"][:, 0].min() > 5
+
+
+def test_a_person_is_cut_from_a_camera_s_picture():
+    truth = truths(associate([[seen([person()], n)] for n in range(4)], CAMERAS), CAMERAS)[0]
+    truth.h36m[10] = [1e5, 1e5, 1e5, 0]  # a head that does not hold
+    view = CAMERAS[2]
+    image = np.zeros((1920, 1088, 3), np.uint8)
+    wrist = view.project(truth.h36m[13, :3])
+    cv2.circle(image, tuple(wrist.round().astype(int).tolist()), 20, (255, 0, 0), -1)
+    sample = cut(image, truth, view, name="cam03", clip="single")
+    assert not sample.keypoints_2d[10].any()
+    assert not sample.joints_3d[10].any()
+    drawn = project(torch.from_numpy(sample.joints_3d[:, :3]).double(), torch.from_numpy(sample.camera.vector))
+    held = sample.joints_3d[:, 3] > 0
+    np.testing.assert_allclose(drawn[held], sample.keypoints_2d[held, :2], atol=1e-2)
+    x, y = sample.crop @ [*wrist, 1]
+    blue, green, red = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)[round(y), round(x)]
+    assert red > 150
+    assert max(blue, green) < 100
+    assert (abs(sample.keypoints_2d[held, :2] - sample.bbox[:2]) < sample.bbox[2] / 2).all()
 
 
 def test_what_was_seen_is_kept(tmp_path):

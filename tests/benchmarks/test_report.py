@@ -90,7 +90,10 @@ def test_every_result_file_says_where_it_comes_from() -> None:
 
 
 def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
-    (tmp_path / "synthetic.json").write_text(json.dumps({**ORIGIN, "scores": _scores(80.0), "seconds": 120.0}))
+    trained = {**ORIGIN, "scores": _scores(80.0), "seconds": 120.0, "command": ["unihpe_fast.train", "synthetic"]}
+    (tmp_path / "synthetic.json").write_text(json.dumps(trained))
+    resumed = {**trained, "command": ["unihpe_fast.train", "--resume", "runs/cmu-images"]}
+    (tmp_path / "cmu-images.json").write_text(json.dumps(resumed))
     results = {"a": {"mpjpe": 30.0, "pa_mpjpe": 20.0, "step_seconds": 60.0}}
     (tmp_path / "lifting.json").write_text(json.dumps({**ORIGIN, "steps": 5, "batch_size": 2, "results": results}))
     rates = {"ours_per_s": 75.0, "bare_per_s": 100.0, "ratio": 0.75, "ratios": [0.7, 0.75, 0.9]}
@@ -106,14 +109,15 @@ def test_tables_carry_the_numbers_and_their_origin(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text(
         json.dumps({**ORIGIN, **exported, "load_before": 0.2, "rounds": 3, "model": "lifting"})
     )
-    names = ("synthetic", "lifting", "data", "soak", "export")
+    names = ("synthetic", "cmu-images", "lifting", "data", "soak", "export")
     text = "".join(f"<!-- results:{name} -->stale<!-- end -->\n" for name in names)
     got = report.render(text, tmp_path)
     assert "stale" not in got
     for part in (
         "80.0 / 40.0",
         "R@1 0.75",
-        "2.0 minutes",
+        "2.0 minutes from start to scores",
+        "2.0 minutes from going on to scores",
         "0123456789 on a CPU; torch 9",
         "| a | 30.0 / 20.0 | 1.0 |",
         "caveat: approximated. Measured",
