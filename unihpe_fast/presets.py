@@ -63,8 +63,8 @@ PRESETS: dict[str, Config] = {
                 modulate=True,
             )
         ),
-        loss=LossConfig(joints_3d=3.0, heatmaps=0.1),
-        optim=OptimConfig(steps=1900),
+        loss=LossConfig(singular_value=0.05, pairwise=0.05, joints_3d=3.0, heatmaps=0.1),
+        optim=OptimConfig(steps=1300),
     ),
     "cmu-lifting": Config(
         data=replace(
@@ -117,7 +117,7 @@ PRESETS: dict[str, Config] = {
             augment=_SMALL_PICTURES,
         ),
         model=ModelConfig(image=_SMALL_IMAGE),
-        optim=OptimConfig(steps=1900),
+        optim=OptimConfig(steps=1800),
     ),
     # rendered people of real-motion v2 (`make real-motion-images`) seen by MoveNet's backbone
     "real-motion-images": Config(
