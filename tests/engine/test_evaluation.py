@@ -60,6 +60,9 @@ class _Echo(nn.Module):
         assert list(source) == ["image", "pose2d"]
         return embedding.unflatten(-1, (17, 3)) + 5
 
+    def to_rays(self, joints_3d, keypoints_2d, box):
+        return joints_3d
+
 
 def test_predictions_keep_the_order_of_the_batches_and_the_names_of_the_modalities() -> None:
     batches = [people(3), people(2, seed=1, start=3)]
@@ -269,18 +272,17 @@ def test_predictions_that_are_not_finite_are_null_with_the_reason(caplog: pytest
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_image_and_2d_pose_are_fused_in_a_row_of_their_own(flip_test: bool) -> None:
     """Against the two embeddings, averaged by hand; mirrored inputs too where the flip test is on."""
-    config = tiny(model={"modalities": ("image", "pose2d", "pose3d"), "rays": True}).model
+    config = tiny(model={"modalities": ("image", "pose2d", "pose3d")}).model
     model, batch = UniHPE(config, image_size=32).eval(), people(3, image_size=32)
+    # in place of lines of sight, of which the keypoints and boxes here know nothing
+    model.to_rays = lambda joints_3d, keypoints_2d, box: joints_3d + 100 * keypoints_2d[..., :1] + 10 * box[:, None]
 
     def by_hand(given: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         a, b = model.encode_image(given.image, given.box), model.encode_pose2d(given.keypoints_2d, given.box)
         units = a / a.norm(dim=1, keepdim=True) + b / b.norm(dim=1, keepdim=True)
         length = (a.norm(dim=1, keepdim=True) + b.norm(dim=1, keepdim=True)) / 2
         fused = units / units.norm(dim=1, keepdim=True) * length
-        pose = model.decode(fused)
-        on_rays = model.to_rays(pose, given.keypoints_2d, given.box)
-        assert (on_rays - pose).norm(dim=-1).mean() > 10
-        return fused, on_rays
+        return fused, model.decode(fused) + 100 * given.keypoints_2d[..., :1] + 10 * given.box[:, None]
 
     with torch.no_grad():
         embedding, pose = by_hand(batch)
