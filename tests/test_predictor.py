@@ -409,6 +409,10 @@ def test_a_model_with_an_image_encoder_looks_at_the_picture() -> None:
     one = Predictor(model, device="cpu", detector=Found(people)).image(picture)
     other = Predictor(model, device="cpu", detector=Found(people)).image(255 - picture)
     assert not np.allclose(one.joints_3d, other.joints_3d, atol=1e-3)
+    # what both were read from goes to the keypoints' lines of sight
+    model.to_rays = lambda joints_3d, keypoints_2d, box: joints_3d + 100 * keypoints_2d[:, :, 2:]
+    moved = Predictor(model, device="cpu", detector=Found(people)).image(picture)
+    np.testing.assert_allclose(moved.joints_3d, one.joints_3d + 100, atol=1e-3)
     blind = UniHPE(tiny(model={"modalities": ("pose2d",)}).model, image_size=0).eval()
     one = Predictor(blind, device="cpu", detector=Found(people)).image(picture)
     other = Predictor(blind, device="cpu", detector=Found(people)).image(255 - picture)
