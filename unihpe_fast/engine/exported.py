@@ -128,7 +128,7 @@ def export_part(path: Path, part: Part, kind: Format, config: Config, device: to
     """Write one part of a model in evaluation mode, whole or not at all; returns how far it is from the model, in mm.
 
     That is the largest distance of a joint over SAMPLES samples, read back from the file by its own run time. It may be
-    TOLERANCE_MM, or twice what the model in float32 is from itself in float64 where that is more. Raises ExportError
+    TOLERANCE_MM, or four times what the model in float32 is from itself in float64 where that is more. Raises ExportError
     for more, for a format whose package is not installed, and for what the format cannot express; OSError.
     """
     if kind == "onnx" and (missing := [x for x in ("onnx", "onnxscript", "onnxruntime") if not _installed(x)]):
@@ -159,7 +159,8 @@ def distance(part: Part, run: Run, inputs: Mapping[str, Tensor]) -> float:
         if not error <= TOLERANCE_MM:
             wide = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
             rounding = _joints_apart(copy.deepcopy(part.module).double()(**wide), wanted)
-            if not error <= 2 * rounding:
+            # another run time adds up in another order, which lines of sight of people who hardly fit them amplify
+            if not error <= 4 * rounding:
                 raise ExportError(
                     f"{part.name}: joints must be within {TOLERANCE_MM} mm of the model's, got {error} mm"
                 )

@@ -59,11 +59,11 @@ def _to_lines(joints: Tensor, slopes: Tensor, weights: Tensor) -> tuple[Tensor, 
     share = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
     right = slopes * joints[..., 2:] - joints[..., :2]
     slope_mean, right_mean = (share * slopes).sum(1, keepdim=True), (share * right).sum(1, keepdim=True)
-    spread = share * (slopes - slope_mean)
-    square = (spread * (slopes - slope_mean)).sum((1, 2), keepdim=True)
+    centred = slopes - slope_mean
+    spread = share * centred
+    square = (spread * centred).sum((1, 2), keepdim=True)
     enough = ((weights > 0).sum(1, keepdim=True) >= 3) & (square > 1e-6)
     depth = -(spread * right).sum((1, 2), keepdim=True) / torch.where(enough, square, 1)
     placed = enough & (depth + joints[..., 2:].amin(1, keepdim=True) > _NEAREST)
-    # t_x and t_y are means of the same equations
-    sideways = right_mean + depth * slope_mean
-    return slopes * (joints[..., 2:] + depth) - sideways - joints[..., :2], placed
+    # slope (Z + t_z) less t_x, t_y, which are means of the same equations; far away they are large and nearly the same
+    return slopes * joints[..., 2:] + depth * centred - right_mean - joints[..., :2], placed
