@@ -57,8 +57,8 @@ def eager(model: UniHPE, name: str, inputs: dict[str, Tensor]) -> tuple[Tensor, 
 def check(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], present: Tensor | None = None) -> None:
     """Joints to 1e-3 mm, embeddings and crop units to float32's sums; of the modalities that samples have."""
     keep = slice(None) if present is None else present
-    # keypoints that were drawn at random fit no pose: how far away the person stands, and so the lines of sight, is known
-    # to fewer digits than the pose is
+    # keypoints that were drawn at random fit no pose: how far away the person stands, and so the lines of sight, is
+    # known to fewer digits than the pose is
     allowed = 1e-3 + 2e-6 * wanted[0].norm(dim=-1)
     excess = (found[0] - wanted[0]).norm(dim=-1) - allowed
     assert excess[keep].max() < 0

@@ -128,8 +128,8 @@ def export_part(path: Path, part: Part, kind: Format, config: Config, device: to
     """Write one part of a model in evaluation mode, whole or not at all; returns how far it is from the model, in mm.
 
     That is the largest distance of a joint over SAMPLES samples, read back from the file by its own run time. It may be
-    TOLERANCE_MM, or four times what the model in float32 is from itself in float64 where that is more. Raises ExportError
-    for more, for a format whose package is not installed, and for what the format cannot express; OSError.
+    TOLERANCE_MM, or four times what the model in float32 is from itself in float64 where that is more. Raises
+    ExportError for more, for a format whose package is not installed, and for what the format cannot express; OSError.
     """
     if kind == "onnx" and (missing := [x for x in ("onnx", "onnxscript", "onnxruntime") if not _installed(x)]):
         raise ExportError(f"--to onnx: needs {', '.join(missing)}: pip install 'unihpe-fast[onnx]'")
