@@ -182,6 +182,9 @@ class LossConfig:
 class OptimConfig:
     steps: int = 1000
     lr: float = 1e-3
+    conv_lr: float = 1.0
+    """learning rate of the convolutions' weights in units of `lr`; those that batch norm follows bear more, since their
+    size changes nothing"""
     weight_decay: float = 0.05
     muon: bool = False
     """the matrices between hidden layers by Muon (Jordan et al. 2024), the rest by AdamW as everything is without"""
@@ -365,6 +368,7 @@ def check(config: Config) -> Config:
         "data.val_samples": config.data.val_samples,
         "data.workers": config.data.workers,
         "optim.lr": config.optim.lr,
+        "optim.conv_lr": config.optim.conv_lr,
         "optim.warmup": config.optim.warmup,
         "optim.clip": config.optim.clip,
         "run.seed": config.run.seed,

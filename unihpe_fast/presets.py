@@ -52,7 +52,7 @@ _LONG_RUN = RunConfig(eval_every=10_000, checkpoint_every=1000)
 PRESETS: dict[str, Config] = {
     # minutes on two CPU cores, no file needed
     "synthetic": Config(
-        data=DataConfig(image_size=64, batch_size=32, workers=1, augment=replace(_SMALL_PICTURES, rotate=10)),
+        data=DataConfig(batch_size=32, workers=1, augment=replace(_SMALL_PICTURES, rotate=10)),
         model=ModelConfig(
             image=replace(
                 _SMALL_IMAGE,
@@ -61,10 +61,13 @@ PRESETS: dict[str, Config] = {
                 backbone_args=_SMALL_IMAGE.backbone_args | {"stem_type": "deep", "zero_init_last": "false"},
                 fuse_width=64,
                 modulate=True,
+                # more pixels tell more than finer heatmaps do, at the same price
+                heatmap_stride=8,
+                head_width=256,
             )
         ),
-        loss=LossConfig(singular_value=0.05, pairwise=0.05, joints_3d=3.0, heatmaps=0.1),
-        optim=OptimConfig(steps=1300),
+        loss=LossConfig(singular_value=0.05, pairwise=0.05, heatmaps=0.3),
+        optim=OptimConfig(steps=1500, lr=1.5e-3, conv_lr=9.0, warmup=150),
     ),
     "cmu-lifting": Config(
         data=replace(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.tiny import tiny
-from unihpe_fast.config import ConfigError, OptimConfig, check
+from unihpe_fast.config import ConfigError, ImageEncoderConfig, OptimConfig, check
 from unihpe_fast.data.loader import train_batches
 from unihpe_fast.engine.checkpoint_state import fault_of
 from unihpe_fast.engine.optimizer import MuonAndAdamW, make_optimizer
@@ -68,6 +68,25 @@ def test_each_steps_as_torch_has_it_at_one_learning_rate() -> None:
     for mine, wanted in zip(values(ours), values(theirs), strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-7)
     assert all(p.grad is None for p in ours.parameters())
+
+
+def test_convolutions_learn_at_a_rate_of_their_own() -> None:
+    image = ImageEncoderConfig(backbone_args={"channels": "[8, 8, 8, 8]", "stem_width": "8"}, fuse_width=8)
+    config = tiny(
+        data={"image_size": 32},
+        model={"modalities": ("image", "pose3d"), "image": image},
+        optim={"conv_lr": 3.0, "warmup": 2, "lr": 0.01},
+    )
+    trainer = Trainer(config, choose_runtime(config.run))
+    trainer.advance(iter(train_batches(config.data, seed=0, start_step=0, steps=1)))
+    names = dict(zip(map(id, trainer.parameters), trainer.parameter_names, strict=True))
+    rates = {names[id(p)]: group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    # half of the warm-up
+    convolutions = {f"model.{name}.weight" for name, m in trainer.model.named_modules() if isinstance(m, nn.Conv2d)}
+    assert convolutions
+    assert rates == {name: pytest.approx(0.015 if name in convolutions else 0.005) for name in rates}
+    decays = {names[id(p)]: group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert {decays[name] for name in convolutions} == {config.optim.weight_decay}
 
 
 def test_a_step_that_is_not_finite_changes_nothing() -> None:

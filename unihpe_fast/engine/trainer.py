@@ -93,16 +93,19 @@ class Trainer:
         modalities, group = config.model.modalities, self.ranks.group
         self.criterion = Criterion(config.loss, modalities, backend=runtime.backend, group=group).to(runtime.device)
         self.ema: AveragedModel | None = None
-        if config.optim.ema:
-            self.ema = AveragedModel(self.model, multi_avg_fn=_averaging(config.optim.ema), use_buffers=True)
+        optim = config.optim
+        if optim.ema:
+            self.ema = AveragedModel(self.model, multi_avg_fn=_averaging(optim.ema), use_buffers=True)
         if self._sharded:
             self._undivided = copy.deepcopy(self.model).to("meta")
             shard(self.model, runtime.device, self.ranks.size, compile_mode=runtime.compile_mode)
             if self.ema is not None:
                 shard(self.ema.module, runtime.device, self.ranks.size)
-        groups = parameter_groups(self.model, self.criterion, config.optim.weight_decay, muon=config.optim.muon)
+        groups = parameter_groups(
+            self.model, self.criterion, optim.weight_decay, muon=optim.muon, conv_lr=optim.conv_lr
+        )
         self.parameters = [p for part in groups for p in part["params"]]
-        self.optimizer = make_optimizer(groups, config.optim)
+        self.optimizer = make_optimizer(groups, optim)
         self.step = 0
         self.broken, self.seen = 0, 0
         """samples that could not be read, and all samples, up to now and of all ranks"""
@@ -145,7 +148,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         indices = []
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
+            group["lr"] = learning_rate(config, self.step) * group.get("lr_factor", 1)
         for number in range(config.accumulate):
             start = time.perf_counter()
             batch = next(batches)
