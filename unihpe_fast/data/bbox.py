@@ -35,11 +35,11 @@ def _square_bbox(keypoints_2d: Tensor, margin: float) -> Tensor:
         hidden = rows[2] <= 0
         low, high = (torch.where(hidden, edge, low) for edge in (torch.inf, -torch.inf))
     low, high = low.amin(1), high.amax(1)
-    side = margin * (high - low).amax(0)
+    side = margin * (high - low).amax(0, keepdim=True)
     # NaN coordinates fail this comparison too
     if not bool((side > 0).all()):
         raise ValueError("keypoints_2d: a person needs two visible joints at different places to have a bbox")
-    return torch.stack([*((low + high) / 2), side], dim=-1)
+    return torch.cat([(low + high) / 2, side]).movedim(0, -1)
 
 
 def crop_map(bbox: np.ndarray, size: int, margin: float = CROP_MARGIN) -> np.ndarray:

@@ -41,8 +41,9 @@ class RayCorrection(nn.Module):
         """joints_3d: [B, 17, 3] root-relative mm in camera axes; keypoints_2d [B, 17, 3], box [B, 3]: as in `Batch`.
         Returns the joints likewise.
 
-        It works on [coordinate, joint, B] and is fastest where people lie next to each other in memory, as its result
-        does then."""
+        It works on [coordinate, joint, B]: fastest where people lie next to each other in memory, as they do in what it
+        returns.
+        """
         joints, keypoints, box = joints_3d.permute(2, 1, 0), keypoints_2d.permute(2, 1, 0), box.T.contiguous()
         seen = keypoints[2] > 0
         points = torch.where(seen, keypoints, 0)
