@@ -57,16 +57,16 @@ def people_last(points: np.ndarray, confidence: np.ndarray) -> np.ndarray:
 
 def liftable(joints: np.ndarray) -> np.ndarray:
     """[N] bool, which people [N, 17, 3] px and confidence show FEWEST_JOINTS joints in a box of SMALLEST_BOX px."""
-    points = _joints_first(joints)
-    seen = points[:, 2] > 0  # [17, N]
-    low, high = (np.where(seen[:, None], points[:, :2], edge) for edge in (np.inf, -np.inf))
-    extent = high.max(0) - low.min(0)
+    points = _by_coordinate(joints)
+    seen = points[2] > 0  # [17, N]
+    low, high = (np.where(seen, points[:2], edge) for edge in (np.inf, -np.inf))
+    extent = high.max(1) - low.min(1)
     return (seen.sum(0) >= FEWEST_JOINTS) & (extent.max(0) >= SMALLEST_BOX)
 
 
-def _joints_first(joints: np.ndarray) -> np.ndarray:
-    """[N, 17, C] as [17, C, N] in memory: NumPy adds up long rows several times as fast as short ones."""
-    return np.ascontiguousarray(joints.transpose(1, 2, 0))
+def _by_coordinate(joints: np.ndarray) -> np.ndarray:
+    """[N, 17, C] as [C, 17, N] in memory, which people who lie next to each other have already."""
+    return np.ascontiguousarray(joints.transpose(2, 1, 0))
 
 
 def people_of(joints: np.ndarray, camera: np.ndarray, size: np.ndarray, usable: np.ndarray) -> People:
@@ -119,23 +119,23 @@ def fit_root(joints_3d: np.ndarray, keypoints: np.ndarray, camera: np.ndarray) -
     The least squares of f (X + t_x) = (u - c) (Z + t_z), which is linear in t; lens distortion is left out. NaN where
     fewer than three joints are seen, the camera [N, 9] is unknown, or the person would stand behind it.
     """
-    points, pose = _joints_first(keypoints), _joints_first(joints_3d.astype(np.float64))
-    seen = points[:, 2:] > 0  # [17, 1, N]
+    points, pose = _by_coordinate(keypoints), _by_coordinate(joints_3d.astype(np.float64))
+    seen = points[2] > 0  # [17, N]
     count = seen.sum(0)
     share = seen / np.maximum(count, 1)
     focal, center = np.ascontiguousarray(camera[:, :2].T), camera[:, 2:4].T  # [2, N]
-    pixel = np.where(seen, points[:, :2] - center, 0)  # [17, 2, N], from the principal point
+    pixel = np.where(seen, points[:2] - center[:, None], 0)  # [2, 17, N], from the principal point
     # for each coordinate f t - (u - c) t_z = right; t_x and t_y are means, and taken out only t_z is left
-    right = pixel * pose[:, 2:] - focal * pose[:, :2]
-    pixel_mean, right_mean = (share * pixel).sum(0), (share * right).sum(0)
-    off = share * (pixel - pixel_mean)
+    right = pixel * pose[2] - focal[:, None] * pose[:2]
+    pixel_mean, right_mean = (share * pixel).sum(1), (share * right).sum(1)
+    off = share * (pixel - pixel_mean[:, None])
     spread = (off * pixel).sum((0, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         depth = -(off * right).sum((0, 1)) / spread
         root = np.stack([*((right_mean + depth * pixel_mean) / focal), depth], axis=1)
         # people whose joints all lie in one line of sight leave the depth open
-        good = (count[0] >= 3) & (spread > 1e-12 * (focal**2).sum(0)) & np.isfinite(root).all(1)
-        good &= depth + pose[:, 2].min(0) > 0
+        good = (count >= 3) & (spread > 1e-12 * (focal**2).sum(0)) & np.isfinite(root).all(1)
+        good &= depth + pose[2].min(0) > 0
     root[~good] = np.nan
     return root.astype(np.float32)
 

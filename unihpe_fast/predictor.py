@@ -401,7 +401,8 @@ class Predictor:
     ) -> Prediction:
         usable = liftable(joints)
         roll = camera_roll(joints[usable]) if level else 0.0
-        poses = np.full((len(joints), 17, 3), np.nan, np.float32)
+        # in the memory order of the joints
+        poses = np.full_like(joints, np.nan)
         root = np.full((len(joints), 3), np.nan, np.float32)
         # a batch at a time all the way: what is known of a person on the way is ten times its pose
         for start in range(0, len(joints), self.batch_size):
@@ -411,10 +412,11 @@ class Predictor:
             if roll:
                 people = roll_people(people, np.full(len(good), roll))
                 people = replace(people, bbox=boxes(people.keypoints_2d, good))
-            if good.any():
-                poses[rows][good] = self._forward(
-                    people if good.all() else people.select(good), None if roll else image
-                )
+            picture = None if roll else image
+            if good.all():
+                poses[rows] = self._forward(people, picture)
+            elif good.any():
+                poses[rows][good] = self._forward(people.select(good), picture)
             # a levelled pose does not say how it was pitched before the camera
             if self.axes == "camera":
                 root[rows] = fit_root(poses[rows], people.keypoints_2d, camera[rows])

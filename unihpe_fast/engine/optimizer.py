@@ -50,9 +50,9 @@ class MuonAndAdamW:
         return {"state": first["state"] | moved, "param_groups": first["param_groups"] + groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """state: as `state_dict` gave it."""
-        of_muon = {number: s for number, s in state["state"].items() if number < self._matrices}
-        of_adamw = {number - self._matrices: s for number, s in state["state"].items() if number >= self._matrices}
-        # of the groups none is said: they stay this run's
-        self._muon.load_state_dict(self._muon.state_dict() | {"state": of_muon})
-        self._adamw.load_state_dict(self._adamw.state_dict() | {"state": of_adamw})
+        """state: as `state_dict` gave it. How its groups step is taken over too, as torch's optimisers do."""
+        first, *others = state["param_groups"]
+        for optimizer, groups in ((self._muon, [first]), (self._adamw, others)):
+            numbers = {number for group in groups for number in group["params"]}
+            moments = {number: x for number, x in state["state"].items() if number in numbers}
+            optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -47,9 +47,11 @@ class FoldedLifter:
             token = model.source_tokens[model.modalities.index("pose2d")].detach().double()
             head = _Linear(head.weight, head.bias + token)
         self.between = _Linear(entry.weight @ head.weight, entry(head.bias)).to(dtype)
-        output = _after_norm(decoder.mlp.norm, decoder.output)
-        mean = model.mean_pose[1:].flatten().double()
-        self.output = _Linear(output.weight * MM_PER_METRE, output.bias * MM_PER_METRE + mean).to(torch.float32)
+        # a row for each coordinate of all joints but the root: x of 16, y of 16, z of 16
+        weight, bias = (x * MM_PER_METRE for x in _after_norm(decoder.mlp.norm, decoder.output))
+        bias = bias + model.mean_pose[1:].flatten().double()
+        weight, bias = (x.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1) for x in (weight, bias[:, None]))
+        self.output = _Linear(weight, bias).to(torch.float32)
 
     @staticmethod
     def fits(model: UniHPE) -> bool:
@@ -60,13 +62,13 @@ class FoldedLifter:
     def __call__(self, keypoints_2d: Tensor, box: Tensor) -> Tensor:
         """[B, 17, 3] crop units and confidence, and [B, 3] of `Batch` -> [B, 17, 3] float32 mm, the root exactly 0."""
         seen = keypoints_2d[..., 2:] > 0
-        x = torch.cat([torch.where(seen, keypoints_2d, self.missing).flatten(1), box], dim=1)
+        keypoints = torch.where(seen, keypoints_2d, self.missing).permute(1, 2, 0).flatten(0, 1)
+        x = torch.cat([keypoints, box.T]).T
         x = _residual(self.input(x).to(self.dtype), self.encoder)
         x = _residual(self.between(_normed(x)), self.decoder)
-        pose = F.pad(self.output(_normed(x.float())).unflatten(-1, (-1, 3)), (0, 0, 1, 0))
-        if self.rays is None:
-            return pose
-        return self.rays(pose / MM_PER_METRE, keypoints_2d, box) * MM_PER_METRE
+        pose = torch.addmm(self.output.bias, self.output.weight, _normed(x.float()).T).unflatten(0, (3, -1))
+        pose = F.pad(pose, (0, 0, 1, 0)).permute(2, 1, 0)
+        return pose if self.rays is None else self.rays(pose, keypoints_2d, box)
 
 
 def _residual(x: Tensor, blocks: list[tuple[_Linear, _Linear]]) -> Tensor:

@@ -137,9 +137,7 @@ class UniHPE(nn.Module, OnHub):
     def to_rays(self, joints_3d: Tensor, keypoints_2d: Tensor, box: Tensor) -> Tensor:
         """Poses [B, 17, 3] mm that were read from keypoints_2d, alone or with others, moved towards the lines of sight
         of these, as a model with `config.rays` has learned to; of another they come back as they are."""
-        if self.rays is None:
-            return joints_3d
-        return self.rays(joints_3d / MM_PER_METRE, keypoints_2d, box) * MM_PER_METRE
+        return joints_3d if self.rays is None else self.rays(joints_3d, keypoints_2d, box)
 
     def forward(
         self,
