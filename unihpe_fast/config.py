@@ -183,8 +183,8 @@ class OptimConfig:
     steps: int = 1000
     lr: float = 1e-3
     conv_lr: float = 1.0
-    """learning rate of the convolutions' weights in units of `lr`; those that batch norm follows bear more, since their
-    size changes nothing"""
+    """learning rate of the weights of all convolutions in units of `lr`, and with it their decay; those that batch norm
+    follows bear more, since their size changes nothing. Nothing without convolutions"""
     weight_decay: float = 0.05
     muon: bool = False
     """the matrices between hidden layers by Muon (Jordan et al. 2024), the rest by AdamW as everything is without"""

@@ -17,6 +17,10 @@ from unihpe_fast.engine.trainer import Trainer
 from unihpe_fast.models.layers import ResidualMLP
 
 CONFIG = OptimConfig(lr=0.01, weight_decay=0.1, muon=True)
+_IMAGE = ImageEncoderConfig(
+    backbone_args={"channels": "[8, 8, 8, 8]", "stem_width": "8"}, fuse_width=8, head_width=16, head_depth=1
+)
+PICTURES: dict = {"data": {"image_size": 32}, "model": {"modalities": ("image", "pose3d"), "image": _IMAGE}}
 
 
 def network() -> nn.Module:
@@ -71,12 +75,7 @@ def test_each_steps_as_torch_has_it_at_one_learning_rate() -> None:
 
 
 def test_convolutions_learn_at_a_rate_of_their_own() -> None:
-    image = ImageEncoderConfig(backbone_args={"channels": "[8, 8, 8, 8]", "stem_width": "8"}, fuse_width=8)
-    config = tiny(
-        data={"image_size": 32},
-        model={"modalities": ("image", "pose3d"), "image": image},
-        optim={"conv_lr": 3.0, "warmup": 2, "lr": 0.01},
-    )
+    config = tiny(**PICTURES, optim={"conv_lr": 3.0, "warmup": 2, "lr": 0.01})
     trainer = Trainer(config, choose_runtime(config.run))
     trainer.advance(iter(train_batches(config.data, seed=0, start_step=0, steps=1)))
     names = dict(zip(map(id, trainer.parameters), trainer.parameter_names, strict=True))
@@ -104,8 +103,11 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
         assert all(torch.equal(x, state["state"][number][name]) for name, x in moments.items())
 
 
-def test_it_goes_on_bit_for_bit_from_a_checkpoint() -> None:
-    config = tiny(optim={"muon": True, "steps": 3})
+@pytest.mark.parametrize(
+    ("sections", "factor"), [({}, None), ({**PICTURES, "optim": {"conv_lr": 3.0}}, 3.0)], ids=["poses", "pictures"]
+)
+def test_it_goes_on_bit_for_bit_from_a_checkpoint(sections: dict, factor: float | None) -> None:
+    config = tiny(**sections | {"optim": {**sections.get("optim", {}), "muon": True, "steps": 3}})
     batches = list(train_batches(config.data, seed=0, start_step=0, steps=3))
     states = []
     # dropout draws from one stream, which a trainer begins
@@ -121,6 +123,7 @@ def test_it_goes_on_bit_for_bit_from_a_checkpoint() -> None:
     second.advance(iter(batches[2:]))
     found = second.model.state_dict()
     assert all(torch.equal(found[name], wanted) for name, wanted in whole["model"].items())
+    assert second.optimizer.param_groups[-1].get("lr_factor") == factor
     number = len(second.optimizer.param_groups[0]["params"])
     assert number > 0
     del state["optimizer"]["state"][0]["momentum_buffer"]

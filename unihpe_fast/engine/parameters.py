@@ -1,4 +1,4 @@
-"""Which parameters the optimiser decays, and which are Muon's."""
+"""Which parameters the optimiser decays, which are Muon's, and which have a learning rate of their own."""
 
 from typing import Any
 

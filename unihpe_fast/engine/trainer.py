@@ -93,14 +93,14 @@ class Trainer:
         modalities, group = config.model.modalities, self.ranks.group
         self.criterion = Criterion(config.loss, modalities, backend=runtime.backend, group=group).to(runtime.device)
         self.ema: AveragedModel | None = None
-        optim = config.optim
-        if optim.ema:
-            self.ema = AveragedModel(self.model, multi_avg_fn=_averaging(optim.ema), use_buffers=True)
+        if config.optim.ema:
+            self.ema = AveragedModel(self.model, multi_avg_fn=_averaging(config.optim.ema), use_buffers=True)
         if self._sharded:
             self._undivided = copy.deepcopy(self.model).to("meta")
             shard(self.model, runtime.device, self.ranks.size, compile_mode=runtime.compile_mode)
             if self.ema is not None:
                 shard(self.ema.module, runtime.device, self.ranks.size)
+        optim = config.optim
         groups = parameter_groups(
             self.model, self.criterion, optim.weight_decay, muon=optim.muon, conv_lr=optim.conv_lr
         )

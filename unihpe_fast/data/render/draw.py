@@ -14,7 +14,7 @@ from unihpe_fast.data.render.shade import expose, shade_background, shade_body
 from unihpe_fast.data.skeleton import NUM_JOINTS
 
 # pixels worked on at once on a CPU: few enough for the caches, enough to hide the cost of a call
-_CPU_PIXELS = 8 * 96 * 96
+_CPU_PIXELS = 16 * 96 * 96
 
 BACKGROUND, OCCLUDED = -1, -2
 
