@@ -6,7 +6,8 @@
 With --real-motion both are scored by that protocol (unihpe_fast/real_motion.py) instead of on all of the exact samples.
 The peer is the network of Martinez et al. 2017, "A simple yet effective baseline for 3d human pose estimation": two
 residual blocks of two 1024-wide linear layers with batch norm, ReLU and a dropout of 0.5, as published. Both networks
-get the same input, optimiser, schedule and step count; times are CPU time of this process in the training steps alone.
+get the same input, learning rate, schedule and step count; the peer's optimiser is AdamW, UniHPE's the preset's. Times
+are CPU time of this process in the training steps alone.
 """
 
 import argparse
