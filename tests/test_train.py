@@ -45,6 +45,7 @@ def test_config_and_resume_start_from_their_file(tmp_path: Path) -> None:
         (["--resume=nowhere"], "nowhere"),
         (["--run.seed", "-1"], "run.seed"),
         (["--optim.lr", "-1"], "optim.lr"),
+        (["--optim.conv-lr", "-1"], "optim.conv_lr"),
         (["--config", "nowhere.yaml"], r"nowhere\.yaml"),
         (["synthetic", "--resume", "x"], "one of"),
     ],
