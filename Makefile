@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 # with it, each of the many processes that tests start would compile torch and all else that it imports anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train real-motion real-motion-images predict test test-plain test-interpreted test-compiled test-benchmarks test-slow compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
+.PHONY: train real-motion real-motion-images predict test test-plain test-kernels test-interpreted test-compiled test-benchmarks test-slow compile fuzz fuzz-datasets fuzz-others lint bench bench-losses dist hf-kernel docs gpu gpu-cache gpu-rehearsal test-old clean install
 install: $(STAMP)
 
 # uv from PATH, or by pip, brings the rest: 25 seconds instead of minutes for torch. With UV_OFFLINE=1 and a uv on PATH
@@ -28,21 +28,21 @@ predict: $(STAMP)
 	$(BIN)/python -m unihpe_fast.predict examples/walk.json --size 1280,720 --fps 30 --out build/predictions --overwrite \
 	    --write npz csv json trc bvh html overlay
 
-# all that is not marked slow. Many small problems: on one thread they finish sooner than on several; the kernels' tests in
-# Triton's interpreter beside, and whichever ends first makes room for those that compile kernels for GPUs, on as many
-# cores as are left, and for those of the benchmarks
+# all that is not marked slow. Many small problems: on one thread they finish sooner than on several; two parts at a time,
+# and whichever ends first makes room for the next, those that compile kernels for GPUs on as many cores as are left
 test: $(STAMP)
 	$(BIN)/coverage erase
-	$(MAKE) -j2 --output-sync=target test-plain test-interpreted test-compiled test-benchmarks
+	$(MAKE) -j2 --output-sync=target test-plain test-kernels test-interpreted test-compiled test-benchmarks
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=90
 
 COMPILED := tests/kernels/test_compile.py tests/benchmarks/test_static_cost.py
 FAST := -m "not slow"
-test-plain test-interpreted test-compiled test-benchmarks test-slow: export OMP_NUM_THREADS := 1
+test-plain test-kernels test-interpreted test-compiled test-benchmarks test-slow: export OMP_NUM_THREADS := 1
 test-plain: $(STAMP)
-	$(BIN)/coverage run -m pytest tests $(FAST) --ignore-glob='*/test_triton_*' --ignore=tests/kernels/test_compile.py \
-	    --ignore=tests/benchmarks
+	$(BIN)/coverage run -m pytest tests $(FAST) --ignore=tests/kernels --ignore=tests/benchmarks
+test-kernels: $(STAMP)
+	$(BIN)/coverage run -m pytest tests/kernels $(FAST) --ignore-glob='*/test_triton_*' --ignore=tests/kernels/test_compile.py
 test-interpreted: $(STAMP)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_triton_*.py $(FAST)
 # in this order: the second finds compiled what the first has
