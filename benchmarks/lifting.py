@@ -150,6 +150,8 @@ def main() -> None:
         optim=dataclasses.replace(config.optim, steps=options.steps or config.optim.steps, ema=0.0),
         run=dataclasses.replace(config.run, seed=options.seed, dtype="float32", device="cpu"),
     )
+    # of what was imported, before hours in which the files may change
+    origin = provenance()
     results = run(config, 5 if options.real_motion else 0)
     for name, row in results.items():
         error = f"MPJPE {row['mpjpe']:6.2f} mm  PA-MPJPE {row['pa_mpjpe']:6.2f} mm"
@@ -158,7 +160,7 @@ def main() -> None:
             print("\n".join(lines(kind, found)))
     if options.json:
         record = {
-            **provenance(),
+            **origin,
             "preset": options.preset,
             "steps": config.optim.steps,
             "batch_size": config.data.batch_size,

@@ -344,9 +344,10 @@ def main() -> None:
     parser.add_argument("--label", help="what the table calls the model; without, what --model says")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    origin = provenance()
     records = measure(PredictorLift(options.model))
     for record in records:
         print(json.dumps(record))
     if options.json:
-        whole = {**provenance(), "model": options.label or options.model, "records": records}
+        whole = {**origin, "model": options.label or options.model, "records": records}
         write_text(options.json, json.dumps(whole, indent=1) + "\n")

@@ -76,9 +76,8 @@ def main() -> None:
     parser.add_argument("--model", default="lifting", help="a run folder, a file or a name, as load_model takes it")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    before = os.getloadavg()[0]
-    found = measure(options.model)
-    record = {**provenance(), "model": options.model, "load_before": before, **found}
+    origin = {**provenance(), "model": options.model, "load_before": os.getloadavg()[0]}
+    record = {**origin, **measure(options.model)}
     print(json.dumps(record, indent=1))
     if options.json:
         write_text(options.json, json.dumps(record, indent=1) + "\n")

@@ -104,10 +104,10 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sections", "factor"), [({}, None), ({**PICTURES, "optim": {"conv_lr": 3.0}}, 3.0)], ids=["poses", "pictures"]
+    ("sections", "optim", "factor"), [({}, {}, None), (PICTURES, {"conv_lr": 3.0}, 3.0)], ids=["poses", "pictures"]
 )
-def test_it_goes_on_bit_for_bit_from_a_checkpoint(sections: dict, factor: float | None) -> None:
-    config = tiny(**sections | {"optim": {**sections.get("optim", {}), "muon": True, "steps": 3}})
+def test_it_goes_on_bit_for_bit_from_a_checkpoint(sections: dict, optim: dict, factor: float | None) -> None:
+    config = tiny(**sections, optim={"muon": True, "steps": 3, **optim})
     batches = list(train_batches(config.data, seed=0, start_step=0, steps=3))
     states = []
     # dropout draws from one stream, which a trainer begins
